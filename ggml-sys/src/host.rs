@@ -1,0 +1,204 @@
+//! The host's functions and op codes, resolved once when the plugin is loaded.
+
+use std::ffi::{CStr, CString};
+use std::ptr::NonNull;
+
+use crate::locate::{self, Scope};
+use crate::sys;
+
+/// Which layout of the plugin ABI the host was built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// API version 2, before the 2-D copies.
+    V2,
+    /// API version 2 with `set_tensor_2d` and `get_tensor_2d`.
+    V2With2d,
+    /// API version 3.
+    V3,
+}
+
+/// Why the host cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No ggml in the process.
+    #[error("no ggml found in this process (tried {tried}); load the plugin with a llama.cpp program")]
+    NotFound {
+        /// The places that were tried.
+        tried: String,
+    },
+    /// The host lacks a function that every host of the generation has.
+    #[error("the host's ggml ({scope}) has no function {symbol}")]
+    Symbol {
+        /// Where it was looked for.
+        scope: String,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// A generation that this version of the plugin does not speak.
+    #[error("the host's ggml ({scope}) speaks plugin ABI {found:?}, this plugin speaks V3 (llama.cpp b11434 and its like)")]
+    Generation {
+        /// Where ggml was found.
+        scope: String,
+        /// Its generation.
+        found: Generation,
+    },
+}
+
+macro_rules! functions {
+    ($($field:ident: $kind:ident = $symbol:literal, $doc:literal;)*) => {
+        /// The host's functions; each field is the function of the same name without its `ggml_` or `ggml_backend_`.
+        #[derive(Clone, Copy)]
+        pub struct Functions {
+            $(#[doc = $doc] pub $field: NonNullFn<sys::$kind>,)*
+        }
+
+        impl Functions {
+            fn resolve(scope: &Scope) -> Result<Self, Error> {
+                Ok(Self {
+                    $($field: {
+                        let name = CString::new($symbol).expect("no NUL in a symbol's name");
+                        let address = scope
+                            .symbol(&name)
+                            .ok_or_else(|| Error::Symbol { scope: scope.name.clone(), symbol: $symbol })?;
+                        // SAFETY: an `Option` of a function pointer has the layout of a pointer; the host's
+                        // function of this name has this type in every generation that is accepted.
+                        let function: sys::$kind = unsafe { std::mem::transmute(address) };
+                        NonNullFn(function)
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+/// A function of the host that was found; `get` gives it to call.
+#[derive(Clone, Copy)]
+pub struct NonNullFn<F>(F);
+
+impl<F: Copy> NonNullFn<Option<F>> {
+    /// The function.
+    pub fn get(self) -> F {
+        self.0.expect("resolved from a non-null address")
+    }
+}
+
+functions! {
+    buffer_init: ggml_backend_buffer_init_fn = "ggml_backend_buffer_init", "Makes a buffer from our functions.";
+    buft_is_host: ggml_backend_buft_is_host_fn = "ggml_backend_buft_is_host", "Whether a buffer type is host memory.";
+    op_name: ggml_op_name_fn = "ggml_op_name", "An op's name.";
+    type_traits: ggml_get_type_traits_fn = "ggml_get_type_traits", "Block size and dequantiser of a type.";
+    graph_n_nodes: ggml_graph_n_nodes_fn = "ggml_graph_n_nodes", "Nodes of a graph.";
+    graph_node: ggml_graph_node_fn = "ggml_graph_node", "One node of a graph.";
+    init: ggml_init_fn = "ggml_init", "A context for tensors and graphs.";
+    free: ggml_free_fn = "ggml_free", "Frees that context.";
+    graph_overhead: ggml_graph_overhead_custom_fn = "ggml_graph_overhead_custom", "Bytes a graph needs in a context.";
+    new_graph: ggml_new_graph_custom_fn = "ggml_new_graph_custom", "A graph in a context.";
+    graph_add_node: ggml_graph_add_node_fn = "ggml_graph_add_node", "Adds one node, not its sources.";
+    graph_compute: ggml_backend_graph_compute_fn = "ggml_backend_graph_compute", "Runs a graph on a backend.";
+    backend_free: ggml_backend_free_fn = "ggml_backend_free", "Frees a backend.";
+    init_by_type: ggml_backend_init_by_type_fn = "ggml_backend_init_by_type", "A backend from the registry, by device type.";
+    dev_reg: ggml_backend_dev_backend_reg_fn = "ggml_backend_dev_backend_reg", "The registration of a device.";
+    reg_proc: ggml_backend_reg_get_proc_address_fn = "ggml_backend_reg_get_proc_address", "An optional function of a registration.";
+}
+
+/// Op codes of this host. The numbers move between versions, the names do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ops {
+    /// A leaf: no operation.
+    pub none: i32,
+    /// Matrix product.
+    pub mul_mat: i32,
+    /// No-ops that only change how a tensor is seen.
+    pub views: [i32; 4],
+}
+
+impl Ops {
+    fn resolve(op_name: impl Fn(i32) -> String) -> Option<Self> {
+        // ggml indexes its table of names unchecked, so a search may not run past the last op: each of these
+        // names exists in every version, so the search for it ends in time. 256 is only a guard.
+        let find = |name: &str| (0..256).find(|op| op_name(*op) == name);
+        Some(Self {
+            none: find("NONE")?,
+            mul_mat: find("MUL_MAT")?,
+            views: [find("RESHAPE")?, find("VIEW")?, find("PERMUTE")?, find("TRANSPOSE")?],
+        })
+    }
+}
+
+/// The host, as far as the plugin needs it.
+pub struct Host {
+    /// Its functions.
+    pub fns: Functions,
+    /// Its op codes.
+    pub ops: Ops,
+    /// Where its symbols were found.
+    pub scope: String,
+}
+
+impl Host {
+    /// Finds the host's ggml in this process and resolves what the plugin calls.
+    ///
+    /// # Errors
+    /// No ggml in the process, a function missing, or a generation that is not spoken.
+    pub fn find() -> Result<Self, Error> {
+        let scope = locate::find(c"ggml_backend_buffer_init").map_err(|tried| Error::NotFound { tried })?;
+        let generation = generation(|name| scope.symbol(name).is_some());
+        if generation != Generation::V3 {
+            return Err(Error::Generation { scope: scope.name, found: generation });
+        }
+        let fns = Functions::resolve(&scope)?;
+        // SAFETY: asked only for codes up to the op looked for, see `Ops::resolve`; names are static strings.
+        let op_name = |op| unsafe { CStr::from_ptr((fns.op_name.get())(op)) }.to_string_lossy().into_owned();
+        let missing =
+            Error::Symbol { scope: scope.name.clone(), symbol: "ggml_op_name (of MUL_MAT and the views)" };
+        let ops = Ops::resolve(op_name).ok_or(missing)?;
+        Ok(Self { fns, ops, scope: scope.name })
+    }
+
+    /// Block size, bytes and dequantiser of a type.
+    pub fn type_traits(&self, ggml_type: i32) -> Option<&'static sys::ggml_type_traits> {
+        // SAFETY: the type comes from a tensor of the host, so it is one of its own; the table is static.
+        NonNull::new(unsafe { (self.fns.type_traits.get())(ggml_type) }.cast_mut())
+            // SAFETY: not null and static.
+            .map(|traits| unsafe { &*traits.as_ptr() })
+    }
+}
+
+/// Tells the generation by which functions exist.
+fn generation(has: impl Fn(&CStr) -> bool) -> Generation {
+    if has(c"ggml_backend_buft_alloc_buffer_n") {
+        Generation::V3
+    } else if has(c"ggml_backend_tensor_set_2d") {
+        Generation::V2With2d
+    } else {
+        Generation::V2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_follows_from_the_functions_that_exist() {
+        let two_d = c"ggml_backend_tensor_set_2d";
+        let batch = c"ggml_backend_buft_alloc_buffer_n";
+        assert_eq!(generation(|name| name == two_d || name == batch), Generation::V3);
+        assert_eq!(generation(|name| name == two_d), Generation::V2With2d);
+        assert_eq!(generation(|_| false), Generation::V2);
+    }
+
+    #[test]
+    fn ops_are_found_by_name_and_never_past_the_last_one_needed() {
+        let names = ["NONE", "DUP", "VIEW", "MUL_MAT", "TRANSPOSE", "PERMUTE", "RESHAPE"];
+        let ops = Ops::resolve(|op| names[op as usize].to_owned()).unwrap();
+        assert_eq!(ops, Ops { none: 0, mul_mat: 3, views: [6, 2, 5, 4] });
+        assert!(Ops::resolve(|_| String::new()).is_none());
+    }
+
+    #[test]
+    fn without_a_host_the_error_says_where_it_was_looked_for() {
+        let error = Host::find().err().unwrap().to_string();
+        assert!(error.contains("the process's own symbols"), "{error}");
+    }
+}

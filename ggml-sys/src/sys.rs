@@ -1,0 +1,715 @@
+// Made by bindgen from include/ggml_host_abi.h; see tests/bindings.rs. Do not edit.
+
+pub const GGML_HOST_API_VERSION: u32 = 3;
+pub const GGML_HOST_MAX_DIMS: u32 = 4;
+pub const GGML_HOST_MAX_SRC: u32 = 10;
+pub const GGML_HOST_MAX_NAME: u32 = 64;
+pub const GGML_HOST_MAX_OP_PARAMS: u32 = 64;
+pub const GGML_HOST_STATUS_ALLOC_FAILED: i32 = -2;
+pub const GGML_HOST_STATUS_FAILED: i32 = -1;
+pub const GGML_HOST_STATUS_SUCCESS: u32 = 0;
+pub const GGML_HOST_STATUS_ABORTED: u32 = 1;
+pub const GGML_HOST_USAGE_ANY: u32 = 0;
+pub const GGML_HOST_USAGE_WEIGHTS: u32 = 1;
+pub const GGML_HOST_USAGE_COMPUTE: u32 = 2;
+pub const GGML_HOST_DEVICE_CPU: u32 = 0;
+pub const GGML_HOST_DEVICE_GPU: u32 = 1;
+pub const GGML_HOST_DEVICE_IGPU: u32 = 2;
+pub const GGML_HOST_DEVICE_ACCEL: u32 = 3;
+pub const GGML_HOST_TENSOR_FLAG_COMPUTE: u32 = 16;
+pub const GGML_HOST_TYPE_F32: u32 = 0;
+pub const GGML_HOST_TYPE_F16: u32 = 1;
+pub const GGML_HOST_TYPE_BF16: u32 = 30;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_cgraph {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_context {
+    _unused: [u8; 0],
+}
+pub type ggml_backend_buffer_type_t = *mut ggml_backend_buffer_type;
+pub type ggml_backend_buffer_t = *mut ggml_backend_buffer;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_event {
+    _unused: [u8; 0],
+}
+pub type ggml_backend_event_t = *mut ggml_backend_event;
+pub type ggml_backend_t = *mut ggml_backend;
+pub type ggml_backend_reg_t = *mut ggml_backend_reg;
+pub type ggml_backend_dev_t = *mut ggml_backend_device;
+pub type ggml_backend_graph_plan_t = *mut ::core::ffi::c_void;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_tensor {
+    pub type_: i32,
+    pub buffer: *mut ggml_backend_buffer,
+    pub ne: [i64; 4usize],
+    pub nb: [usize; 4usize],
+    pub op: i32,
+    pub op_params: [i32; 16usize],
+    pub flags: i32,
+    pub src: [*mut ggml_tensor; 10usize],
+    pub view_src: *mut ggml_tensor,
+    pub view_offs: usize,
+    pub data: *mut ::core::ffi::c_void,
+    pub name: [::core::ffi::c_char; 64usize],
+    pub extra: *mut ::core::ffi::c_void,
+    pub padding: [::core::ffi::c_char; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_tensor"][::core::mem::size_of::<ggml_tensor>() - 336usize];
+    ["Alignment of ggml_tensor"][::core::mem::align_of::<ggml_tensor>() - 8usize];
+    ["Offset of field: ggml_tensor::type_"][::core::mem::offset_of!(ggml_tensor, type_) - 0usize];
+    ["Offset of field: ggml_tensor::buffer"][::core::mem::offset_of!(ggml_tensor, buffer) - 8usize];
+    ["Offset of field: ggml_tensor::ne"][::core::mem::offset_of!(ggml_tensor, ne) - 16usize];
+    ["Offset of field: ggml_tensor::nb"][::core::mem::offset_of!(ggml_tensor, nb) - 48usize];
+    ["Offset of field: ggml_tensor::op"][::core::mem::offset_of!(ggml_tensor, op) - 80usize];
+    ["Offset of field: ggml_tensor::op_params"][::core::mem::offset_of!(ggml_tensor, op_params) - 84usize];
+    ["Offset of field: ggml_tensor::flags"][::core::mem::offset_of!(ggml_tensor, flags) - 148usize];
+    ["Offset of field: ggml_tensor::src"][::core::mem::offset_of!(ggml_tensor, src) - 152usize];
+    ["Offset of field: ggml_tensor::view_src"][::core::mem::offset_of!(ggml_tensor, view_src) - 232usize];
+    ["Offset of field: ggml_tensor::view_offs"][::core::mem::offset_of!(ggml_tensor, view_offs) - 240usize];
+    ["Offset of field: ggml_tensor::data"][::core::mem::offset_of!(ggml_tensor, data) - 248usize];
+    ["Offset of field: ggml_tensor::name"][::core::mem::offset_of!(ggml_tensor, name) - 256usize];
+    ["Offset of field: ggml_tensor::extra"][::core::mem::offset_of!(ggml_tensor, extra) - 320usize];
+    ["Offset of field: ggml_tensor::padding"][::core::mem::offset_of!(ggml_tensor, padding) - 328usize];
+};
+pub type ggml_to_float_t =
+    ::core::option::Option<unsafe extern "C" fn(x: *const ::core::ffi::c_void, y: *mut f32, k: i64)>;
+pub type ggml_from_float_t =
+    ::core::option::Option<unsafe extern "C" fn(x: *const f32, y: *mut ::core::ffi::c_void, k: i64)>;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_type_traits {
+    pub type_name: *const ::core::ffi::c_char,
+    pub blck_size: i64,
+    pub blck_size_interleave: i64,
+    pub type_size: usize,
+    pub is_quantized: bool,
+    pub to_float: ggml_to_float_t,
+    pub from_float_ref: ggml_from_float_t,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_type_traits"][::core::mem::size_of::<ggml_type_traits>() - 56usize];
+    ["Alignment of ggml_type_traits"][::core::mem::align_of::<ggml_type_traits>() - 8usize];
+    ["Offset of field: ggml_type_traits::type_name"]
+        [::core::mem::offset_of!(ggml_type_traits, type_name) - 0usize];
+    ["Offset of field: ggml_type_traits::blck_size"]
+        [::core::mem::offset_of!(ggml_type_traits, blck_size) - 8usize];
+    ["Offset of field: ggml_type_traits::blck_size_interleave"]
+        [::core::mem::offset_of!(ggml_type_traits, blck_size_interleave) - 16usize];
+    ["Offset of field: ggml_type_traits::type_size"]
+        [::core::mem::offset_of!(ggml_type_traits, type_size) - 24usize];
+    ["Offset of field: ggml_type_traits::is_quantized"]
+        [::core::mem::offset_of!(ggml_type_traits, is_quantized) - 32usize];
+    ["Offset of field: ggml_type_traits::to_float"]
+        [::core::mem::offset_of!(ggml_type_traits, to_float) - 40usize];
+    ["Offset of field: ggml_type_traits::from_float_ref"]
+        [::core::mem::offset_of!(ggml_type_traits, from_float_ref) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_init_params {
+    pub mem_size: usize,
+    pub mem_buffer: *mut ::core::ffi::c_void,
+    pub no_alloc: bool,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_init_params"][::core::mem::size_of::<ggml_init_params>() - 24usize];
+    ["Alignment of ggml_init_params"][::core::mem::align_of::<ggml_init_params>() - 8usize];
+    ["Offset of field: ggml_init_params::mem_size"]
+        [::core::mem::offset_of!(ggml_init_params, mem_size) - 0usize];
+    ["Offset of field: ggml_init_params::mem_buffer"]
+        [::core::mem::offset_of!(ggml_init_params, mem_buffer) - 8usize];
+    ["Offset of field: ggml_init_params::no_alloc"]
+        [::core::mem::offset_of!(ggml_init_params, no_alloc) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_type_i {
+    pub get_name: ::core::option::Option<
+        unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> *const ::core::ffi::c_char,
+    >,
+    pub alloc_buffer: ::core::option::Option<
+        unsafe extern "C" fn(buft: ggml_backend_buffer_type_t, size: usize) -> ggml_backend_buffer_t,
+    >,
+    pub alloc_buffer_n: ::core::option::Option<
+        unsafe extern "C" fn(
+            buft: ggml_backend_buffer_type_t,
+            tensors: *mut *mut ggml_tensor,
+            n_tensors: ::core::ffi::c_int,
+        ) -> ggml_backend_buffer_t,
+    >,
+    pub get_alignment:
+        ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> usize>,
+    pub get_max_size: ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> usize>,
+    pub get_alloc_size: ::core::option::Option<
+        unsafe extern "C" fn(buft: ggml_backend_buffer_type_t, tensor: *const ggml_tensor) -> usize,
+    >,
+    pub get_alloc_size_n: ::core::option::Option<
+        unsafe extern "C" fn(
+            buft: ggml_backend_buffer_type_t,
+            tensors: *mut *mut ggml_tensor,
+            n_tensors: ::core::ffi::c_int,
+        ) -> usize,
+    >,
+    pub is_host: ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_buffer_type_i"][::core::mem::size_of::<ggml_backend_buffer_type_i>() - 64usize];
+    ["Alignment of ggml_backend_buffer_type_i"]
+        [::core::mem::align_of::<ggml_backend_buffer_type_i>() - 8usize];
+    ["Offset of field: ggml_backend_buffer_type_i::get_name"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_name) - 0usize];
+    ["Offset of field: ggml_backend_buffer_type_i::alloc_buffer"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, alloc_buffer) - 8usize];
+    ["Offset of field: ggml_backend_buffer_type_i::alloc_buffer_n"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, alloc_buffer_n) - 16usize];
+    ["Offset of field: ggml_backend_buffer_type_i::get_alignment"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_alignment) - 24usize];
+    ["Offset of field: ggml_backend_buffer_type_i::get_max_size"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_max_size) - 32usize];
+    ["Offset of field: ggml_backend_buffer_type_i::get_alloc_size"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_alloc_size) - 40usize];
+    ["Offset of field: ggml_backend_buffer_type_i::get_alloc_size_n"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_alloc_size_n) - 48usize];
+    ["Offset of field: ggml_backend_buffer_type_i::is_host"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type_i, is_host) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_type {
+    pub iface: ggml_backend_buffer_type_i,
+    pub device: ggml_backend_dev_t,
+    pub context: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_buffer_type"][::core::mem::size_of::<ggml_backend_buffer_type>() - 80usize];
+    ["Alignment of ggml_backend_buffer_type"][::core::mem::align_of::<ggml_backend_buffer_type>() - 8usize];
+    ["Offset of field: ggml_backend_buffer_type::iface"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type, iface) - 0usize];
+    ["Offset of field: ggml_backend_buffer_type::device"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type, device) - 64usize];
+    ["Offset of field: ggml_backend_buffer_type::context"]
+        [::core::mem::offset_of!(ggml_backend_buffer_type, context) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_i {
+    pub free_buffer: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t)>,
+    pub get_base: ::core::option::Option<
+        unsafe extern "C" fn(buffer: ggml_backend_buffer_t) -> *mut ::core::ffi::c_void,
+    >,
+    pub init_tensor: ::core::option::Option<
+        unsafe extern "C" fn(buffer: ggml_backend_buffer_t, tensor: *mut ggml_tensor) -> i32,
+    >,
+    pub memset_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *mut ggml_tensor,
+            value: u8,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub set_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *mut ggml_tensor,
+            data: *const ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub get_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *const ggml_tensor,
+            data: *mut ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub set_tensor_2d: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *mut ggml_tensor,
+            data: *const ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+            n_copies: usize,
+            stride_tensor: usize,
+            stride_data: usize,
+        ),
+    >,
+    pub get_tensor_2d: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *const ggml_tensor,
+            data: *mut ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+            n_copies: usize,
+            stride_tensor: usize,
+            stride_data: usize,
+        ),
+    >,
+    pub cpy_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            src: *const ggml_tensor,
+            dst: *mut ggml_tensor,
+        ) -> bool,
+    >,
+    pub clear: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t, value: u8)>,
+    pub reset: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t)>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_buffer_i"][::core::mem::size_of::<ggml_backend_buffer_i>() - 88usize];
+    ["Alignment of ggml_backend_buffer_i"][::core::mem::align_of::<ggml_backend_buffer_i>() - 8usize];
+    ["Offset of field: ggml_backend_buffer_i::free_buffer"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, free_buffer) - 0usize];
+    ["Offset of field: ggml_backend_buffer_i::get_base"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, get_base) - 8usize];
+    ["Offset of field: ggml_backend_buffer_i::init_tensor"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, init_tensor) - 16usize];
+    ["Offset of field: ggml_backend_buffer_i::memset_tensor"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, memset_tensor) - 24usize];
+    ["Offset of field: ggml_backend_buffer_i::set_tensor"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, set_tensor) - 32usize];
+    ["Offset of field: ggml_backend_buffer_i::get_tensor"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, get_tensor) - 40usize];
+    ["Offset of field: ggml_backend_buffer_i::set_tensor_2d"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, set_tensor_2d) - 48usize];
+    ["Offset of field: ggml_backend_buffer_i::get_tensor_2d"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, get_tensor_2d) - 56usize];
+    ["Offset of field: ggml_backend_buffer_i::cpy_tensor"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, cpy_tensor) - 64usize];
+    ["Offset of field: ggml_backend_buffer_i::clear"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, clear) - 72usize];
+    ["Offset of field: ggml_backend_buffer_i::reset"]
+        [::core::mem::offset_of!(ggml_backend_buffer_i, reset) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer {
+    pub iface: ggml_backend_buffer_i,
+    pub buft: ggml_backend_buffer_type_t,
+    pub context: *mut ::core::ffi::c_void,
+    pub size: usize,
+    pub usage: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_buffer"][::core::mem::size_of::<ggml_backend_buffer>() - 120usize];
+    ["Alignment of ggml_backend_buffer"][::core::mem::align_of::<ggml_backend_buffer>() - 8usize];
+    ["Offset of field: ggml_backend_buffer::iface"]
+        [::core::mem::offset_of!(ggml_backend_buffer, iface) - 0usize];
+    ["Offset of field: ggml_backend_buffer::buft"]
+        [::core::mem::offset_of!(ggml_backend_buffer, buft) - 88usize];
+    ["Offset of field: ggml_backend_buffer::context"]
+        [::core::mem::offset_of!(ggml_backend_buffer, context) - 96usize];
+    ["Offset of field: ggml_backend_buffer::size"]
+        [::core::mem::offset_of!(ggml_backend_buffer, size) - 104usize];
+    ["Offset of field: ggml_backend_buffer::usage"]
+        [::core::mem::offset_of!(ggml_backend_buffer, usage) - 112usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_graph_optimize_params {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_i {
+    pub get_name:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t) -> *const ::core::ffi::c_char>,
+    pub free: ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t)>,
+    pub set_tensor_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            tensor: *mut ggml_tensor,
+            data: *const ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub get_tensor_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            tensor: *const ggml_tensor,
+            data: *mut ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub set_tensor_2d_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            tensor: *mut ggml_tensor,
+            data: *const ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+            n_copies: usize,
+            stride_tensor: usize,
+            stride_data: usize,
+        ),
+    >,
+    pub get_tensor_2d_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            tensor: *const ggml_tensor,
+            data: *mut ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+            n_copies: usize,
+            stride_tensor: usize,
+            stride_data: usize,
+        ),
+    >,
+    pub cpy_tensor_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend_src: ggml_backend_t,
+            backend_dst: ggml_backend_t,
+            src: *const ggml_tensor,
+            dst: *mut ggml_tensor,
+        ) -> bool,
+    >,
+    pub synchronize: ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t)>,
+    pub graph_plan_create: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            cgraph: *const ggml_cgraph,
+        ) -> ggml_backend_graph_plan_t,
+    >,
+    pub graph_plan_free: ::core::option::Option<
+        unsafe extern "C" fn(backend: ggml_backend_t, plan: ggml_backend_graph_plan_t),
+    >,
+    pub graph_plan_update: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            plan: ggml_backend_graph_plan_t,
+            cgraph: *const ggml_cgraph,
+        ),
+    >,
+    pub graph_plan_compute: ::core::option::Option<
+        unsafe extern "C" fn(backend: ggml_backend_t, plan: ggml_backend_graph_plan_t) -> i32,
+    >,
+    pub graph_compute: ::core::option::Option<
+        unsafe extern "C" fn(backend: ggml_backend_t, cgraph: *mut ggml_cgraph) -> i32,
+    >,
+    pub event_record:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, event: ggml_backend_event_t)>,
+    pub event_wait:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, event: ggml_backend_event_t)>,
+    pub graph_optimize: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            cgraph: *mut ggml_cgraph,
+            params: *mut ggml_backend_graph_optimize_params,
+        ),
+    >,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_i"][::core::mem::size_of::<ggml_backend_i>() - 128usize];
+    ["Alignment of ggml_backend_i"][::core::mem::align_of::<ggml_backend_i>() - 8usize];
+    ["Offset of field: ggml_backend_i::get_name"][::core::mem::offset_of!(ggml_backend_i, get_name) - 0usize];
+    ["Offset of field: ggml_backend_i::free"][::core::mem::offset_of!(ggml_backend_i, free) - 8usize];
+    ["Offset of field: ggml_backend_i::set_tensor_async"]
+        [::core::mem::offset_of!(ggml_backend_i, set_tensor_async) - 16usize];
+    ["Offset of field: ggml_backend_i::get_tensor_async"]
+        [::core::mem::offset_of!(ggml_backend_i, get_tensor_async) - 24usize];
+    ["Offset of field: ggml_backend_i::set_tensor_2d_async"]
+        [::core::mem::offset_of!(ggml_backend_i, set_tensor_2d_async) - 32usize];
+    ["Offset of field: ggml_backend_i::get_tensor_2d_async"]
+        [::core::mem::offset_of!(ggml_backend_i, get_tensor_2d_async) - 40usize];
+    ["Offset of field: ggml_backend_i::cpy_tensor_async"]
+        [::core::mem::offset_of!(ggml_backend_i, cpy_tensor_async) - 48usize];
+    ["Offset of field: ggml_backend_i::synchronize"]
+        [::core::mem::offset_of!(ggml_backend_i, synchronize) - 56usize];
+    ["Offset of field: ggml_backend_i::graph_plan_create"]
+        [::core::mem::offset_of!(ggml_backend_i, graph_plan_create) - 64usize];
+    ["Offset of field: ggml_backend_i::graph_plan_free"]
+        [::core::mem::offset_of!(ggml_backend_i, graph_plan_free) - 72usize];
+    ["Offset of field: ggml_backend_i::graph_plan_update"]
+        [::core::mem::offset_of!(ggml_backend_i, graph_plan_update) - 80usize];
+    ["Offset of field: ggml_backend_i::graph_plan_compute"]
+        [::core::mem::offset_of!(ggml_backend_i, graph_plan_compute) - 88usize];
+    ["Offset of field: ggml_backend_i::graph_compute"]
+        [::core::mem::offset_of!(ggml_backend_i, graph_compute) - 96usize];
+    ["Offset of field: ggml_backend_i::event_record"]
+        [::core::mem::offset_of!(ggml_backend_i, event_record) - 104usize];
+    ["Offset of field: ggml_backend_i::event_wait"]
+        [::core::mem::offset_of!(ggml_backend_i, event_wait) - 112usize];
+    ["Offset of field: ggml_backend_i::graph_optimize"]
+        [::core::mem::offset_of!(ggml_backend_i, graph_optimize) - 120usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend {
+    pub guid: *mut [u8; 16usize],
+    pub iface: ggml_backend_i,
+    pub device: ggml_backend_dev_t,
+    pub context: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend"][::core::mem::size_of::<ggml_backend>() - 152usize];
+    ["Alignment of ggml_backend"][::core::mem::align_of::<ggml_backend>() - 8usize];
+    ["Offset of field: ggml_backend::guid"][::core::mem::offset_of!(ggml_backend, guid) - 0usize];
+    ["Offset of field: ggml_backend::iface"][::core::mem::offset_of!(ggml_backend, iface) - 8usize];
+    ["Offset of field: ggml_backend::device"][::core::mem::offset_of!(ggml_backend, device) - 136usize];
+    ["Offset of field: ggml_backend::context"][::core::mem::offset_of!(ggml_backend, context) - 144usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_dev_caps {
+    pub async_: bool,
+    pub host_buffer: bool,
+    pub buffer_from_host_ptr: bool,
+    pub events: bool,
+    pub mmap_support: bool,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_dev_caps"][::core::mem::size_of::<ggml_backend_dev_caps>() - 5usize];
+    ["Alignment of ggml_backend_dev_caps"][::core::mem::align_of::<ggml_backend_dev_caps>() - 1usize];
+    ["Offset of field: ggml_backend_dev_caps::async_"]
+        [::core::mem::offset_of!(ggml_backend_dev_caps, async_) - 0usize];
+    ["Offset of field: ggml_backend_dev_caps::host_buffer"]
+        [::core::mem::offset_of!(ggml_backend_dev_caps, host_buffer) - 1usize];
+    ["Offset of field: ggml_backend_dev_caps::buffer_from_host_ptr"]
+        [::core::mem::offset_of!(ggml_backend_dev_caps, buffer_from_host_ptr) - 2usize];
+    ["Offset of field: ggml_backend_dev_caps::events"]
+        [::core::mem::offset_of!(ggml_backend_dev_caps, events) - 3usize];
+    ["Offset of field: ggml_backend_dev_caps::mmap_support"]
+        [::core::mem::offset_of!(ggml_backend_dev_caps, mmap_support) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_dev_props {
+    pub name: *const ::core::ffi::c_char,
+    pub description: *const ::core::ffi::c_char,
+    pub memory_free: usize,
+    pub memory_total: usize,
+    pub type_: i32,
+    pub device_id: *const ::core::ffi::c_char,
+    pub caps: ggml_backend_dev_caps,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_dev_props"][::core::mem::size_of::<ggml_backend_dev_props>() - 56usize];
+    ["Alignment of ggml_backend_dev_props"][::core::mem::align_of::<ggml_backend_dev_props>() - 8usize];
+    ["Offset of field: ggml_backend_dev_props::name"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, name) - 0usize];
+    ["Offset of field: ggml_backend_dev_props::description"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, description) - 8usize];
+    ["Offset of field: ggml_backend_dev_props::memory_free"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, memory_free) - 16usize];
+    ["Offset of field: ggml_backend_dev_props::memory_total"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, memory_total) - 24usize];
+    ["Offset of field: ggml_backend_dev_props::type_"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, type_) - 32usize];
+    ["Offset of field: ggml_backend_dev_props::device_id"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, device_id) - 40usize];
+    ["Offset of field: ggml_backend_dev_props::caps"]
+        [::core::mem::offset_of!(ggml_backend_dev_props, caps) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_device_i {
+    pub get_name:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t) -> *const ::core::ffi::c_char>,
+    pub get_description:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t) -> *const ::core::ffi::c_char>,
+    pub get_memory: ::core::option::Option<
+        unsafe extern "C" fn(dev: ggml_backend_dev_t, free: *mut usize, total: *mut usize),
+    >,
+    pub get_type: ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t) -> i32>,
+    pub get_props: ::core::option::Option<
+        unsafe extern "C" fn(dev: ggml_backend_dev_t, props: *mut ggml_backend_dev_props),
+    >,
+    pub init_backend: ::core::option::Option<
+        unsafe extern "C" fn(dev: ggml_backend_dev_t, params: *const ::core::ffi::c_char) -> ggml_backend_t,
+    >,
+    pub get_buffer_type:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t) -> ggml_backend_buffer_type_t>,
+    pub get_host_buffer_type:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t) -> ggml_backend_buffer_type_t>,
+    pub buffer_from_host_ptr: ::core::option::Option<
+        unsafe extern "C" fn(
+            dev: ggml_backend_dev_t,
+            ptr: *mut ::core::ffi::c_void,
+            size: usize,
+            max_tensor_size: usize,
+        ) -> ggml_backend_buffer_t,
+    >,
+    pub supports_op:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t, op: *const ggml_tensor) -> bool>,
+    pub supports_buft: ::core::option::Option<
+        unsafe extern "C" fn(dev: ggml_backend_dev_t, buft: ggml_backend_buffer_type_t) -> bool,
+    >,
+    pub offload_op:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t, op: *const ggml_tensor) -> bool>,
+    pub event_new:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t) -> ggml_backend_event_t>,
+    pub event_free:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t, event: ggml_backend_event_t)>,
+    pub event_synchronize:
+        ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t, event: ggml_backend_event_t)>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_device_i"][::core::mem::size_of::<ggml_backend_device_i>() - 120usize];
+    ["Alignment of ggml_backend_device_i"][::core::mem::align_of::<ggml_backend_device_i>() - 8usize];
+    ["Offset of field: ggml_backend_device_i::get_name"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_name) - 0usize];
+    ["Offset of field: ggml_backend_device_i::get_description"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_description) - 8usize];
+    ["Offset of field: ggml_backend_device_i::get_memory"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_memory) - 16usize];
+    ["Offset of field: ggml_backend_device_i::get_type"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_type) - 24usize];
+    ["Offset of field: ggml_backend_device_i::get_props"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_props) - 32usize];
+    ["Offset of field: ggml_backend_device_i::init_backend"]
+        [::core::mem::offset_of!(ggml_backend_device_i, init_backend) - 40usize];
+    ["Offset of field: ggml_backend_device_i::get_buffer_type"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_buffer_type) - 48usize];
+    ["Offset of field: ggml_backend_device_i::get_host_buffer_type"]
+        [::core::mem::offset_of!(ggml_backend_device_i, get_host_buffer_type) - 56usize];
+    ["Offset of field: ggml_backend_device_i::buffer_from_host_ptr"]
+        [::core::mem::offset_of!(ggml_backend_device_i, buffer_from_host_ptr) - 64usize];
+    ["Offset of field: ggml_backend_device_i::supports_op"]
+        [::core::mem::offset_of!(ggml_backend_device_i, supports_op) - 72usize];
+    ["Offset of field: ggml_backend_device_i::supports_buft"]
+        [::core::mem::offset_of!(ggml_backend_device_i, supports_buft) - 80usize];
+    ["Offset of field: ggml_backend_device_i::offload_op"]
+        [::core::mem::offset_of!(ggml_backend_device_i, offload_op) - 88usize];
+    ["Offset of field: ggml_backend_device_i::event_new"]
+        [::core::mem::offset_of!(ggml_backend_device_i, event_new) - 96usize];
+    ["Offset of field: ggml_backend_device_i::event_free"]
+        [::core::mem::offset_of!(ggml_backend_device_i, event_free) - 104usize];
+    ["Offset of field: ggml_backend_device_i::event_synchronize"]
+        [::core::mem::offset_of!(ggml_backend_device_i, event_synchronize) - 112usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_device {
+    pub iface: ggml_backend_device_i,
+    pub reg: ggml_backend_reg_t,
+    pub context: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_device"][::core::mem::size_of::<ggml_backend_device>() - 136usize];
+    ["Alignment of ggml_backend_device"][::core::mem::align_of::<ggml_backend_device>() - 8usize];
+    ["Offset of field: ggml_backend_device::iface"]
+        [::core::mem::offset_of!(ggml_backend_device, iface) - 0usize];
+    ["Offset of field: ggml_backend_device::reg"]
+        [::core::mem::offset_of!(ggml_backend_device, reg) - 120usize];
+    ["Offset of field: ggml_backend_device::context"]
+        [::core::mem::offset_of!(ggml_backend_device, context) - 128usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_reg_i {
+    pub get_name:
+        ::core::option::Option<unsafe extern "C" fn(reg: ggml_backend_reg_t) -> *const ::core::ffi::c_char>,
+    pub get_device_count: ::core::option::Option<unsafe extern "C" fn(reg: ggml_backend_reg_t) -> usize>,
+    pub get_device: ::core::option::Option<
+        unsafe extern "C" fn(reg: ggml_backend_reg_t, index: usize) -> ggml_backend_dev_t,
+    >,
+    pub get_proc_address: ::core::option::Option<
+        unsafe extern "C" fn(
+            reg: ggml_backend_reg_t,
+            name: *const ::core::ffi::c_char,
+        ) -> *mut ::core::ffi::c_void,
+    >,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_reg_i"][::core::mem::size_of::<ggml_backend_reg_i>() - 32usize];
+    ["Alignment of ggml_backend_reg_i"][::core::mem::align_of::<ggml_backend_reg_i>() - 8usize];
+    ["Offset of field: ggml_backend_reg_i::get_name"]
+        [::core::mem::offset_of!(ggml_backend_reg_i, get_name) - 0usize];
+    ["Offset of field: ggml_backend_reg_i::get_device_count"]
+        [::core::mem::offset_of!(ggml_backend_reg_i, get_device_count) - 8usize];
+    ["Offset of field: ggml_backend_reg_i::get_device"]
+        [::core::mem::offset_of!(ggml_backend_reg_i, get_device) - 16usize];
+    ["Offset of field: ggml_backend_reg_i::get_proc_address"]
+        [::core::mem::offset_of!(ggml_backend_reg_i, get_proc_address) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_reg {
+    pub api_version: ::core::ffi::c_int,
+    pub iface: ggml_backend_reg_i,
+    pub context: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ggml_backend_reg"][::core::mem::size_of::<ggml_backend_reg>() - 48usize];
+    ["Alignment of ggml_backend_reg"][::core::mem::align_of::<ggml_backend_reg>() - 8usize];
+    ["Offset of field: ggml_backend_reg::api_version"]
+        [::core::mem::offset_of!(ggml_backend_reg, api_version) - 0usize];
+    ["Offset of field: ggml_backend_reg::iface"][::core::mem::offset_of!(ggml_backend_reg, iface) - 8usize];
+    ["Offset of field: ggml_backend_reg::context"]
+        [::core::mem::offset_of!(ggml_backend_reg, context) - 40usize];
+};
+pub type ggml_backend_buffer_init_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        buft: ggml_backend_buffer_type_t,
+        iface: ggml_backend_buffer_i,
+        context: *mut ::core::ffi::c_void,
+        size: usize,
+    ) -> ggml_backend_buffer_t,
+>;
+pub type ggml_backend_buft_is_host_fn =
+    ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>;
+pub type ggml_op_name_fn =
+    ::core::option::Option<unsafe extern "C" fn(op: i32) -> *const ::core::ffi::c_char>;
+pub type ggml_get_type_traits_fn =
+    ::core::option::Option<unsafe extern "C" fn(type_: i32) -> *const ggml_type_traits>;
+pub type ggml_graph_n_nodes_fn =
+    ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph) -> ::core::ffi::c_int>;
+pub type ggml_graph_node_fn = ::core::option::Option<
+    unsafe extern "C" fn(cgraph: *mut ggml_cgraph, i: ::core::ffi::c_int) -> *mut ggml_tensor,
+>;
+pub type ggml_init_fn =
+    ::core::option::Option<unsafe extern "C" fn(params: ggml_init_params) -> *mut ggml_context>;
+pub type ggml_free_fn = ::core::option::Option<unsafe extern "C" fn(ctx: *mut ggml_context)>;
+pub type ggml_graph_overhead_custom_fn =
+    ::core::option::Option<unsafe extern "C" fn(size: usize, grads: bool) -> usize>;
+pub type ggml_new_graph_custom_fn = ::core::option::Option<
+    unsafe extern "C" fn(ctx: *mut ggml_context, size: usize, grads: bool) -> *mut ggml_cgraph,
+>;
+pub type ggml_graph_add_node_fn =
+    ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph, tensor: *mut ggml_tensor)>;
+pub type ggml_backend_graph_compute_fn =
+    ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, cgraph: *mut ggml_cgraph) -> i32>;
+pub type ggml_backend_free_fn = ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t)>;
+pub type ggml_backend_init_by_type_fn = ::core::option::Option<
+    unsafe extern "C" fn(type_: i32, params: *const ::core::ffi::c_char) -> ggml_backend_t,
+>;
+pub type ggml_backend_dev_backend_reg_fn =
+    ::core::option::Option<unsafe extern "C" fn(device: ggml_backend_dev_t) -> ggml_backend_reg_t>;
+pub type ggml_backend_reg_get_proc_address_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        reg: ggml_backend_reg_t,
+        name: *const ::core::ffi::c_char,
+    ) -> *mut ::core::ffi::c_void,
+>;
+pub type ggml_backend_set_n_threads_fn =
+    ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, n_threads: ::core::ffi::c_int)>;

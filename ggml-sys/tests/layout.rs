@@ -1,0 +1,115 @@
+//! Sizes and offsets of our structs against the real headers of the fetched host, checked by a C compiler.
+
+use std::fmt::Write as _;
+use std::mem::{offset_of, size_of};
+use std::path::PathBuf;
+use std::process::Command;
+
+use ggml_sys::sys::*;
+
+macro_rules! check {
+    ($out:ident, $kind:ident: $($field:ident),* $(,)?) => {{
+        let name = stringify!($kind);
+        writeln!($out, "_Static_assert(sizeof(struct {name}) == {}, \"size of {name}\");", size_of::<$kind>()).unwrap();
+        $(
+            let field = stringify!($field).trim_end_matches('_');
+            writeln!(
+                $out,
+                "_Static_assert(offsetof(struct {name}, {field}) == {}, \"{name}.{field}\");",
+                offset_of!($kind, $field)
+            ).unwrap();
+        )*
+    }};
+}
+
+macro_rules! constant {
+    ($out:ident: $($theirs:literal == $ours:ident),* $(,)?) => {
+        $(writeln!($out, "_Static_assert({} == {}, \"{}\");", $theirs, $ours, $theirs).unwrap();)*
+    };
+}
+
+fn asserts() -> String {
+    let mut out =
+        String::from("#include <stddef.h>\n#include \"ggml.h\"\n#include \"ggml-backend-impl.h\"\n");
+    check!(out, ggml_tensor: type_, buffer, ne, nb, op, op_params, flags, src, view_src, view_offs, data, name, extra, padding);
+    check!(out, ggml_type_traits: type_name, blck_size, blck_size_interleave, type_size, is_quantized, to_float, from_float_ref);
+    check!(out, ggml_init_params: mem_size, mem_buffer, no_alloc);
+    check!(out, ggml_backend_buffer_type_i: get_name, alloc_buffer, alloc_buffer_n, get_alignment, get_max_size, get_alloc_size, get_alloc_size_n, is_host);
+    check!(out, ggml_backend_buffer_type: iface, device, context);
+    check!(out, ggml_backend_buffer_i: free_buffer, get_base, init_tensor, memset_tensor, set_tensor, get_tensor, set_tensor_2d, get_tensor_2d, cpy_tensor, clear, reset);
+    check!(out, ggml_backend_buffer: iface, buft, context, size, usage);
+    check!(out, ggml_backend_i: get_name, free, set_tensor_async, get_tensor_async, set_tensor_2d_async, get_tensor_2d_async, cpy_tensor_async, synchronize, graph_plan_create, graph_plan_free, graph_plan_update, graph_plan_compute, graph_compute, event_record, event_wait, graph_optimize);
+    check!(out, ggml_backend: guid, iface, device, context);
+    check!(out, ggml_backend_dev_caps: async_, host_buffer, buffer_from_host_ptr, events, mmap_support);
+    check!(out, ggml_backend_dev_props: name, description, memory_free, memory_total, type_, device_id, caps);
+    check!(out, ggml_backend_device_i: get_name, get_description, get_memory, get_type, get_props, init_backend, get_buffer_type, get_host_buffer_type, buffer_from_host_ptr, supports_op, supports_buft, offload_op, event_new, event_free, event_synchronize);
+    check!(out, ggml_backend_device: iface, reg, context);
+    check!(out, ggml_backend_reg_i: get_name, get_device_count, get_device, get_proc_address);
+    check!(out, ggml_backend_reg: api_version, iface, context);
+    constant!(out:
+        "GGML_BACKEND_API_VERSION" == GGML_HOST_API_VERSION,
+        "GGML_MAX_DIMS" == GGML_HOST_MAX_DIMS,
+        "GGML_MAX_SRC" == GGML_HOST_MAX_SRC,
+        "GGML_MAX_NAME" == GGML_HOST_MAX_NAME,
+        "GGML_MAX_OP_PARAMS" == GGML_HOST_MAX_OP_PARAMS,
+        "GGML_STATUS_ALLOC_FAILED" == GGML_HOST_STATUS_ALLOC_FAILED,
+        "GGML_STATUS_FAILED" == GGML_HOST_STATUS_FAILED,
+        "GGML_STATUS_SUCCESS" == GGML_HOST_STATUS_SUCCESS,
+        "GGML_STATUS_ABORTED" == GGML_HOST_STATUS_ABORTED,
+        "GGML_BACKEND_BUFFER_USAGE_ANY" == GGML_HOST_USAGE_ANY,
+        "GGML_BACKEND_BUFFER_USAGE_WEIGHTS" == GGML_HOST_USAGE_WEIGHTS,
+        "GGML_BACKEND_BUFFER_USAGE_COMPUTE" == GGML_HOST_USAGE_COMPUTE,
+        "GGML_BACKEND_DEVICE_TYPE_CPU" == GGML_HOST_DEVICE_CPU,
+        "GGML_BACKEND_DEVICE_TYPE_ACCEL" == GGML_HOST_DEVICE_ACCEL,
+        "GGML_TENSOR_FLAG_COMPUTE" == GGML_HOST_TENSOR_FLAG_COMPUTE,
+        "GGML_TYPE_F32" == GGML_HOST_TYPE_F32,
+        "GGML_TYPE_F16" == GGML_HOST_TYPE_F16,
+        "GGML_TYPE_BF16" == GGML_HOST_TYPE_BF16,
+    );
+    out
+}
+
+/// Compiles `code` against the host's headers; `Err` holds the compiler's words.
+fn compile(source: &std::path::Path, code: &str) -> Result<(), String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("layout.c");
+    std::fs::write(&file, code).unwrap();
+    let output = Command::new("cc")
+        .args(["-std=c11", "-fsyntax-only", "-I"])
+        .arg(source.join("ggml/include"))
+        .arg("-I")
+        .arg(source.join("ggml/src"))
+        .arg(&file)
+        .output()
+        .expect("cc runs");
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+fn our_structs_lie_as_the_hosts_headers_say() {
+    let Some(source) = std::env::var_os("GGML_RKNPU_TEST_HOST_SOURCE").map(PathBuf::from) else {
+        skip("our_structs_lie_as_the_hosts_headers_say: GGML_RKNPU_TEST_HOST_SOURCE is not set, run cargo xtask test");
+        return;
+    };
+    let code = asserts();
+    assert!(code.matches("_Static_assert").count() > 120, "the list of asserts is complete");
+    compile(&source, &code).unwrap_or_else(|errors| panic!("{errors}"));
+    // The check can fail: one wrong offset is found.
+    let wrong = code.replacen("ggml_tensor, ne) == 16", "ggml_tensor, ne) == 17", 1);
+    assert_ne!(wrong, code);
+    assert!(compile(&source, &wrong).is_err());
+}
+
+/// Says why a test did not run, where `cargo xtask test` counts it.
+fn skip(reason: &str) {
+    eprintln!("skipped: {reason}");
+    if let Some(file) = std::env::var_os("GGML_RKNPU_SKIPS") {
+        use std::io::Write as _;
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{reason}").unwrap();
+    }
+}
