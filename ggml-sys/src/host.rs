@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
 use crate::locate::{self, Scope};
+use crate::rows::RowReader;
 use crate::sys;
 
 /// Which layout of the plugin ABI the host was built with.
@@ -155,8 +156,12 @@ impl Host {
         Ok(Self { fns, ops, scope: scope.name })
     }
 
-    /// Block size, bytes and dequantiser of a type.
-    pub fn type_traits(&self, ggml_type: i32) -> Option<&'static sys::ggml_type_traits> {
+    /// How rows of a type are read; `None` for types that hold no numbers to multiply.
+    pub fn row_reader(&self, ggml_type: i32) -> Option<RowReader> {
+        RowReader::new(ggml_type, self.type_traits(ggml_type)?)
+    }
+
+    fn type_traits(&self, ggml_type: i32) -> Option<&'static sys::ggml_type_traits> {
         // SAFETY: the type comes from a tensor of the host, so it is one of its own; the table is static.
         NonNull::new(unsafe { (self.fns.type_traits.get())(ggml_type) }.cast_mut())
             // SAFETY: not null and static.

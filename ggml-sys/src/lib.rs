@@ -2,6 +2,7 @@
 //!
 //! * [`sys`]: the raw structs, made by bindgen from our own `include/ggml_host_abi.h` (generation v3);
 //! * [`locate`]: finds the one libggml-base that is already in the process, wherever its symbols are visible;
+//! * [`rows`]: reads rows of any ggml type as f32, by the host's own dequantisers;
 //! * [`host`]: the host's functions, resolved once; op codes by name, since their numbers move between versions.
 //!
 //! No llama.cpp checkout is needed to build. A plugin must never bring a second copy of ggml nor link to one.
@@ -9,8 +10,10 @@
 
 pub mod host;
 pub mod locate;
+pub mod rows;
 #[rustfmt::skip]
 #[allow(missing_docs, non_camel_case_types, non_snake_case)]
 pub mod sys;
 
 pub use host::{Error, Generation, Host, Ops};
+pub use rows::RowReader;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::library::{check, Library, Version};
-use crate::memory::{Memory, Raw};
+use crate::memory::{Binding, Memory, Raw};
 use crate::sys;
 
 /// The element types of A, B and C that this project uses.
@@ -177,16 +177,16 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Range`] when the memory is too small, or the vendor's code (-4: out of I/O address space).
-    pub fn bind(&mut self, operand: Operand, memory: &Memory) -> Result<(), Error> {
+    pub fn bind(&mut self, operand: Operand, memory: &Binding) -> Result<(), Error> {
         let slot = operand as usize;
         if self.bound[slot].as_ref().is_some_and(|bound| Arc::ptr_eq(bound, &memory.raw)) {
             return Ok(());
         }
         let need = self.operand_bytes(operand);
-        if memory.bytes() < need {
+        if memory.raw.bytes < need {
             return Err(Error::Range {
                 what: "the memory bound to an operand",
-                value: memory.bytes() as u64,
+                value: memory.raw.bytes as u64,
                 expected: format!("at least {need} bytes for {operand:?} of {}", self.spec),
             });
         }
@@ -195,7 +195,7 @@ impl Context {
         // SAFETY: handle and memory are live; the attribute is the library's own, copied.
         let code = unsafe { set(self.handle, memory.raw.as_ptr(), &mut attr) };
         check("rknn_matmul_set_io_mem", code, || {
-            format!("{operand:?}, {} bytes, {}", memory.bytes(), self.spec)
+            format!("{operand:?}, {} bytes, {}", memory.raw.bytes, self.spec)
         })?;
         self.bound[slot] = Some(memory.raw.clone());
         Ok(())

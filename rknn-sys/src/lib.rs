@@ -18,4 +18,4 @@ pub mod sys;
 pub use context::{Context, Layout, MatmulSpec, MatmulType, Operand};
 pub use error::Error;
 pub use library::{Library, Version};
-pub use memory::Memory;
+pub use memory::{Binding, Memory};

@@ -48,7 +48,18 @@ pub struct Memory {
     pub(crate) raw: Arc<Raw>,
 }
 
+/// What a context needs to bind a [`Memory`]: it keeps the memory alive and gives no access to its bytes.
+#[derive(Clone)]
+pub struct Binding {
+    pub(crate) raw: Arc<Raw>,
+}
+
 impl Memory {
+    /// What a context, perhaps on another thread, binds.
+    pub fn binding(&self) -> Binding {
+        Binding { raw: self.raw.clone() }
+    }
+
     pub(crate) fn allocate(keeper: Arc<Context>, bytes: usize) -> Result<Self, Error> {
         let size = size_u32(bytes)?;
         let create = keeper.library().fns.create_mem.expect("resolved at open");
