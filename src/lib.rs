@@ -1,1 +1,5 @@
-//! x
+//! A ggml backend plugin for the NPU of Rockchip boards.
+pub mod chip;
+pub mod kernels;
+pub mod plan;
+pub mod policy;

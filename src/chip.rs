@@ -1,0 +1,155 @@
+//! What each chip can do, as data. A new chip is a row here and no code.
+//!
+//! Source: the vendor's header and API reference as gathered in `docs/facts.md`. The emulator has a table of its
+//! own on purpose: a slip in one of them shows in the tests.
+
+use rknn_sys::MatmulType;
+
+/// Alignments and sub-blocks of one element type on one chip. All figures are elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypeLimits {
+    /// K of a context is a multiple of this.
+    pub k_align: usize,
+    /// N of a context is a multiple of this.
+    pub n_align: usize,
+    /// Innermost run of k in native A: A is (K/`a_block`, M, `a_block`).
+    pub a_block: usize,
+    /// Columns of a native B block: B is (N/`b_block_n`, K/`b_block_k`, `b_block_n`, `b_block_k`).
+    pub b_block_n: usize,
+    /// Depth of a native B block.
+    pub b_block_k: usize,
+}
+
+/// Innermost run of columns in native C of the f32 and i32 outputs: C is (N/4, M, 4) on every chip.
+pub const C_BLOCK: usize = 4;
+
+/// One system on a chip.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chip {
+    /// The name that users type: "rk3588".
+    pub name: &'static str,
+    /// The name that users read: "RK3588".
+    pub title: &'static str,
+    /// What `/proc/device-tree/compatible` holds on its boards.
+    pub compatible: &'static [&'static str],
+    /// NPU cores; each runs its own contexts.
+    pub cores: usize,
+    /// The longest K of one context that runs at full speed.
+    pub k_max: usize,
+    f16: TypeLimits,
+    i8: TypeLimits,
+}
+
+impl Chip {
+    /// The limits of an element type; `None` for one that the chip, or this plugin, does not run.
+    pub fn limits(&self, dtype: MatmulType) -> Option<&TypeLimits> {
+        match dtype {
+            MatmulType::F16 => Some(&self.f16),
+            MatmulType::I8 => Some(&self.i8),
+            MatmulType::I4 => None,
+        }
+    }
+
+    /// The chip that users call `name`, in any case.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        CHIPS.iter().find(|chip| chip.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The chip of a device tree's `compatible` property: strings that each end with NUL.
+    pub fn by_compatible(property: &[u8]) -> Option<&'static Self> {
+        let listed = |name: &str| property.split(|byte| *byte == 0).any(|entry| entry == name.as_bytes());
+        CHIPS.iter().find(|chip| chip.compatible.iter().any(|name| listed(name)))
+    }
+
+    /// "rk3588, rk3576, …", for error messages.
+    pub fn names() -> String {
+        CHIPS.iter().map(|chip| chip.name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+const fn limits(
+    k_align: usize,
+    n_align: usize,
+    a_block: usize,
+    b_block_n: usize,
+    b_block_k: usize,
+) -> TypeLimits {
+    TypeLimits { k_align, n_align, a_block, b_block_n, b_block_k }
+}
+
+/// All chips that are known.
+pub static CHIPS: [Chip; 5] = [
+    Chip {
+        name: "rk3588",
+        title: "RK3588",
+        compatible: &["rockchip,rk3588", "rockchip,rk3588s"],
+        cores: 3,
+        k_max: 8192,
+        f16: limits(32, 16, 8, 16, 32),
+        i8: limits(32, 32, 16, 32, 32),
+    },
+    Chip {
+        name: "rk3576",
+        title: "RK3576",
+        compatible: &["rockchip,rk3576"],
+        cores: 2,
+        k_max: 4096,
+        f16: limits(32, 16, 8, 16, 32),
+        i8: limits(32, 32, 16, 32, 32),
+    },
+    Chip {
+        name: "rk3566",
+        title: "RK3566",
+        compatible: &["rockchip,rk3566"],
+        cores: 1,
+        k_max: 10240,
+        f16: limits(16, 8, 4, 8, 16),
+        i8: limits(32, 16, 8, 16, 32),
+    },
+    Chip {
+        name: "rk3568",
+        title: "RK3568",
+        compatible: &["rockchip,rk3568"],
+        cores: 1,
+        k_max: 10240,
+        f16: limits(16, 8, 4, 8, 16),
+        i8: limits(32, 16, 8, 16, 32),
+    },
+    Chip {
+        name: "rk3562",
+        title: "RK3562",
+        compatible: &["rockchip,rk3562"],
+        cores: 1,
+        k_max: 10240,
+        f16: limits(32, 8, 8, 8, 32),
+        i8: limits(32, 16, 16, 16, 32),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chips_are_found_by_name_and_by_device_tree() {
+        assert_eq!(Chip::by_name("RK3588").unwrap().cores, 3);
+        assert!(Chip::by_name("rk9999").is_none());
+        let property = b"xunlong,orangepi-5\0rockchip,rk3588s\0rockchip,rk3588\0";
+        assert_eq!(Chip::by_compatible(property).unwrap().name, "rk3588");
+        assert!(Chip::by_compatible(b"raspberrypi,5\0").is_none());
+    }
+
+    #[test]
+    fn blocks_divide_alignments() {
+        // Padded shapes are whole blocks, which the kernels rely on.
+        for chip in &CHIPS {
+            for dtype in [MatmulType::F16, MatmulType::I8] {
+                let limits = chip.limits(dtype).unwrap();
+                assert_eq!(limits.k_align % limits.a_block, 0, "{}", chip.name);
+                assert_eq!(limits.k_align % limits.b_block_k, 0, "{}", chip.name);
+                assert_eq!(limits.n_align % limits.b_block_n, 0, "{}", chip.name);
+                assert_eq!(limits.n_align % C_BLOCK, 0, "{}", chip.name);
+            }
+        }
+    }
+}

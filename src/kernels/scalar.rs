@@ -1,0 +1,107 @@
+//! The kernels as plain loops over the index formulas: slow, and right by inspection.
+
+use half::f16;
+
+/// The magnitude that a scaled f16 row's largest element stays below: far from overflow and from the denormals.
+const F16_TARGET_EXPONENT: i32 = 8;
+
+/// The largest magnitude of `row`; NaN when one of its elements is not finite.
+pub fn amax(row: &[f32]) -> f32 {
+    row.iter().fold(
+        0.0,
+        |max, value| if value.is_finite() { f32::max(max, value.abs()) + max * 0.0 } else { f32::NAN },
+    )
+}
+
+/// The scale of an i8 row: `value ≈ scale · q` with q in −127..=127. 1 for a row of zeros, NaN for NaN.
+pub fn scale_i8(amax: f32) -> f32 {
+    // Below the normal range, the reciprocal overflows: such a row is zero for all that follows.
+    if amax < f32::MIN_POSITIVE * 256.0 {
+        1.0
+    } else {
+        amax / 127.0
+    }
+}
+
+/// The scale of an f16 row: the power of two with `amax / scale` in [128, 256). 1 for zeros, NaN for NaN.
+///
+/// A power of two changes no digit, so a row that f16 holds exactly stays exact.
+pub fn scale_f16(amax: f32) -> f32 {
+    if amax.is_nan() {
+        return f32::NAN;
+    }
+    if amax < f32::MIN_POSITIVE * 256.0 {
+        return 1.0;
+    }
+    let exponent = (amax.to_bits() >> 23) as i32 - 127;
+    f32::from_bits(((exponent + 1 - F16_TARGET_EXPONENT + 127).max(1) as u32) << 23)
+}
+
+/// `value / scale`, rounded and clamped to −127..=127. NaN gives 0.
+pub fn quantize(value: f32, inverse_scale: f32) -> i8 {
+    (value * inverse_scale).clamp(-127.0, 127.0).round_ties_even() as i8
+}
+
+/// Puts `rows` of activations, from column `k_start`, into native A of `m` rows: a[(k/block, row, k%block)].
+///
+/// `activations` has rows `stride` apart; `k` values of each are taken, the padding up to the end of `a` is zero.
+#[allow(clippy::too_many_arguments)]
+pub fn pack_a<T: Copy + Default>(
+    activations: &[f32],
+    stride: usize,
+    rows: usize,
+    k: usize,
+    scales: &[f32],
+    block: usize,
+    m: usize,
+    a: &mut [T],
+    convert: impl Fn(f32, f32) -> T,
+) {
+    let padded = a.len() / m;
+    for row in 0..rows {
+        for i in 0..padded {
+            let value = if i < k {
+                let value = activations[row * stride + i];
+                convert(value, 1.0 / scales[row])
+            } else {
+                T::default()
+            };
+            a[(i / block) * m * block + row * block + i % block] = value;
+        }
+    }
+}
+
+/// As f16 bits.
+pub fn to_f16(value: f32, inverse_scale: f32) -> u16 {
+    f16::from_f32(value * inverse_scale).to_bits()
+}
+
+/// Adds native C (n/4, m, 4) of `columns` columns to rows of results, each element times its row's and its
+/// column's scale. `out` has rows `stride` apart and begins at the slice's first column.
+#[allow(clippy::too_many_arguments)]
+pub fn unpack_c<T: Copy>(
+    c: &[T],
+    m: usize,
+    rows: usize,
+    columns: usize,
+    row_scales: &[f32],
+    column_scales: &[f32],
+    accumulate: bool,
+    out: &mut [f32],
+    stride: usize,
+    to_f32: impl Fn(T) -> f32,
+) {
+    for row in 0..rows {
+        for column in 0..columns {
+            let value = to_f32(c[(column / 4) * m * 4 + row * 4 + column % 4]);
+            let scaled = value * column_scales[column] * row_scales[row];
+            let out = &mut out[row * stride + column];
+            *out = if accumulate { *out + scaled } else { scaled };
+        }
+    }
+}
+
+/// Where (k, n) lies in native B (N/bn, K/bk, bn, bk).
+pub fn b_index(k: usize, n: usize, padded_k: usize, bn: usize, bk: usize) -> usize {
+    ((n / bn) * (padded_k / bk) + k / bk) * bn * bk + (n % bn) * bk + k % bk
+}

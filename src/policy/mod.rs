@@ -1,0 +1,47 @@
+//! Which tensor takes which pipeline, and why. Knows types, never bytes or devices.
+
+use rknn_sys::MatmulType;
+
+/// How a weight and its activations are represented on the NPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pipeline {
+    /// f16 weights and activations, f32 sums.
+    W16A16,
+    /// i8 weights with a scale an output channel, i8 activations with a scale a row, exact i32 sums.
+    W8A8,
+}
+
+impl Pipeline {
+    /// All of them, in the order of their index.
+    pub const ALL: [Self; 2] = [Self::W16A16, Self::W8A8];
+
+    /// The pipeline of a weight type: floats keep 16 bits, everything quantised has at most 8 bits of its own.
+    pub fn of(quantized: bool) -> Self {
+        if quantized {
+            Self::W8A8
+        } else {
+            Self::W16A16
+        }
+    }
+
+    /// The name that users read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::W16A16 => "W16A16",
+            Self::W8A8 => "W8A8",
+        }
+    }
+
+    /// The NPU's element type.
+    pub fn dtype(self) -> MatmulType {
+        match self {
+            Self::W16A16 => MatmulType::F16,
+            Self::W8A8 => MatmulType::I8,
+        }
+    }
+
+    /// Its place in [`Self::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
