@@ -24,7 +24,7 @@ pub struct TypeLimits {
 pub const C_BLOCK: usize = 4;
 
 /// One system on a chip.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chip {
     /// The name that users type: "rk3588".
     pub name: &'static str,

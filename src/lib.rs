@@ -3,3 +3,4 @@ pub mod chip;
 pub mod kernels;
 pub mod plan;
 pub mod policy;
+pub mod weights;

@@ -1,0 +1,202 @@
+//! Rows of a weight into the parts of native B.
+
+use half::f16;
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Source;
+use crate::kernels::fast::{amax, place_column, quantize, F16Scratch};
+use crate::kernels::scalar::{scale_f16, scale_i8};
+use crate::plan::{Segment, Slice, WeightPlan};
+use crate::policy::Pipeline;
+
+/// Why a weight has no form on the NPU.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PackError {
+    /// Infinities or NaNs: only the CPU's arithmetic is defined for them.
+    #[error("it holds infinities or NaNs")]
+    NotFinite,
+}
+
+/// One thread's room for a row.
+#[derive(Default)]
+struct Scratch {
+    row: Vec<f32>,
+    quantized: Vec<i8>,
+    halves: F16Scratch,
+}
+
+/// Converts one part, (`slice`, `segment`) of `plan`, into `part` and the scales of the slice's columns.
+///
+/// `part` is `plan.part_bytes(slice, segment)` bytes of native B; `scales` gets `slice.len` values, the same
+/// for each segment, with weight ≈ scale · stored. Blocks of columns are spread over the current rayon pool.
+///
+/// # Errors
+/// [`PackError::NotFinite`]; `part` is then unspecified.
+pub fn pack(
+    source: &Source,
+    plan: &WeightPlan,
+    pipeline: Pipeline,
+    slice: &Slice,
+    segment: &Segment,
+    part: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), PackError> {
+    let limits = &plan.limits;
+    let group_bytes = segment.padded * limits.b_block_n * plan.element_bytes();
+    let finite = AtomicBool::new(true);
+    // The last group or groups may have no column of the matrix: they get zeros and no scales.
+    let groups = part.par_chunks_exact_mut(group_bytes).enumerate();
+    let blocks = slice.len.div_ceil(limits.b_block_n);
+    let mut scale_blocks: Vec<&mut [f32]> = scales.chunks_mut(limits.b_block_n).collect();
+    scale_blocks.resize_with(part_groups(slice, limits.b_block_n).max(blocks), Default::default);
+    groups.zip(scale_blocks).for_each_init(Scratch::default, |scratch, ((index, group), scales)| {
+        if scales.len() < limits.b_block_n {
+            group.fill(0);
+        }
+        for (column, scale) in scales.iter_mut().enumerate() {
+            let n = slice.start + index * limits.b_block_n + column;
+            scratch.row.resize(source.k, 0.0);
+            source.reader.read(source.row(n), &mut scratch.row);
+            let largest = amax(&scratch.row);
+            if largest.is_nan() {
+                finite.store(false, Ordering::Relaxed);
+                return;
+            }
+            let values = &scratch.row[segment.start..segment.start + segment.len];
+            match pipeline {
+                Pipeline::W8A8 => {
+                    *scale = scale_i8(largest);
+                    scratch.quantized.resize(values.len(), 0);
+                    quantize(values, 1.0 / *scale, &mut scratch.quantized);
+                    place_column(
+                        as_bytes(&scratch.quantized),
+                        column,
+                        limits.b_block_n,
+                        limits.b_block_k,
+                        group,
+                    );
+                }
+                Pipeline::W16A16 => {
+                    *scale = if exact_in_f16(largest) { 1.0 } else { scale_f16(largest) };
+                    let halves = scratch.halves.convert(values, 1.0 / *scale);
+                    place_f16(halves, column, limits.b_block_n, limits.b_block_k, group);
+                }
+            }
+        }
+    });
+    if finite.into_inner() {
+        Ok(())
+    } else {
+        Err(PackError::NotFinite)
+    }
+}
+
+fn part_groups(slice: &Slice, block_n: usize) -> usize {
+    slice.padded / block_n
+}
+
+/// Whether a row whose largest magnitude is `amax` needs no scale: f16 weights then keep their very bits.
+///
+/// Values of such rows below 2⁻¹⁴ lose digits only if they were no f16 to begin with, and those are below
+/// 2⁻¹⁰ of the largest one.
+fn exact_in_f16(amax: f32) -> bool {
+    (f32::powi(2.0, -4)..=f16::MAX.to_f32()).contains(&amax)
+}
+
+fn as_bytes(values: &[i8]) -> &[u8] {
+    // SAFETY: i8 and u8 have the same size, alignment and valid bit patterns.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+/// [`place_column`] for f16 bits into bytes, which need not be aligned.
+fn place_f16(halves: &[u16], column: usize, block_n: usize, block_k: usize, group: &mut [u8]) {
+    let mut pieces = halves.chunks(block_k);
+    for block in group.chunks_exact_mut(block_n * block_k * 2) {
+        let place = &mut block[column * block_k * 2..][..block_k * 2];
+        let piece = pieces.next().unwrap_or_default();
+        let (values, padding) = place.split_at_mut(piece.len() * 2);
+        for (bytes, half) in values.chunks_exact_mut(2).zip(piece) {
+            bytes.copy_from_slice(&half.to_ne_bytes());
+        }
+        padding.fill(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chip::CHIPS;
+    use crate::kernels::scalar::b_index;
+    use ggml_sys::RowReader;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Every element of the matrix is found where the index formula says, times its column's scale, within
+        /// half a step; everything else is zero.
+        #[test]
+        fn parts_hold_the_matrix(
+            chip in 0..CHIPS.len(), wide: bool, k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32,
+            magnitude in -30i32..30,
+        ) {
+            let mut chip = CHIPS[chip].clone();
+            chip.k_max = 128;
+            let pipeline = if wide { Pipeline::W16A16 } else { Pipeline::W8A8 };
+            let plan = WeightPlan::new(&chip, pipeline.dtype(), k, n).unwrap();
+            let mut state = seed;
+            let stride = k + slack;
+            let matrix: Vec<f32> = (0..n * stride).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                ((state >> 8) as f32 / 8388608.0 - 1.0) * 2f32.powi(magnitude)
+            }).collect();
+            let data: Vec<u8> = matrix.iter().flat_map(|value| value.to_ne_bytes()).collect();
+            let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
+            for slice in &plan.slices {
+                for segment in &plan.segments {
+                    let mut part = vec![0xaau8; plan.part_bytes(slice, segment)];
+                    let mut scales = vec![f32::NAN; slice.len];
+                    pack(&source, &plan, pipeline, slice, segment, &mut part, &mut scales).unwrap();
+                    for column in 0..slice.padded {
+                        let limits = &plan.limits;
+                        let row = (column < slice.len)
+                            .then(|| &matrix[(slice.start + column) * stride..][segment.start..segment.start + segment.len]);
+                        for i in 0..segment.padded {
+                            let at = b_index(i, column, segment.padded, limits.b_block_n, limits.b_block_k);
+                            let stored = match pipeline {
+                                Pipeline::W8A8 => f32::from(part[at] as i8),
+                                Pipeline::W16A16 => f16::from_ne_bytes([part[at * 2], part[at * 2 + 1]]).to_f32(),
+                            };
+                            match row.and_then(|row| row.get(i)) {
+                                None => prop_assert_eq!(stored, 0.0, "padding"),
+                                Some(value) => {
+                                    let scale = scales[column];
+                                    let half_step = match pipeline {
+                                        Pipeline::W8A8 => scale * 0.5001,
+                                        Pipeline::W16A16 => (value.abs() / 2048.0).max(scale * 2f32.powi(-25)) * 1.0001,
+                                    };
+                                    prop_assert!((stored * scale - value).abs() <= half_step, "{value} as {stored} · {scale}");
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_with_a_nan_is_refused() {
+        let mut data: Vec<u8> = [1.0f32; 64].iter().flat_map(|value| value.to_ne_bytes()).collect();
+        data[40..44].copy_from_slice(&f32::NAN.to_ne_bytes());
+        let source = Source { data: &data, reader: RowReader::f32(), k: 32, n: 2, row_stride: 128 };
+        for pipeline in Pipeline::ALL {
+            let plan = WeightPlan::new(&CHIPS[0], pipeline.dtype(), 32, 2).unwrap();
+            let (slice, segment) = (plan.slices[0], plan.segments[0]);
+            let mut part = vec![0; plan.part_bytes(&slice, &segment)];
+            let mut scales = [0.0; 2];
+            let result = pack(&source, &plan, pipeline, &slice, &segment, &mut part, &mut scales);
+            assert_eq!(result, Err(PackError::NotFinite));
+        }
+    }
+}
