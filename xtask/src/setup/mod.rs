@@ -1,0 +1,163 @@
+//! Brings about what the other commands stand on: system packages, the host, the models, the plugin.
+//!
+//! Every product is put in place by a rename as the last act, so an interruption at any point leaves either
+//! the whole of it or nothing, and the next set-up goes on from there. With everything present nothing is
+//! written and no lock is taken.
+//!
+//! Inside `cargo xtask test` the paths are already known and cargo must not be started again (it would wait
+//! for the lock of the cargo that runs the tests): the `GGML_RKNPU_TEST_*` variables then stand for the
+//! products, see [`given`].
+
+pub mod download;
+pub mod host;
+pub mod models;
+pub mod packages;
+pub mod plugin;
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+
+use self::download::Pip;
+use self::host::Host;
+use self::packages::Need;
+use self::plugin::Plugin;
+use crate::cache::Cache;
+use crate::error::{Error, IoContext, Result};
+use crate::progress::note;
+
+/// The host's folder of programs, for tests.
+pub const TEST_HOST: &str = "GGML_RKNPU_TEST_HOST";
+/// The host's sources, for tests.
+pub const TEST_HOST_SOURCE: &str = "GGML_RKNPU_TEST_HOST_SOURCE";
+/// The folder of models, for tests.
+pub const TEST_MODELS: &str = "GGML_RKNPU_TEST_MODELS";
+/// The plugin, for tests.
+pub const TEST_PLUGIN: &str = "GGML_RKNPU_TEST_PLUGIN";
+/// The emulator, for tests.
+pub const TEST_EMULATOR: &str = "GGML_RKNPU_TEST_EMULATOR";
+
+/// What a command needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Wants {
+    /// The cached models.
+    pub models: bool,
+    /// The plugin and the emulator.
+    pub plugin: bool,
+}
+
+/// What a command gets.
+#[derive(Debug)]
+pub struct Ready {
+    /// The host.
+    pub host: Host,
+    /// The folder of the cached models.
+    pub models: PathBuf,
+    /// The plugin and the emulator, if they were wanted.
+    pub plugin: Option<Plugin>,
+}
+
+/// Products that somebody else has made and named by a variable.
+#[derive(Debug, Default)]
+struct Given {
+    host: Option<Host>,
+    models: Option<PathBuf>,
+    plugin: Option<Plugin>,
+}
+
+/// Looks at `GGML_RKNPU_TEST_*` and `LLAMA_CPP_DIR`.
+fn given() -> Result<Given> {
+    let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let host = match (path(TEST_HOST), path("LLAMA_CPP_DIR")) {
+        (Some(bin), _) => Some(Host { bin, source: path(TEST_HOST_SOURCE) }),
+        (None, Some(dir)) => Some(Host::of_user(&dir)?),
+        (None, None) => None,
+    };
+    let plugin =
+        path(TEST_PLUGIN).zip(path(TEST_EMULATOR)).map(|(library, emulator)| Plugin { library, emulator });
+    Ok(Given { host, models: path(TEST_MODELS), plugin })
+}
+
+/// Makes everything wanted that is not there.
+///
+/// # Errors
+/// The first step that fails, in one line.
+pub fn prepare(wants: Wants) -> Result<Ready> {
+    let given = given()?;
+    let cache = Cache::from_env()?;
+    let known_host = given.host.or_else(|| Host::cached(&cache));
+    let models_missing = wants.models && given.models.is_none() && !models::are_ready(&cache.models());
+    let plugin_missing = wants.plugin && given.plugin.is_none();
+
+    let host = match known_host {
+        Some(host) if !models_missing => {
+            if plugin_missing {
+                packages::ensure(&[Need::Cxx, Need::Libclang])?;
+            }
+            host
+        }
+        known_host => {
+            let mut needs = Vec::new();
+            if known_host.is_none() {
+                needs.extend([Need::Cmake, Need::Ninja, Need::Cxx]);
+            }
+            if known_host.is_none() && host::needs_fetching(&cache)
+                || models_missing && models::needs_fetching(&cache)
+            {
+                needs.push(Need::Pip);
+            }
+            if plugin_missing {
+                needs.extend([Need::Cxx, Need::Libclang]);
+            }
+            needs.sort();
+            needs.dedup();
+            fill(&cache, known_host, models_missing, &needs)?
+        }
+    };
+    let plugin = match given.plugin {
+        Some(plugin) => Some(plugin),
+        None if plugin_missing => Some(plugin::build()?),
+        None => None,
+    };
+    Ok(Ready { host, models: given.models.unwrap_or_else(|| cache.models()), plugin })
+}
+
+/// Fills the cache, as the only one who does.
+fn fill(cache: &Cache, known_host: Option<Host>, models_missing: bool, needs: &[Need]) -> Result<Host> {
+    fs::create_dir_all(cache.root()).at("create", cache.root())?;
+    let path = cache.lock_file();
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
+    let mut lock = fd_lock::RwLock::new(file);
+    // Not a match on try_write: its guard would still borrow the lock where the second write is asked.
+    let is_taken = lock.try_write().is_err();
+    if is_taken {
+        note(&format!("another set-up is at work; waiting for it ({})", path.display()));
+    }
+    let _guard = lock.write().at("lock", &path)?;
+
+    cache.clear_partials()?;
+    packages::ensure(needs)?;
+    // The other set-up may have made it meanwhile.
+    let host = match known_host.or_else(|| Host::cached(cache)) {
+        Some(host) => host,
+        None => host::prepare(&Pip, cache)?,
+    };
+    if models_missing {
+        models::prepare(&Pip, &host, cache)?;
+    }
+    Ok(host)
+}
+
+/// `cargo xtask setup`: everything, and where it is.
+///
+/// # Errors
+/// See [`prepare`].
+pub fn command() -> Result<()> {
+    let ready = prepare(Wants { models: true, plugin: true })?;
+    let plugin = ready.plugin.ok_or_else(|| Error::Refused("the plugin was not built".to_owned()))?;
+    println!("host      {}", ready.host.bin.display());
+    println!("models    {}", ready.models.display());
+    println!("plugin    {}", plugin.library.display());
+    println!("emulator  {}", plugin.emulator.display());
+    Ok(())
+}

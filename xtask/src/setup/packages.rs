@@ -1,0 +1,138 @@
+//! The system's packages that the host and the plugin are built with.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result};
+use crate::process;
+use crate::progress::Step;
+
+/// Something that must be on the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// cmake, for the host.
+    Cmake,
+    /// ninja, for the host.
+    Ninja,
+    /// A C++ compiler, for the host.
+    Cxx,
+    /// pip, which fetches the host and the model.
+    Pip,
+    /// libclang, with which the plugin's bindings are made.
+    Libclang,
+}
+
+impl Need {
+    /// Debian's package.
+    fn package(self) -> &'static str {
+        match self {
+            Self::Cmake => "cmake",
+            Self::Ninja => "ninja-build",
+            Self::Cxx => "g++",
+            Self::Pip => "python3-pip",
+            Self::Libclang => "libclang-dev",
+        }
+    }
+
+    fn is_there(self) -> bool {
+        match self {
+            Self::Cmake => on_path("cmake").is_some(),
+            Self::Ninja => on_path("ninja").is_some(),
+            Self::Cxx => env::var_os("CXX").is_some() || on_path("c++").is_some(),
+            Self::Pip => Command::new("python3")
+                .args(["-m", "pip", "--version"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success()),
+            Self::Libclang => env::var_os("LIBCLANG_PATH").is_some() || libclang_in(Path::new("/usr")),
+        }
+    }
+}
+
+/// The program's full path, if a folder of `PATH` has it.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|dir| dir.join(program))
+        .find(|path| process::is_program(path))
+}
+
+/// Looks where distributions put libclang: `lib`, `lib64`, `lib/TRIPLE`, `lib/llvm-N/lib`, `local/lib`.
+fn libclang_in(usr: &Path) -> bool {
+    let children = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let has = |dir: PathBuf| {
+        children(dir).any(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.starts_with("libclang") && !name.starts_with("libclang-cpp") && name.contains(".so")
+        })
+    };
+    ["lib", "lib64", "local/lib"].into_iter().any(|dir| has(usr.join(dir)))
+        || children(usr.join("lib")).filter(|path| path.is_dir()).any(|dir| has(dir.join("lib")) || has(dir))
+}
+
+/// Makes sure that everything needed is there: installs it when this is root on a system with apt,
+/// otherwise says which line to run.
+///
+/// # Errors
+/// The line to run, or apt's failure.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() || on_path("apt-get").is_none() {
+        return Err(Error::Packages { line: line_for(&missing) });
+    }
+    apt(&["update"], "updating the list of system packages")?;
+    let names: Vec<&str> = missing.iter().map(|need| need.package()).collect();
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(&names);
+    apt(&arguments, &format!("installing {}", names.join(", ")))?;
+    match missing.iter().find(|need| !need.is_there()) {
+        None => Ok(()),
+        Some(need) => Err(Error::Refused(format!(
+            "apt-get installed {}, but it is still not found; look at PATH",
+            need.package()
+        ))),
+    }
+}
+
+/// What a person without root's rights here has to run.
+fn line_for(missing: &[Need]) -> String {
+    let names: Vec<&str> = missing.iter().map(|need| need.package()).collect();
+    format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {}", names.join(" "))
+}
+
+fn apt(arguments: &[&str], what: &str) -> Result<()> {
+    let step = Step::spinner(what);
+    process::run_quietly(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    step.done();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_to_run_names_every_missing_package() {
+        assert_eq!(
+            line_for(&[Need::Cmake, Need::Pip]),
+            "sudo apt-get update && sudo apt-get install -y --no-install-recommends cmake python3-pip"
+        );
+    }
+
+    #[test]
+    fn libclang_is_found_where_distributions_put_it() {
+        for dir in ["lib", "lib64", "lib/llvm-14/lib", "lib/aarch64-linux-gnu"] {
+            let usr = tempfile::tempdir().unwrap();
+            fs::create_dir_all(usr.path().join(dir)).unwrap();
+            fs::write(usr.path().join(dir).join("libclang-cpp.so.14"), b"").unwrap();
+            assert!(!libclang_in(usr.path()), "{dir}: libclang-cpp is another library");
+            fs::write(usr.path().join(dir).join("libclang-14.so.1"), b"").unwrap();
+            assert!(libclang_in(usr.path()), "{dir}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `cargo xtask test`: the whole suite with everything it needs, and one last line that sums it up.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use clap::Args;
+
+use crate::error::{Error, IoContext, Result};
+use crate::process;
+use crate::setup::{self, plugin, Wants};
+
+/// The file to which a test that cannot run appends a line `skipped: why`.
+const SKIPS: &str = "GGML_RKNPU_SKIPS";
+
+/// The options of `test`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Arguments for `cargo test`, after `--`
+    #[arg(last = true, value_name = "CARGO TEST ARGS")]
+    cargo_args: Vec<String>,
+}
+
+/// What the test binaries said in sum.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Counts {
+    /// Adds a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; other lines count nothing.
+    fn add(&mut self, line: &str) {
+        let Some((_, parts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for part in parts.split(';') {
+            let (Some(number), Some(what)) = ({
+                let mut words = part.split_whitespace();
+                (words.next().and_then(|word| word.parse::<u64>().ok()), words.next())
+            }) else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs the suite.
+///
+/// # Errors
+/// A failed set-up, or a failed test.
+pub fn command(options: &Options) -> Result<()> {
+    // Asked before cargo rebuilds this very file.
+    let own =
+        env::current_exe().map_err(|source| Error::Io { doing: "find this program".to_owned(), source })?;
+    let ready = setup::prepare(Wants { models: true, plugin: true })?;
+    let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
+    let skips = scratch.path().join("skips");
+    fs::write(&skips, "").at("write", &skips)?;
+
+    let mut cargo = plugin::cargo();
+    cargo.args(["test", "--workspace", "--no-fail-fast"]).args(&options.cargo_args);
+    cargo.env(setup::TEST_HOST, &ready.host.bin).env(setup::TEST_MODELS, &ready.models);
+    if let Some(source) = &ready.host.source {
+        cargo.env(setup::TEST_HOST_SOURCE, source);
+    }
+    if let Some(plugin) = &ready.plugin {
+        cargo.env(setup::TEST_PLUGIN, &plugin.library).env(setup::TEST_EMULATOR, &plugin.emulator);
+    }
+    cargo.env("GGML_RKNPU_XTASK", own).env(SKIPS, &skips);
+    let text = plugin::workspace().join("../shared/data/wiki.test.raw");
+    if let Ok(text) = text.canonicalize() {
+        cargo.env("GGML_RKNPU_TEST_TEXT", text);
+    }
+
+    let mut child = process::spawn(cargo.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let mut counts = Counts::default();
+    if let Some(stdout) = child.stdout.take() {
+        let read = pass_on(BufReader::new(stdout), &mut counts);
+        read.map_err(|source| Error::Io { doing: "read the output of cargo test".to_owned(), source })?;
+    }
+    let status =
+        child.wait().map_err(|source| Error::Io { doing: "wait for cargo test".to_owned(), source })?;
+    let reasons = skip_reasons(&skips)?;
+    summarize(&counts, &reasons);
+    if status.success() {
+        return Ok(());
+    }
+    let outcome = process::outcome(status);
+    Err(Error::Tool { program: "cargo test".to_owned(), outcome, tail: Vec::new(), log: None })
+}
+
+/// Shows the output as it comes, bytes as they are, and counts.
+fn pass_on(mut from: impl BufRead, counts: &mut Counts) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    let mut out = std::io::stdout();
+    while from.read_until(b'\n', &mut line)? > 0 {
+        // The count goes on for a reader who went away: the exit code is still of use.
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+        counts.add(String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+    Ok(())
+}
+
+fn skip_reasons(file: &Path) -> Result<Vec<String>> {
+    let content = fs::read_to_string(file).at("read", file)?;
+    Ok(content.lines().filter_map(|line| line.strip_prefix("skipped: ")).map(str::to_owned).collect())
+}
+
+/// A test that skipped itself has returned as if it passed, so it is taken off the passed ones.
+fn summarize(counts: &Counts, reasons: &[String]) {
+    reasons.iter().for_each(|reason| println!("skipped: {reason}"));
+    println!(
+        "{} passed; {} failed; {} ignored; {} skipped",
+        counts.passed.saturating_sub(reasons.len() as u64),
+        counts.failed,
+        counts.ignored,
+        reasons.len()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_results_of_all_binaries_add_up() {
+        let output = "running 2 tests\ntest a ... ok\n\
+            test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s\n\
+            test result: FAILED. 7 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s\n";
+        let mut counts = Counts::default();
+        output.lines().for_each(|line| counts.add(line));
+        assert_eq!(counts, Counts { passed: 12, failed: 2, ignored: 1 });
+    }
+
+    #[test]
+    fn only_lines_of_skips_are_reasons() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("skips");
+        fs::write(&file, "skipped: no host\nnoise\nskipped: no model\n").unwrap();
+        assert_eq!(skip_reasons(&file).unwrap(), ["no host", "no model"]);
+    }
+}

@@ -1,0 +1,135 @@
+//! `run` and `exec` with a real host, on its CPU and with a plugin that is none. The paths come from
+//! `cargo xtask test`; without them these tests say that they were skipped.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::process::{Command, Output};
+
+/// The tool, if there is a host to run.
+fn xtask(arguments: &[&str]) -> Option<Command> {
+    let needed = [
+        "GGML_RKNPU_TEST_HOST",
+        "GGML_RKNPU_TEST_MODELS",
+        "GGML_RKNPU_TEST_PLUGIN",
+        "GGML_RKNPU_TEST_EMULATOR",
+    ];
+    if let Some(missing) = needed.into_iter().find(|name| env::var_os(name).is_none()) {
+        let reason = format!("skipped: {missing} is not set; run the suite by cargo xtask test");
+        println!("{reason}");
+        if let Some(file) = env::var_os("GGML_RKNPU_SKIPS") {
+            let mut file = OpenOptions::new().append(true).create(true).open(file).unwrap();
+            writeln!(file, "{reason}").unwrap();
+        }
+        return None;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(arguments);
+    for name in
+        ["RKNPU_LIBRARY", "RKNPU_MODEL", "RKNPU_EMU_SOC", "RKNPU_SOC", "RKNPU_REPORT", "RKNPU_DISABLE"]
+    {
+        command.env_remove(name);
+    }
+    Some(command)
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+fn last_json(output: &Output) -> serde_json::Value {
+    let (stdout, stderr) = texts(output);
+    assert!(output.status.success(), "{stderr}");
+    serde_json::from_str(stdout.lines().last().unwrap_or_default()).unwrap()
+}
+
+#[test]
+fn the_cpu_alone_generates_and_its_share_of_the_npu_is_nothing() {
+    let Some(mut run) = xtask(&["run", "--cpu", "-m", "q8_0", "-n", "5", "--json"]) else { return };
+    let result = last_json(&run.output().unwrap());
+    assert_eq!(result["tokens"], 5);
+    assert_eq!(result["npu_flops_share"], 0.0);
+    assert!(result["device"].is_null());
+    assert!(result["text"].as_str().unwrap().len() > 5, "{result}");
+    // 134.5 million parameters, two FLOPs each: some 0.27 GFLOP a token.
+    let tokens = result["prompt_tokens"].as_f64().unwrap() + 4.0;
+    let per_token = result["total_flops"].as_f64().unwrap() / tokens;
+    assert!((1.9e8..2.8e8).contains(&per_token), "{per_token}");
+}
+
+#[test]
+fn one_token_is_counted_as_one() {
+    let Some(mut run) = xtask(&["run", "--cpu", "-n", "1", "--raw", "-p", "Once upon a time", "--json"])
+    else {
+        return;
+    };
+    assert_eq!(last_json(&run.output().unwrap())["tokens"], 1);
+}
+
+#[test]
+fn the_text_comes_first_and_the_table_last() {
+    let Some(mut run) = xtask(&["run", "--cpu", "-n", "4"]) else { return };
+    let (stdout, stderr) = texts(&run.output().unwrap());
+    let (text, table) = stdout.split_once("\n\n").unwrap_or_else(|| panic!("{stdout}\n{stderr}"));
+    assert!(!text.trim().is_empty());
+    assert!(table.contains("NPU share  0.0 %"), "{table}");
+}
+
+#[test]
+fn a_plugin_that_is_none_ends_in_an_error_with_the_hosts_line() {
+    let Some(mut run) = xtask(&["run", "-n", "2"]) else { return };
+    let emulator = env::var_os("GGML_RKNPU_TEST_EMULATOR").unwrap();
+    // The emulator is a library that loads, and no backend of ggml.
+    let output = run.env("GGML_RKNPU_TEST_PLUGIN", emulator).output().unwrap();
+    let (_, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(1));
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("error: the plugin registered no device") && last.contains("load_backend: "),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_failing_host_is_named_with_its_last_lines() {
+    let Some(mut run) = xtask(&["run", "--cpu", "-n", "2", "--", "--no-such-option"]) else { return };
+    let output = run.output().unwrap();
+    let (_, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("no-such-option"), "{stderr}");
+    assert!(
+        stderr.lines().last().unwrap().starts_with("error: llama-completion ended with exit code"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn exec_hands_the_exit_code_and_the_environment_through() {
+    let script = "echo $GGML_BACKEND_PATH; echo $RKNPU_LIBRARY; echo $RKNPU_EMU_SOC; exit 7";
+    let Some(mut exec) = xtask(&["exec", "--npu", "emulated", "--soc", "RK3576", "--", "sh", "-c", script])
+    else {
+        return;
+    };
+    let output = exec.output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    let wanted =
+        ["GGML_RKNPU_TEST_PLUGIN", "GGML_RKNPU_TEST_EMULATOR"].map(|name| env::var(name).unwrap()).join("\n");
+    assert_eq!(texts(&output).0.trim(), format!("{wanted}\nrk3576"));
+
+    let Some(mut exec) = xtask(&["exec", "--cpu", "--", "sh", "-c", script]) else { return };
+    assert_eq!(texts(&exec.output().unwrap()).0.trim(), "");
+}
+
+#[test]
+fn exec_without_a_program_lists_those_of_the_host() {
+    let Some(mut exec) = xtask(&["exec"]) else { return };
+    let (stdout, _) = texts(&exec.output().unwrap());
+    assert!(stdout.contains("llama-completion"), "{stdout}");
+    let Some(mut exec) = xtask(&["exec", "--cpu", "--", "llama-nothing"]) else { return };
+    let (_, stderr) = texts(&exec.output().unwrap());
+    assert!(
+        stderr.starts_with("error: llama-nothing: neither a program of the host nor on PATH"),
+        "{stderr}"
+    );
+}
