@@ -28,7 +28,7 @@ struct Scratch {
 
 /// Converts one part, (`slice`, `segment`) of `plan`, into `part` and the scales of the slice's columns.
 ///
-/// `part` is `plan.part_bytes(slice, segment)` bytes of native B; `scales` gets `slice.len` values, the same
+/// `part` is `plan.part_bytes(slice, segment)` bytes of native B, aligned to 2; `scales` gets `slice.len` values, the same
 /// for each segment, with weight ≈ scale · stored. Blocks of columns are spread over the current rayon pool.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ pub fn pack(
                     scratch.quantized.resize(values.len(), 0);
                     quantize(values, 1.0 / *scale, &mut scratch.quantized);
                     place_column(
-                        as_bytes(&scratch.quantized),
+                        bytemuck::cast_slice(&scratch.quantized),
                         column,
                         limits.b_block_n,
                         limits.b_block_k,
@@ -80,7 +80,8 @@ pub fn pack(
                 Pipeline::W16A16 => {
                     *scale = if exact_in_f16(largest) { 1.0 } else { scale_f16(largest) };
                     let halves = scratch.halves.convert(values, 1.0 / *scale);
-                    place_f16(halves, column, limits.b_block_n, limits.b_block_k, group);
+                    let group: &mut [u16] = bytemuck::cast_slice_mut(group);
+                    place_column(halves, column, limits.b_block_n, limits.b_block_k, group);
                 }
             }
         }
@@ -102,25 +103,6 @@ fn part_groups(slice: &Slice, block_n: usize) -> usize {
 /// 2⁻¹⁰ of the largest one.
 fn exact_in_f16(amax: f32) -> bool {
     (f32::powi(2.0, -4)..=f16::MAX.to_f32()).contains(&amax)
-}
-
-fn as_bytes(values: &[i8]) -> &[u8] {
-    // SAFETY: i8 and u8 have the same size, alignment and valid bit patterns.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
-}
-
-/// [`place_column`] for f16 bits into bytes, which need not be aligned.
-fn place_f16(halves: &[u16], column: usize, block_n: usize, block_k: usize, group: &mut [u8]) {
-    let mut pieces = halves.chunks(block_k);
-    for block in group.chunks_exact_mut(block_n * block_k * 2) {
-        let place = &mut block[column * block_k * 2..][..block_k * 2];
-        let piece = pieces.next().unwrap_or_default();
-        let (values, padding) = place.split_at_mut(piece.len() * 2);
-        for (bytes, half) in values.chunks_exact_mut(2).zip(piece) {
-            bytes.copy_from_slice(&half.to_ne_bytes());
-        }
-        padding.fill(0);
-    }
 }
 
 #[cfg(test)]
@@ -154,9 +136,10 @@ mod tests {
             let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
             for slice in &plan.slices {
                 for segment in &plan.segments {
-                    let mut part = vec![0xaau8; plan.part_bytes(slice, segment)];
+                    let mut halves = vec![0xaaaau16; plan.part_bytes(slice, segment) / 2];
+                    let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
                     let mut scales = vec![f32::NAN; slice.len];
-                    pack(&source, &plan, pipeline, slice, segment, &mut part, &mut scales).unwrap();
+                    pack(&source, &plan, pipeline, slice, segment, part, &mut scales).unwrap();
                     for column in 0..slice.padded {
                         let limits = &plan.limits;
                         let row = (column < slice.len)
@@ -193,9 +176,10 @@ mod tests {
         for pipeline in Pipeline::ALL {
             let plan = WeightPlan::new(&CHIPS[0], pipeline.dtype(), 32, 2).unwrap();
             let (slice, segment) = (plan.slices[0], plan.segments[0]);
-            let mut part = vec![0; plan.part_bytes(&slice, &segment)];
+            let mut halves = vec![0u16; plan.part_bytes(&slice, &segment) / 2];
+            let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
             let mut scales = [0.0; 2];
-            let result = pack(&source, &plan, pipeline, &slice, &segment, &mut part, &mut scales);
+            let result = pack(&source, &plan, pipeline, &slice, &segment, part, &mut scales);
             assert_eq!(result, Err(PackError::NotFinite));
         }
     }

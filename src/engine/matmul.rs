@@ -1,0 +1,246 @@
+//! One product: rows of activations times a weight on the NPU.
+//!
+//! For each tile of rows and each K segment: pack the rows into A (all cores read the same), run one slice a
+//! core, and add the slices' results, scaled, to the rows of the output. Scales of activations are per row and
+//! segment: a segment with small values keeps its digits beside one with large ones.
+
+use std::cell::RefCell;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rayon::prelude::*;
+use rknn_sys::{Layout, MatmulSpec};
+
+use super::core::Job;
+use super::{Engine, Error, NpuWeight};
+use crate::kernels::fast::{self, F16Scratch};
+use crate::kernels::scalar::{scale_f16, scale_i8};
+use crate::plan::{tiles, Segment, Tile};
+use crate::policy::Pipeline;
+
+/// Below this many elements, waking the other threads costs more than they save.
+const PARALLEL_MIN: usize = 32 * 1024;
+
+/// Rows of f32 activations.
+#[derive(Clone, Copy)]
+pub struct Activations<'a> {
+    /// From the first element of row 0 to the last of the last row.
+    pub data: &'a [f32],
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Rows.
+    pub rows: usize,
+}
+
+impl Engine {
+    /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N).
+    ///
+    /// A row with an infinity or a NaN gives a row of NaNs.
+    ///
+    /// # Errors
+    /// The NPU's failure; `out` is then unspecified.
+    pub fn matmul(
+        &mut self,
+        weight: &NpuWeight,
+        activations: Activations,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let n = weight.plan.n;
+        let mut scales = Vec::new();
+        for tile in tiles(activations.rows, weight.plan.widest()) {
+            let out = &mut out[tile.start * n..(tile.start + tile.len) * n];
+            for (index, segment) in weight.plan.segments.iter().enumerate() {
+                let rows = Activations {
+                    data: &activations.data[tile.start * activations.stride + segment.start..],
+                    stride: activations.stride,
+                    rows: tile.len,
+                };
+                self.row_scales(weight.pipeline, rows, segment, &mut scales);
+                self.pack(weight, rows, segment, &tile, &scales)?;
+                self.run(weight, index, segment, &tile)?;
+                self.unpack(weight, &tile, &scales, index > 0, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One scale a row, over the segment's columns.
+    fn row_scales(&self, pipeline: Pipeline, rows: Activations, segment: &Segment, scales: &mut Vec<f32>) {
+        let scale = match pipeline {
+            Pipeline::W8A8 => scale_i8,
+            Pipeline::W16A16 => scale_f16,
+        };
+        scales.resize(rows.rows, 0.0);
+        let elements = rows.rows * segment.len;
+        self.chunks(elements, scales, rows.rows.div_ceil(self.threads()), |first, scales| {
+            for (row, out) in scales.iter_mut().enumerate() {
+                let start = (first + row) * rows.stride;
+                *out = scale(fast::amax(&rows.data[start..start + segment.len]));
+            }
+        });
+    }
+
+    /// Packs the tile's rows into native A and shows it to the NPU.
+    fn pack(
+        &mut self,
+        weight: &NpuWeight,
+        rows: Activations,
+        segment: &Segment,
+        tile: &Tile,
+        scales: &[f32],
+    ) -> Result<(), Error> {
+        let plan = &weight.plan;
+        let bytes = tile.rows * segment.padded * plan.element_bytes();
+        let threads = self.threads();
+        // Split along K: blocks of k are contiguous in A, rows are not.
+        let block = plan.limits.a_block;
+        let blocks_a_chunk = (segment.padded / block).div_ceil(threads);
+        let k_chunk = blocks_a_chunk * block;
+        let elements = tile.len * segment.len;
+        let pool = &self.pool;
+        let memory = self.scratch.a(bytes)?;
+        let a = &mut memory.as_mut_slice()[..bytes];
+        let unsupported = || Error::Unsupported {
+            chip: self.chip.title,
+            what: format!("{} with A blocks of {block}", weight.pipeline.name()),
+        };
+        let part = |chunk: usize| {
+            let start = (chunk * k_chunk).min(segment.len);
+            let k = k_chunk.min(segment.len - start);
+            (&rows.data[start..], k)
+        };
+        match weight.pipeline {
+            Pipeline::W8A8 => {
+                let kernel = match block {
+                    16 => fast::pack_a_i8::<16>,
+                    8 => fast::pack_a_i8::<8>,
+                    _ => return Err(unsupported()),
+                };
+                let a: &mut [i8] = bytemuck::cast_slice_mut(a);
+                chunks(pool, elements, a, k_chunk * tile.rows, |chunk, a| {
+                    let (data, k) = part(chunk);
+                    kernel(data, rows.stride, tile.len, k, scales, tile.rows, a);
+                });
+            }
+            Pipeline::W16A16 => {
+                let kernel = match block {
+                    8 => fast::pack_a_f16::<8>,
+                    4 => fast::pack_a_f16::<4>,
+                    _ => return Err(unsupported()),
+                };
+                thread_local! {
+                    static SCRATCH: RefCell<F16Scratch> = RefCell::default();
+                }
+                let a: &mut [u16] = bytemuck::cast_slice_mut(a);
+                chunks(pool, elements, a, k_chunk * tile.rows, |chunk, a| {
+                    let (data, k) = part(chunk);
+                    SCRATCH.with_borrow_mut(|scratch| {
+                        kernel(data, rows.stride, tile.len, k, scales, tile.rows, a, scratch);
+                    });
+                });
+            }
+        }
+        memory.sync_to_device()?;
+        Ok(())
+    }
+
+    /// Runs the slices of one segment, each on its core.
+    fn run(&mut self, weight: &NpuWeight, index: usize, segment: &Segment, tile: &Tile) -> Result<(), Error> {
+        let plan = &weight.plan;
+        let a = self.scratch.a(tile.rows * segment.padded * plan.element_bytes())?.binding();
+        let mut bindings = [const { None }; 16];
+        for slice in &plan.slices {
+            bindings[slice.core] = Some(self.scratch.c(slice.core, tile.rows * slice.padded * 4)?.binding());
+        }
+        let jobs = plan.slices.iter().enumerate().filter_map(|(s, slice)| {
+            let spec = MatmulSpec {
+                dtype: plan.dtype,
+                rows: tile.rows,
+                k: segment.padded,
+                n: slice.padded,
+                b_layout: Layout::Native,
+                ac_layout: Layout::Native,
+                domain: 0,
+            };
+            let b = weight.parts[plan.part(s, index)].binding();
+            let c = bindings[slice.core].take()?;
+            Some((slice.core, Job { spec, a: a.clone(), b, c }))
+        });
+        self.cores.run(jobs)?;
+        self.stats.runs[weight.pipeline.index()].fetch_add(plan.slices.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Scales the slices' results into the tile's rows of the output.
+    fn unpack(
+        &mut self,
+        weight: &NpuWeight,
+        tile: &Tile,
+        scales: &[f32],
+        accumulate: bool,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let plan = &weight.plan;
+        for slice in &plan.slices {
+            self.scratch.c(slice.core, tile.rows * slice.padded * 4)?.sync_from_device()?;
+        }
+        let scratch = &self.scratch;
+        // Whole groups of eight rows, as the kernel takes them.
+        let rows_a_chunk = tile.len.div_ceil(self.threads()).next_multiple_of(8);
+        chunks(&self.pool, tile.len * plan.n, out, rows_a_chunk * plan.n, |chunk, out| {
+            let first = chunk * rows_a_chunk;
+            let rows = out.len() / plan.n;
+            let row_scales = &scales[first..first + rows];
+            for slice in &plan.slices {
+                let c = scratch.results(slice.core, tile.rows * slice.padded * 4);
+                let columns = &weight.scales[slice.start..slice.start + slice.len];
+                let out = &mut out[slice.start..];
+                match weight.pipeline {
+                    Pipeline::W8A8 => {
+                        let c: &[i32] = bytemuck::cast_slice(c);
+                        fast::unpack_c_i32(
+                            c, tile.rows, first, rows, slice.len, row_scales, columns, accumulate, out,
+                            plan.n,
+                        );
+                    }
+                    Pipeline::W16A16 => {
+                        let c: &[f32] = bytemuck::cast_slice(c);
+                        fast::unpack_c_f32(
+                            c, tile.rows, first, rows, slice.len, row_scales, columns, accumulate, out,
+                            plan.n,
+                        );
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.current_num_threads().max(1)
+    }
+
+    fn chunks<T: Send>(
+        &self,
+        elements: usize,
+        data: &mut [T],
+        size: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        chunks(&self.pool, elements, data, size, |index, chunk| work(index * size, chunk));
+    }
+}
+
+/// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
+fn chunks<T: Send>(
+    pool: &rayon::ThreadPool,
+    elements: usize,
+    data: &mut [T],
+    size: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if elements >= PARALLEL_MIN && data.len() > size {
+        pool.install(|| data.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk)));
+    } else {
+        data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
+    }
+}

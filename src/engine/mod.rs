@@ -1,0 +1,175 @@
+//! Runs plans on the NPU: the weights' memories, the contexts of each core, the tiles of a product.
+//!
+//! * [`weight`]: a weight on the NPU, converted and split over the cores;
+//! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
+//! * [`scratch`]: the memories of activations and results, by size class;
+//! * [`matmul`]: pack rows → run the slices → unpack results, tile by tile.
+//!
+//! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
+//! layer's decision.
+
+mod core;
+mod matmul;
+mod scratch;
+mod weight;
+
+use std::sync::Arc;
+
+use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
+
+use self::core::Cores;
+use self::scratch::Scratch;
+use crate::chip::Chip;
+use crate::observe::{Held, Stats};
+use crate::weights::PackError;
+
+pub use self::matmul::Activations;
+pub use self::weight::NpuWeight;
+
+/// Why the NPU did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The vendor's library refused or failed.
+    #[error(transparent)]
+    Npu(#[from] rknn_sys::Error),
+    /// The weight has no form on the NPU.
+    #[error("the weight cannot be converted: {0}")]
+    Pack(#[from] PackError),
+    /// The chip does not run this.
+    #[error("{chip} cannot run {what}")]
+    Unsupported {
+        /// The chip.
+        chip: &'static str,
+        /// What was asked for.
+        what: String,
+    },
+    /// The library is older than the ABI that is spoken.
+    #[error("librknnrt {found} is too old: 2.1 or later is needed; update librknnrt.so")]
+    Version {
+        /// What the library says of itself.
+        found: String,
+    },
+    /// A core's thread is gone.
+    #[error("the thread of NPU core {core} has ended")]
+    CoreGone {
+        /// The core.
+        core: usize,
+    },
+    /// The operating system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(String),
+}
+
+/// The NPU of one device. One product at a time: callers lock it.
+pub struct Engine {
+    chip: &'static Chip,
+    /// The context that all memories are allocated through; it lives as long as they do.
+    keeper: Arc<Context>,
+    cores: Cores,
+    scratch: Scratch,
+    pool: rayon::ThreadPool,
+    stats: Arc<Stats>,
+    version: Option<Version>,
+    _keeper_held: Held,
+}
+
+impl Engine {
+    /// Opens the NPU: makes one small context, which fails where there is no usable NPU, and asks the version.
+    ///
+    /// # Errors
+    /// The vendor's refusal; a library before 2.1; no threads.
+    pub fn open(library: &Library, chip: &'static Chip, stats: &Arc<Stats>) -> Result<Self, Error> {
+        let limits = chip
+            .limits(MatmulType::I8)
+            .ok_or(Error::Unsupported { chip: chip.title, what: "8-bit products".to_owned() })?;
+        let spec = MatmulSpec {
+            dtype: MatmulType::I8,
+            rows: 1,
+            k: limits.k_align,
+            n: limits.n_align,
+            b_layout: Layout::Native,
+            ac_layout: Layout::Native,
+            domain: 0,
+        };
+        let keeper = Arc::new(Context::create(library, spec)?);
+        let version = keeper.version().ok();
+        if let Some(version) = &version {
+            if too_old(&version.api) {
+                return Err(Error::Version { found: version.api.clone() });
+            }
+        }
+        Ok(Self {
+            chip,
+            cores: Cores::new(library, chip.cores, stats),
+            scratch: Scratch::new(&keeper, chip.cores, stats),
+            keeper,
+            pool: pool(default_threads())?,
+            stats: stats.clone(),
+            version,
+            _keeper_held: Held::context(stats),
+        })
+    }
+
+    /// What library and driver say of themselves, if they do.
+    pub fn version(&self) -> Option<&Version> {
+        self.version.as_ref()
+    }
+
+    /// Sets the number of threads for the CPU's share of the work.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread; the old ones then stay.
+    pub fn set_threads(&mut self, threads: usize) -> Result<(), Error> {
+        if threads > 0 && threads != self.pool.current_num_threads() {
+            self.pool = pool(threads)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of all contexts, and with them of the memories that they have bound.
+    pub fn release_contexts(&mut self) {
+        self.cores.release();
+    }
+}
+
+fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("rknpu-cpu-{index}"))
+        .build()
+        .map_err(|error| Error::Thread(error.to_string()))
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
+}
+
+/// Whether a version text such as "1.6.0 (…)" is before 2.1; an unreadable one is given the benefit of the doubt.
+fn too_old(api: &str) -> bool {
+    let mut numbers = api
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|digits| !digits.is_empty())
+        .map(|digits| digits.parse::<u32>().unwrap_or(u32::MAX));
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) < (2, 1),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_before_the_abi_are_refused() {
+        for (text, old) in [
+            ("1.6.0 (abc)", true),
+            ("2.0.0b0", true),
+            ("2.1.0", false),
+            ("2.3.2 (emulated)", false),
+            ("?", false),
+        ] {
+            assert_eq!(too_old(text), old, "{text}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What the plugin tells people: log lines, counters and the report at exit. Knows no device and no host.
+
+pub mod log;
+mod report;
+mod stats;
+
+pub use report::Report;
+pub use stats::{Held, Stats};

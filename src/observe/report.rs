@@ -1,0 +1,90 @@
+//! The report: one JSON object in the file that `RKNPU_REPORT` names.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::Serialize;
+
+use super::stats::{Stats, TensorStats};
+use crate::policy::Pipeline;
+
+/// What a device did in the life of the process. Contexts, fds and bytes are the peaks.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    device: String,
+    description: String,
+    soc: &'static str,
+    npu_runs: u64,
+    npu_flops: u64,
+    cpu_flops: u64,
+    contexts: u64,
+    fds: u64,
+    npu_bytes: u64,
+    fallbacks: u64,
+    /// Runs by pipeline, without those that had none.
+    pipelines: BTreeMap<&'static str, u64>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tensor {
+    name: String,
+    #[serde(flatten)]
+    stats: TensorStats,
+}
+
+impl Report {
+    /// The report of a device by its counters.
+    pub fn new(device: &str, description: &str, soc: &'static str, stats: &Stats) -> Self {
+        let runs = |pipeline: Pipeline| stats.runs[pipeline.index()].load(Relaxed);
+        Self {
+            device: device.to_owned(),
+            description: description.to_owned(),
+            soc,
+            npu_runs: Pipeline::ALL.into_iter().map(runs).sum(),
+            npu_flops: stats.npu_flops.load(Relaxed),
+            cpu_flops: stats.cpu_flops.load(Relaxed),
+            contexts: stats.contexts.peak(),
+            fds: stats.fds.peak(),
+            npu_bytes: stats.bytes.peak(),
+            fallbacks: stats.fallbacks.load(Relaxed),
+            pipelines: Pipeline::ALL
+                .into_iter()
+                .filter(|pipeline| runs(*pipeline) > 0)
+                .map(|pipeline| (pipeline.name(), runs(pipeline)))
+                .collect(),
+            tensors: stats.tensors().into_iter().map(|(name, stats)| Tensor { name, stats }).collect(),
+        }
+    }
+
+    /// Writes it to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut json = serde_json::to_vec(self)?;
+        json.push(b'\n');
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        std::fs::write(&partial, json)?;
+        std::fs::rename(&partial, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_is_one_json_object_with_flat_tensors() {
+        let stats = Stats::default();
+        stats.runs[1].store(7, Relaxed);
+        stats.count_product("blk.0.\"q\"", ("q8_0", 2, 3), 1, Some(Pipeline::W8A8));
+        let json = serde_json::to_value(Report::new("RKNPU", "emulated RK3588", "rk3588", &stats)).unwrap();
+        assert_eq!((&json["npu_runs"], &json["npu_flops"]), (&7.into(), &12.into()));
+        assert_eq!(json["pipelines"], serde_json::json!({"W8A8": 7}));
+        assert_eq!(json["tensors"][0]["name"], "blk.0.\"q\"");
+        assert_eq!(json["tensors"][0]["type"], "q8_0");
+    }
+}

@@ -1,0 +1,176 @@
+//! Counters: what ran where. FLOPs are counted as 2·M·K·N of the unpadded product.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::policy::Pipeline;
+
+/// A quantity that rises and falls; the peak is what is reported.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Gauge {
+    fn add(&self, amount: u64) {
+        let now = self.now.fetch_add(amount, Relaxed) + amount;
+        self.peak.fetch_max(now, Relaxed);
+    }
+
+    fn subtract(&self, amount: u64) {
+        self.now.fetch_sub(amount, Relaxed);
+    }
+
+    /// The highest value so far.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Relaxed)
+    }
+
+    /// The value now.
+    pub fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+}
+
+/// What one weight did.
+#[derive(Debug, Clone, Default, Serialize, PartialEq)]
+pub struct TensorStats {
+    /// The source type.
+    #[serde(rename = "type")]
+    pub ggml_type: &'static str,
+    /// K.
+    pub k: usize,
+    /// N.
+    pub n: usize,
+    /// The pipeline's name, or "CPU".
+    pub pipeline: &'static str,
+    /// FLOPs done by the NPU.
+    pub npu_flops: u64,
+    /// FLOPs that came to the plugin and were done by the CPU.
+    pub cpu_flops: u64,
+}
+
+/// All counters of a device.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Runs of the NPU by [`Pipeline::index`].
+    pub runs: [AtomicU64; Pipeline::ALL.len()],
+    /// FLOPs done by the NPU.
+    pub npu_flops: AtomicU64,
+    /// FLOPs of products that came to the plugin and were done by the CPU.
+    pub cpu_flops: AtomicU64,
+    /// Products that came to the plugin and were done by the CPU.
+    pub fallbacks: AtomicU64,
+    /// Contexts alive.
+    pub contexts: Gauge,
+    /// Allocations alive; each is a file descriptor.
+    pub fds: Gauge,
+    /// Bytes of the allocations alive.
+    pub bytes: Gauge,
+    tensors: Mutex<BTreeMap<String, TensorStats>>,
+}
+
+impl Stats {
+    /// Counts one product of the weight called `name`; `npu` is the pipeline that did it, `None` the CPU.
+    pub fn count_product(
+        &self,
+        name: &str,
+        (ggml_type, k, n): (&'static str, usize, usize),
+        rows: usize,
+        npu: Option<Pipeline>,
+    ) {
+        let flops = 2 * (rows * k) as u64 * n as u64;
+        match npu {
+            Some(_) => self.npu_flops.fetch_add(flops, Relaxed),
+            None => {
+                self.fallbacks.fetch_add(1, Relaxed);
+                self.cpu_flops.fetch_add(flops, Relaxed)
+            }
+        };
+        let mut tensors = self.tensors.lock();
+        if !tensors.contains_key(name) {
+            tensors.insert(
+                name.to_owned(),
+                TensorStats { ggml_type, k, n, pipeline: "CPU", ..Default::default() },
+            );
+        }
+        let entry = tensors.get_mut(name).expect("inserted above");
+        match npu {
+            Some(pipeline) => {
+                entry.pipeline = pipeline.name();
+                entry.npu_flops += flops;
+            }
+            None => entry.cpu_flops += flops,
+        }
+    }
+
+    /// Each weight so far, by name.
+    pub fn tensors(&self) -> BTreeMap<String, TensorStats> {
+        self.tensors.lock().clone()
+    }
+}
+
+/// Counts an allocation or a context as long as it is held.
+pub struct Held {
+    stats: Arc<Stats>,
+    contexts: u64,
+    bytes: Option<u64>,
+}
+
+impl Held {
+    /// An allocation of `bytes`.
+    pub fn allocation(stats: &Arc<Stats>, bytes: usize) -> Self {
+        stats.fds.add(1);
+        stats.bytes.add(bytes as u64);
+        Self { stats: stats.clone(), contexts: 0, bytes: Some(bytes as u64) }
+    }
+
+    /// A context.
+    pub fn context(stats: &Arc<Stats>) -> Self {
+        stats.contexts.add(1);
+        Self { stats: stats.clone(), contexts: 1, bytes: None }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stats.contexts.subtract(self.contexts);
+        if let Some(bytes) = self.bytes {
+            self.stats.fds.subtract(1);
+            self.stats.bytes.subtract(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_counted_by_who_did_them() {
+        let stats = Stats::default();
+        stats.count_product("a", ("f16", 4, 5), 3, Some(Pipeline::W16A16));
+        stats.count_product("a", ("f16", 4, 5), 1, None);
+        assert_eq!(stats.npu_flops.load(Relaxed), 120);
+        assert_eq!((stats.cpu_flops.load(Relaxed), stats.fallbacks.load(Relaxed)), (40, 1));
+        let tensors = stats.tensors();
+        assert_eq!(
+            (tensors["a"].pipeline, tensors["a"].npu_flops, tensors["a"].cpu_flops),
+            ("W16A16", 120, 40)
+        );
+    }
+
+    #[test]
+    fn peaks_stay_when_what_was_held_is_gone() {
+        let stats = Arc::new(Stats::default());
+        let held = (Held::allocation(&stats, 100), Held::allocation(&stats, 50), Held::context(&stats));
+        drop(held);
+        assert_eq!((stats.fds.now(), stats.bytes.now(), stats.contexts.now()), (0, 0, 0));
+        assert_eq!((stats.fds.peak(), stats.bytes.peak(), stats.contexts.peak()), (2, 150, 1));
+    }
+}
