@@ -1,6 +1,14 @@
 //! A ggml backend plugin for the NPU of Rockchip boards.
+//!
+//! The modules in the order of the data's way, from the host to the NPU and back: [`ffi`] (the C ABI), [`host`]
+//! (registration, devices, products), [`policy`] (which pipeline), [`weights`] (conversion), [`plan`] (cutting),
+//! [`kernels`] (the CPU's share), [`engine`] (the NPU's share). [`chip`] is what each chip can do; [`observe`] is
+//! what people are told. `ARCHITECTURE.md` walks the whole way.
+
 pub mod chip;
 pub mod engine;
+pub mod ffi;
+pub mod host;
 pub mod kernels;
 pub mod observe;
 pub mod plan;

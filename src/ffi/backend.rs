@@ -1,0 +1,150 @@
+//! ggml's table of functions of a backend (a stream of graphs on the device).
+
+use std::ffi::{c_char, c_int};
+
+use ggml_sys::sys;
+
+use super::registry::{self, with_device, Registered, State};
+use super::{shield, tensor};
+use crate::host::device::NAME;
+use crate::log;
+
+/// Tells our backends from others; random, fixed for ever.
+static mut GUID: [u8; 16] =
+    [0x6a, 0x1f, 0xd2, 0x4b, 0x90, 0x3c, 0x4e, 0x17, 0xa5, 0x58, 0x0d, 0xe3, 0x72, 0xb4, 0xc9, 0x2e];
+
+const SUCCESS: i32 = sys::GGML_HOST_STATUS_SUCCESS as i32;
+const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
+
+/// A new backend on the device, or null.
+pub fn create() -> sys::ggml_backend_t {
+    if registry::reg().is_null() {
+        return std::ptr::null_mut();
+    }
+    let Some((_, registered)) = with_device() else { return std::ptr::null_mut() };
+    Box::into_raw(Box::new(sys::ggml_backend {
+        guid: &raw mut GUID,
+        iface: sys::ggml_backend_i {
+            get_name: Some(get_name),
+            free: Some(free),
+            set_tensor_async: None,
+            get_tensor_async: None,
+            set_tensor_2d_async: None,
+            get_tensor_2d_async: None,
+            cpy_tensor_async: None,
+            synchronize: None,
+            graph_plan_create: None,
+            graph_plan_free: None,
+            graph_plan_update: None,
+            graph_plan_compute: None,
+            graph_compute: Some(graph_compute),
+            event_record: None,
+            event_wait: None,
+            graph_optimize: None,
+        },
+        device: registered.c_device.get(),
+        context: std::ptr::null_mut(),
+    }))
+}
+
+/// Whether a backend is ours.
+///
+/// # Safety
+/// `backend` is null or live.
+pub unsafe fn is_ours(backend: sys::ggml_backend_t) -> bool {
+    // SAFETY: null or live.
+    unsafe { backend.as_ref() }.is_some_and(|backend| std::ptr::eq(backend.guid, &raw const GUID))
+}
+
+unsafe extern "C" fn get_name(_backend: sys::ggml_backend_t) -> *const c_char {
+    NAME.as_ptr()
+}
+
+unsafe extern "C" fn free(backend: sys::ggml_backend_t) {
+    shield("free", (), || {
+        registry::write_report();
+        // SAFETY: made by `create`; the host frees it once.
+        drop(unsafe { Box::from_raw(backend) });
+    });
+}
+
+/// `ggml_backend_set_n_threads`, found by the host through the registration: `-t` reaches our pool too.
+pub unsafe extern "C" fn set_n_threads(_backend: sys::ggml_backend_t, threads: c_int) {
+    shield("set_n_threads", (), || {
+        let (Some((state, registered)), Ok(threads)) = (with_device(), usize::try_from(threads)) else {
+            return;
+        };
+        if threads > 0 {
+            state.cpu.lock().set_threads(threads);
+            registered.device.set_threads(threads);
+        }
+    });
+}
+
+unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph) -> i32 {
+    shield("graph_compute", FAILED, || {
+        let Some((state, registered)) = with_device() else { return FAILED };
+        let fns = &state.host.fns;
+        // SAFETY: the host's own graph.
+        let count = unsafe { (fns.graph_n_nodes.get())(graph) };
+        for index in 0..count {
+            // SAFETY: the index is below the number of nodes.
+            let node = unsafe { (fns.graph_node.get())(graph, index) };
+            // SAFETY: a live node with allocated sources; the host computes nothing else with them meanwhile.
+            let status = unsafe { compute(state, registered, node) };
+            if status != SUCCESS {
+                return status;
+            }
+        }
+        SUCCESS
+    })
+}
+
+/// Computes one node, on the NPU if it can be, on the CPU otherwise.
+///
+/// # Safety
+/// `node` is a live node whose sources are allocated and computed.
+unsafe fn compute(state: &State, registered: &Registered, node: *mut sys::ggml_tensor) -> i32 {
+    let ops = &state.host.ops;
+    // SAFETY: live by the contract; the reference ends before the CPU writes through the pointer.
+    let done = unsafe {
+        let node = &*node;
+        if node.flags as u32 & sys::GGML_HOST_TENSOR_FLAG_COMPUTE == 0
+            || node.op == ops.none
+            || ops.views.contains(&node.op)
+        {
+            return SUCCESS;
+        }
+        node.op == ops.mul_mat && multiply(state, registered, node)
+    };
+    if done {
+        return SUCCESS;
+    }
+    // SAFETY: as above.
+    let status = unsafe { state.cpu.lock().compute(&state.host, node) };
+    if status != SUCCESS {
+        // SAFETY: as above.
+        log!(Error, "the host's CPU backend failed at {} ({status})", tensor::name(unsafe { &*node }));
+    }
+    status
+}
+
+/// Whether the NPU did the product.
+///
+/// # Safety
+/// As [`compute`].
+unsafe fn multiply(state: &State, registered: &Registered, node: &sys::ggml_tensor) -> bool {
+    // SAFETY: by the contract.
+    match unsafe { tensor::product(state, node) } {
+        // SAFETY: as above.
+        Ok(product) => {
+            product.is_empty()
+                // SAFETY: as above.
+                || unsafe { tensor::for_each_batch(node, &product, |job| registered.device.multiply(job)) }
+        }
+        Err(reason) => {
+            log!(Debug, "the CPU does {}: {reason}", tensor::name(node));
+            false
+        }
+    }
+}

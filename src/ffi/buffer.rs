@@ -1,0 +1,231 @@
+//! The device's buffers: plain host memory that holds tensors as the host wrote them, so that every op, read-back
+//! and test sees ordinary bytes. The NPU's converted copies of weights are kept elsewhere, by address; what these
+//! functions add to plain memory is that a write, or the buffer's end, drops the copies that it concerns.
+
+use std::alloc::Layout;
+use std::ffi::{c_char, c_void};
+use std::ops::Range;
+
+use ggml_sys::sys;
+
+use super::registry::with_device;
+use super::shield;
+use crate::host::device::NAME;
+use crate::log;
+
+/// Tensors begin at multiples of this: a cache line pair, as on ggml's CPU.
+const ALIGNMENT: usize = 128;
+/// Allocations begin on a page.
+const PAGE: usize = 4096;
+
+/// The memory behind a buffer.
+struct Region {
+    base: *mut u8,
+    bytes: usize,
+    /// How it was allocated; `None` for memory that the host lent (a mapped model file).
+    owned: Option<Layout>,
+}
+
+impl Region {
+    fn range(&self) -> Range<usize> {
+        self.base as usize..self.base as usize + self.bytes
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Some(layout) = self.owned {
+            // SAFETY: allocated in `alloc_buffer` with this layout, freed once.
+            unsafe { std::alloc::dealloc(self.base, layout) };
+        }
+    }
+}
+
+/// The buffer type's C struct.
+pub fn c_buffer_type(device: sys::ggml_backend_dev_t) -> sys::ggml_backend_buffer_type {
+    sys::ggml_backend_buffer_type {
+        iface: sys::ggml_backend_buffer_type_i {
+            get_name: Some(get_name),
+            alloc_buffer: Some(alloc_buffer),
+            alloc_buffer_n: None,
+            get_alignment: Some(get_alignment),
+            get_max_size: None,
+            get_alloc_size: None,
+            get_alloc_size_n: None,
+            is_host: Some(is_host),
+        },
+        device,
+        context: std::ptr::null_mut(),
+    }
+}
+
+unsafe extern "C" fn get_name(_buft: sys::ggml_backend_buffer_type_t) -> *const c_char {
+    NAME.as_ptr()
+}
+
+unsafe extern "C" fn get_alignment(_buft: sys::ggml_backend_buffer_type_t) -> usize {
+    ALIGNMENT
+}
+
+/// Originals are kept, so the CPU may read weights where they lie.
+unsafe extern "C" fn is_host(_buft: sys::ggml_backend_buffer_type_t) -> bool {
+    true
+}
+
+unsafe extern "C" fn alloc_buffer(
+    _buft: sys::ggml_backend_buffer_type_t,
+    size: usize,
+) -> sys::ggml_backend_buffer_t {
+    shield("alloc_buffer", std::ptr::null_mut(), || {
+        let Ok(layout) = Layout::from_size_align(size.max(1), PAGE) else { return std::ptr::null_mut() };
+        // SAFETY: the layout's size is not zero. Zeroed, because fresh pages are zero anyway.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        if base.is_null() {
+            log!(Error, "cannot allocate a buffer of {size} bytes");
+            return std::ptr::null_mut();
+        }
+        create(Region { base, bytes: size, owned: Some(layout) })
+    })
+}
+
+/// A buffer over memory that the host lends, for example a mapped model file.
+pub fn from_host_ptr(base: *mut u8, bytes: usize) -> sys::ggml_backend_buffer_t {
+    if base.is_null() {
+        return std::ptr::null_mut();
+    }
+    create(Region { base, bytes, owned: None })
+}
+
+fn create(region: Region) -> sys::ggml_backend_buffer_t {
+    let Some((state, registered)) = with_device() else { return std::ptr::null_mut() };
+    let iface = sys::ggml_backend_buffer_i {
+        free_buffer: Some(free_buffer),
+        get_base: Some(get_base),
+        init_tensor: None,
+        memset_tensor: Some(memset_tensor),
+        set_tensor: Some(set_tensor),
+        get_tensor: Some(get_tensor),
+        set_tensor_2d: None,
+        get_tensor_2d: None,
+        cpy_tensor: None,
+        clear: Some(clear),
+        reset: None,
+    };
+    let bytes = region.bytes;
+    let context = Box::into_raw(Box::new(region));
+    // SAFETY: the host's constructor; it takes the table by value and keeps the context for our functions.
+    unsafe {
+        (state.host.fns.buffer_init.get())(registered.c_buffer_type.get(), iface, context.cast(), bytes)
+    }
+}
+
+/// The region of one of our buffers.
+///
+/// # Safety
+/// `buffer` was made by [`create`] and is not freed yet.
+unsafe fn region<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Region {
+    // SAFETY: by the contract, the context is the region that `create` put there.
+    unsafe { &*(*buffer).context.cast::<Region>() }
+}
+
+/// Forgets the converted copies of weights in `range`.
+fn invalidate(range: &Range<usize>) {
+    if let Some((_, registered)) = with_device() {
+        registered.device.invalidate(range);
+    }
+}
+
+unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
+    shield("free_buffer", (), || {
+        // SAFETY: made by `create`; the host frees it once.
+        let region = unsafe { Box::from_raw((*buffer).context.cast::<Region>()) };
+        invalidate(&region.range());
+    });
+}
+
+unsafe extern "C" fn get_base(buffer: sys::ggml_backend_buffer_t) -> *mut c_void {
+    // SAFETY: one of our buffers.
+    unsafe { region(buffer) }.base.cast()
+}
+
+/// The `size` bytes at `offset` of a tensor of `buffer`; `None`, and a line, when they are not all inside of it.
+///
+/// # Safety
+/// `buffer` is one of ours; `tensor` is a live tensor.
+unsafe fn span(
+    call: &str,
+    buffer: sys::ggml_backend_buffer_t,
+    tensor: *const sys::ggml_tensor,
+    offset: usize,
+    size: usize,
+) -> Option<Range<usize>> {
+    // SAFETY: by the contract.
+    let (region, data) = unsafe { (region(buffer).range(), (*tensor).data as usize) };
+    let start = data.checked_add(offset)?;
+    let end = start.checked_add(size)?;
+    if start < region.start || end > region.end {
+        log!(
+            Error,
+            "{call}: {size} bytes at offset {offset} do not lie in the tensor's buffer; nothing is done"
+        );
+        return None;
+    }
+    Some(start..end)
+}
+
+unsafe extern "C" fn memset_tensor(
+    buffer: sys::ggml_backend_buffer_t,
+    tensor: *mut sys::ggml_tensor,
+    value: u8,
+    offset: usize,
+    size: usize,
+) {
+    shield("memset_tensor", (), || {
+        // SAFETY: the host passes one of our buffers and a tensor in it.
+        let Some(span) = (unsafe { span("memset_tensor", buffer, tensor, offset, size) }) else { return };
+        // SAFETY: the span lies in the buffer's memory.
+        unsafe { std::ptr::write_bytes(span.start as *mut u8, value, size) };
+        invalidate(&span);
+    });
+}
+
+unsafe extern "C" fn set_tensor(
+    buffer: sys::ggml_backend_buffer_t,
+    tensor: *mut sys::ggml_tensor,
+    data: *const c_void,
+    offset: usize,
+    size: usize,
+) {
+    shield("set_tensor", (), || {
+        // SAFETY: the host passes one of our buffers and a tensor in it.
+        let Some(span) = (unsafe { span("set_tensor", buffer, tensor, offset, size) }) else { return };
+        // SAFETY: the span lies in the buffer's memory and `data` holds `size` bytes; `copy` allows overlap.
+        unsafe { std::ptr::copy(data.cast::<u8>(), span.start as *mut u8, size) };
+        invalidate(&span);
+    });
+}
+
+unsafe extern "C" fn get_tensor(
+    buffer: sys::ggml_backend_buffer_t,
+    tensor: *const sys::ggml_tensor,
+    data: *mut c_void,
+    offset: usize,
+    size: usize,
+) {
+    shield("get_tensor", (), || {
+        // SAFETY: the host passes one of our buffers and a tensor in it.
+        let Some(span) = (unsafe { span("get_tensor", buffer, tensor, offset, size) }) else { return };
+        // SAFETY: the span lies in the buffer's memory and `data` has room for `size` bytes.
+        unsafe { std::ptr::copy(span.start as *const u8, data.cast::<u8>(), size) };
+    });
+}
+
+unsafe extern "C" fn clear(buffer: sys::ggml_backend_buffer_t, value: u8) {
+    shield("clear", (), || {
+        // SAFETY: one of our buffers.
+        let region = unsafe { region(buffer) };
+        // SAFETY: the whole of the buffer's memory.
+        unsafe { std::ptr::write_bytes(region.base, value, region.bytes) };
+        invalidate(&region.range());
+    });
+}

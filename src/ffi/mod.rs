@@ -1,0 +1,47 @@
+//! The C ABI towards the host: every `extern "C"` function, every raw pointer of ggml's, and the shield that
+//! keeps panics inside.
+//!
+//! * [`exports`]: the symbols of the shared library;
+//! * [`registry`]: what is registered, once a process;
+//! * [`device`], [`buffer`], [`backend`]: ggml's tables of functions;
+//! * [`tensor`]: ggml's tensors as plain numbers and slices;
+//! * [`cpu`]: the host's own CPU backend, for what the NPU does not do.
+//!
+//! No decision is made here; see [`crate::host`].
+
+mod backend;
+mod buffer;
+mod cpu;
+mod device;
+pub mod exports;
+mod registry;
+mod tensor;
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use crate::log;
+
+/// Runs `body`; a panic is logged and becomes `failed`. Nothing unwinds into the host.
+fn shield<T>(call: &str, failed: T, body: impl FnOnce() -> T) -> T {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(value) => value,
+        Err(payload) => {
+            let text = payload
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no message");
+            log!(Error, "a bug in {call}: {text}; please report it");
+            failed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_panic_becomes_the_failure_value() {
+        assert_eq!(super::shield("test", -1, || panic!("on purpose")), -1);
+        assert_eq!(super::shield("test", -1, || 5), 5);
+    }
+}

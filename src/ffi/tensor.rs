@@ -1,0 +1,137 @@
+//! ggml's tensors as plain numbers and slices.
+
+use ggml_sys::sys;
+
+use super::registry::State;
+use crate::engine::Activations;
+use crate::host::device::Job;
+use crate::host::product::{Batch, Operand, Product};
+use crate::weights::Source;
+
+/// Whether the device does `op`, or `op` is none.
+///
+/// # Safety
+/// `op`, its sources and what they are views of are live tensors.
+pub unsafe fn supports(state: &State, op: &sys::ggml_tensor, ours: sys::ggml_backend_buffer_type_t) -> bool {
+    let ops = &state.host.ops;
+    if op.op == ops.none || ops.views.contains(&op.op) {
+        return true;
+    }
+    // SAFETY: by this function's contract.
+    op.op == ops.mul_mat && unsafe { weight_is_ours(state, op, ours) && product(state, op).is_ok() }
+}
+
+/// Whether the weight lies in one of our buffers, or has no place yet, and is a leaf of the graph.
+///
+/// What the graph computes would have to be converted on every use; attention's products stay with the CPU.
+///
+/// # Safety
+/// As [`supports`].
+unsafe fn weight_is_ours(
+    state: &State,
+    op: &sys::ggml_tensor,
+    ours: sys::ggml_backend_buffer_type_t,
+) -> bool {
+    // SAFETY: a source is null or live.
+    let Some(weight) = (unsafe { op.src[0].as_ref() }) else { return false };
+    let mut root = weight;
+    // SAFETY: as above; ggml keeps view_src at the root, the loop costs nothing.
+    while let Some(parent) = unsafe { root.view_src.as_ref() } {
+        root = parent;
+    }
+    let buffer = if weight.buffer.is_null() { root.buffer } else { weight.buffer };
+    // SAFETY: a tensor's buffer is null or live.
+    let placed = unsafe { buffer.as_ref() }.is_none_or(|buffer| buffer.buft == ours);
+    placed && root.op == state.host.ops.none
+}
+
+/// The node's product, or why the CPU does it.
+///
+/// # Safety
+/// `op` and its sources are live tensors.
+pub unsafe fn product(state: &State, op: &sys::ggml_tensor) -> Result<Product, &'static str> {
+    // SAFETY: a source is null or live.
+    let (weight, activations) = unsafe { (op.src[0].as_ref(), op.src[1].as_ref()) };
+    let (Some(weight), Some(activations)) = (weight, activations) else {
+        return Err("a source is missing");
+    };
+    let reader = state.host.row_reader(weight.type_);
+    Product::new(operand(weight)?, operand(activations)?, operand(op)?, reader)
+}
+
+fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
+    let mut ne = [0; 4];
+    for (out, extent) in ne.iter_mut().zip(tensor.ne) {
+        *out = usize::try_from(extent).map_err(|_| "an extent is negative")?;
+    }
+    Ok(Operand { ggml_type: tensor.type_, ne, nb: tensor.nb })
+}
+
+/// Whether the host marked the tensor's buffer as weights, so that its bytes stay as they are until it says so.
+///
+/// # Safety
+/// `tensor`, its buffer and its view's source are live.
+unsafe fn is_constant(tensor: &sys::ggml_tensor) -> bool {
+    // SAFETY: pointers are null or live.
+    let buffer = unsafe { tensor.buffer.as_ref().or_else(|| tensor.view_src.as_ref()?.buffer.as_ref()) };
+    buffer.is_some_and(|buffer| buffer.usage as u32 == sys::GGML_HOST_USAGE_WEIGHTS)
+}
+
+/// Calls `each` for every batch of a node until it returns false; false then, or for data that cannot be reached.
+///
+/// # Safety
+/// `op` is a MUL_MAT node with allocated sources, of which `product` was made; nobody else writes to them or to
+/// its data during the call.
+pub unsafe fn for_each_batch(
+    op: &sys::ggml_tensor,
+    product: &Product,
+    mut each: impl FnMut(&mut Job) -> bool,
+) -> bool {
+    // SAFETY: the product was made of these sources, so they are there.
+    let (weight, activations) = unsafe { (&*op.src[0], &*op.src[1]) };
+    let pointers = [weight.data, activations.data, op.data];
+    if pointers.iter().any(|data| data.is_null()) || pointers[1..].iter().any(|data| *data as usize % 4 != 0)
+    {
+        return false;
+    }
+    let name = name(weight);
+    // SAFETY: by this function's contract.
+    let constant = unsafe { is_constant(weight) };
+    product.batches().all(|Batch { weight: at_weight, activations: at_activations, out: at_out }| {
+        // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for;
+        // the result overlaps no source in ggml's graphs.
+        let (bytes, rows, out) = unsafe {
+            (
+                std::slice::from_raw_parts(weight.data.cast::<u8>().add(at_weight), product.weight_bytes()),
+                std::slice::from_raw_parts(
+                    activations.data.cast::<u8>().add(at_activations).cast::<f32>(),
+                    product.activation_elements(),
+                ),
+                std::slice::from_raw_parts_mut(
+                    op.data.cast::<u8>().add(at_out).cast::<f32>(),
+                    product.out_elements(),
+                ),
+            )
+        };
+        each(&mut Job {
+            name: &name,
+            weight: Source {
+                data: bytes,
+                reader: product.reader,
+                k: product.k,
+                n: product.n,
+                row_stride: product.weight_stride(),
+            },
+            constant,
+            activations: Activations { data: rows, stride: product.activation_stride(), rows: product.rows },
+            out,
+        })
+    })
+}
+
+/// A tensor's name; its bytes need not be UTF-8.
+pub fn name(tensor: &sys::ggml_tensor) -> std::borrow::Cow<'_, str> {
+    let bytes: &[u8] = bytemuck::cast_slice(&tensor.name);
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end])
+}

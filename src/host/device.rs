@@ -1,0 +1,256 @@
+//! The device: found once, shared by all of the host's contexts and threads.
+
+use std::ffi::{CStr, CString};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rknn_sys::Library;
+
+use super::config::Config;
+use crate::chip::Chip;
+use crate::engine::{Activations, Engine, Error, NpuWeight};
+use crate::log;
+use crate::observe::{Report, Stats};
+use crate::policy::Pipeline;
+use crate::weights::cache::{Cache, Key};
+use crate::weights::Source;
+
+/// The device's name, as in `llama-bench -dev RKNPU` and `test-backend-ops -b RKNPU`.
+pub const NAME: &CStr = c"RKNPU";
+/// After as many failed products in a row the NPU is left alone.
+const FAILURES_MAX: u32 = 3;
+const DEVICE_TREE: &str = "/proc/device-tree/compatible";
+
+/// An NPU that answers.
+pub struct Device {
+    description: CString,
+    chip: &'static Chip,
+    engine: Mutex<Engine>,
+    weights: Mutex<Cache<NpuWeight>>,
+    stats: Arc<Stats>,
+    failures: AtomicU32,
+    given_up: AtomicBool,
+}
+
+/// A product whose matrices are plain slices.
+pub struct Job<'a> {
+    /// The weight's tensor name.
+    pub name: &'a str,
+    /// The weight's matrix.
+    pub weight: Source<'a>,
+    /// Whether the weight's bytes stay until the host says otherwise, so that a converted copy may be kept.
+    pub constant: bool,
+    /// The rows.
+    pub activations: Activations<'a>,
+    /// rows × N results.
+    pub out: &'a mut [f32],
+}
+
+impl Device {
+    /// Opens the NPU that `config` and the machine name.
+    ///
+    /// # Errors
+    /// One sentence for the user: what is missing and what to do.
+    pub fn open(config: &Config) -> Result<Self, String> {
+        raise_fd_limit();
+        let library = Library::open(config.library.as_deref()).map_err(|error| error.to_string())?;
+        let (chip, description) = match library.emulated_soc() {
+            Some(name) => {
+                let chip = Chip::by_name(name).ok_or_else(|| {
+                    format!("the NPU emulator plays \"{name}\", expected one of {}", Chip::names())
+                })?;
+                (chip, format!("emulated {}", chip.title))
+            }
+            None => {
+                let chip = match config.chip.and_then(Chip::by_name) {
+                    Some(chip) => chip,
+                    None => chip_of_this_board()?,
+                };
+                (chip, format!("Rockchip {} NPU", chip.title))
+            }
+        };
+        let stats = Arc::new(Stats::default());
+        let engine = Engine::open(&library, chip, &stats)
+            .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;
+        let version = engine.version();
+        log!(
+            Info,
+            "{description}, {} cores, library {}, driver {}",
+            chip.cores,
+            version.map_or("unknown", |version| &version.api),
+            version.map_or("unknown", |version| &version.driver)
+        );
+        Ok(Self {
+            description: CString::new(description).unwrap_or_default(),
+            chip,
+            engine: Mutex::new(engine),
+            weights: Mutex::default(),
+            stats,
+            failures: AtomicU32::new(0),
+            given_up: AtomicBool::new(false),
+        })
+    }
+
+    /// What users read: "Rockchip RK3588 NPU", or "emulated RK3588" where there is no silicon.
+    pub fn description(&self) -> &CStr {
+        &self.description
+    }
+
+    /// Sets the threads of the CPU's share of the work.
+    pub fn set_threads(&self, threads: usize) {
+        if let Err(error) = self.engine.lock().set_threads(threads) {
+            log!(Warn, "{threads} threads were asked for: {error}");
+        }
+    }
+
+    /// Does a product on the NPU; `false` when the CPU is to do it, which is then counted and, once, said.
+    pub fn multiply(&self, job: &mut Job) -> bool {
+        let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
+        let rows = job.activations.rows;
+        let pipeline = Pipeline::of(job.weight.reader.is_quantized());
+        let done = !self.given_up.load(Relaxed) && self.try_multiply(job, pipeline);
+        self.stats.count_product(job.name, shape, rows, done.then_some(pipeline));
+        done
+    }
+
+    fn try_multiply(&self, job: &mut Job, pipeline: Pipeline) -> bool {
+        let mut engine = self.engine.lock();
+        let weight = match self.weight(&engine, job, pipeline) {
+            Some(weight) => weight,
+            None => return false,
+        };
+        match engine.matmul(&weight, job.activations, job.out) {
+            Ok(()) => {
+                self.failures.store(0, Relaxed);
+                true
+            }
+            Err(error) => {
+                self.note_failure(job.name, &error);
+                false
+            }
+        }
+    }
+
+    /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
+    fn weight(&self, engine: &Engine, job: &Job, pipeline: Pipeline) -> Option<Arc<NpuWeight>> {
+        let key = Key::of(&job.weight);
+        if job.constant {
+            if let Some(known) = self.weights.lock().get(&key) {
+                return known;
+            }
+        }
+        let weight = match engine.upload(&job.weight, pipeline) {
+            Ok(weight) => {
+                log!(
+                    Debug,
+                    "{}: {} {}x{} as {}",
+                    job.name,
+                    job.weight.reader.name(),
+                    job.weight.k,
+                    job.weight.n,
+                    pipeline.name()
+                );
+                Some(Arc::new(weight))
+            }
+            Err(error) => {
+                log!(Warn, "{} stays with the CPU: {error}", job.name);
+                None
+            }
+        };
+        if job.constant {
+            self.weights.lock().insert(key, weight.clone());
+        }
+        weight
+    }
+
+    fn note_failure(&self, name: &str, error: &Error) {
+        log!(Warn, "the CPU does {name}: {error}");
+        if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX && !self.given_up.swap(true, Relaxed) {
+            log!(Error, "the NPU failed {FAILURES_MAX} times in a row: the CPU does everything from now on");
+        }
+    }
+
+    /// Drops the converted copies of what lies in the addresses `range`, which the host wrote or frees.
+    pub fn invalidate(&self, range: &Range<usize>) {
+        // Two statements: a product locks the engine first and the weights within.
+        let dropped = self.weights.lock().invalidate(range);
+        if dropped {
+            self.engine.lock().release_contexts();
+        }
+    }
+
+    /// Free and total bytes of the memory that NPU and CPU share.
+    pub fn memory() -> (usize, usize) {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        memory_of(&text)
+    }
+
+    /// What was done so far.
+    pub fn report(&self) -> Report {
+        Report::new(&NAME.to_string_lossy(), &self.description.to_string_lossy(), self.chip.name, &self.stats)
+    }
+
+    /// Writes the report to `path`; a failure is said, no more.
+    pub fn write_report(&self, path: &Path) {
+        if let Err(error) = self.report().write(path) {
+            log!(Warn, "cannot write the report to {}: {error}", path.display());
+        }
+    }
+}
+
+fn chip_of_this_board() -> Result<&'static Chip, String> {
+    let property = std::fs::read(DEVICE_TREE).unwrap_or_default();
+    Chip::by_compatible(&property).ok_or_else(|| {
+        let board = String::from_utf8_lossy(&property).replace('\0', " ");
+        let board = if board.trim().is_empty() { "no device tree" } else { board.trim() };
+        format!(
+            "no chip that is known ({board}), expected one of {}; RKNPU_SOC names it by hand",
+            Chip::names()
+        )
+    })
+}
+
+/// `MemAvailable` and `MemTotal` of `/proc/meminfo`, in bytes.
+fn memory_of(meminfo: &str) -> (usize, usize) {
+    let kib = |name: &str| {
+        meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<usize>().ok())
+            .unwrap_or(0)
+    };
+    (kib("MemAvailable") * 1024, kib("MemTotal") * 1024)
+}
+
+/// Each allocation is a file descriptor, and the vendor's library crashes when they run out.
+fn raise_fd_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills the struct that it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 && limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the call reads the struct that it is given.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_meminfo() {
+        let text = "MemTotal:       24684096 kB\nMemFree:  1 kB\nMemAvailable:   12345678 kB\n";
+        assert_eq!(memory_of(text), (12_345_678 * 1024, 24_684_096 * 1024));
+        assert_eq!(memory_of(""), (0, 0));
+    }
+
+    #[test]
+    fn without_a_library_the_error_says_what_to_do() {
+        let config = Config { library: Some("/nonexistent/librknnrt.so".into()), ..Config::default() };
+        let error = Device::open(&config).err().unwrap();
+        assert!(error.contains("/nonexistent/librknnrt.so") && error.contains("RKNPU_LIBRARY"), "{error}");
+    }
+}

@@ -1,0 +1,7 @@
+//! llama.cpp's words on the left, ours on the right: what the environment asks for, which device there is, which
+//! products are taken, and what happens when the NPU fails. Plain Rust types only: raw pointers stay in
+//! [`crate::ffi`].
+
+pub mod config;
+pub mod device;
+pub mod product;
