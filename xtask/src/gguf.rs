@@ -177,6 +177,14 @@ impl Gguf {
         }
     }
 
+    /// How many files the model is in.
+    pub fn parts(&self) -> u64 {
+        match self.metadata.get("split.count") {
+            Some(Value::Int(n)) => u64::try_from(*n).unwrap_or(1).max(1),
+            _ => 1,
+        }
+    }
+
     /// A whole number of the architecture, by its key without the architecture's prefix.
     pub fn number(&self, key: &str) -> Option<u64> {
         match self.metadata.get(&format!("{}.{key}", self.architecture()))? {

@@ -42,7 +42,7 @@ impl TextFilter {
 
     /// All of the text.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.text).trim_start().to_owned()
+        String::from_utf8_lossy(&self.text).into_owned()
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
                     out.extend(filter.push(piece));
                 }
                 out.extend(filter.finish());
-                assert_eq!(String::from_utf8_lossy(&out).trim_start(), filter.text());
+                assert_eq!(String::from_utf8_lossy(&out), filter.text());
                 filter.text()
             })
             .collect();

@@ -18,6 +18,7 @@ mod exec;
 mod flops;
 mod gguf;
 mod host_output;
+mod model;
 mod process;
 mod progress;
 mod report;

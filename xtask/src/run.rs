@@ -14,9 +14,10 @@ use crate::error::{Error, IoContext, Result};
 use crate::flops;
 use crate::gguf::Gguf;
 use crate::host_output::{HostLog, TextFilter};
+use crate::model::Model;
 use crate::process;
 use crate::report::{share, Outcome, PluginReport};
-use crate::setup::{self, models, Wants};
+use crate::setup::{self, Wants};
 
 /// The program that is run.
 const PROGRAM: &str = "llama-completion";
@@ -59,12 +60,6 @@ pub struct Options {
     host_args: Vec<String>,
 }
 
-/// A model as named on the command line.
-enum Model {
-    Cached(&'static str),
-    File(PathBuf, Gguf),
-}
-
 /// Runs the host and prints what came of it.
 ///
 /// # Errors
@@ -76,13 +71,10 @@ pub fn command(options: &Options) -> Result<()> {
         ));
     }
     let npu = Npu::choose(options.cpu, options.npu, options.soc.as_deref())?;
-    let model = named_model(options.model.clone())?;
+    let model = Model::named(options.model.clone())?;
 
-    let ready = setup::prepare(Wants { models: matches!(model, Model::Cached(_)), plugin: npu != Npu::Cpu })?;
-    let (path, head) = match model {
-        Model::File(path, head) => (path, head),
-        Model::Cached(name) => open_model(models::file_of(&ready.models, name))?,
-    };
+    let ready = setup::prepare(Wants { models: model.is_cached(), plugin: npu != Npu::Cpu })?;
+    let (path, head) = model.open(&ready.models)?;
 
     let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
     let report_path = env::var_os("RKNPU_REPORT")
@@ -108,32 +100,6 @@ pub fn command(options: &Options) -> Result<()> {
     let outcome = outcome(text, &log, report, &head, &path, npu.soc(), seconds, note);
     print(&outcome, options.json);
     Ok(())
-}
-
-/// The model to use; a file is read at once, so that a bad one is refused before anything is built.
-fn named_model(option: Option<PathBuf>) -> Result<Model> {
-    let own = || env::var_os("RKNPU_MODEL").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let Some(name) = option.or_else(own) else {
-        return Ok(Model::Cached("f16"));
-    };
-    match name.to_str().and_then(models::short_name) {
-        Some(short) if !name.exists() => Ok(Model::Cached(short)),
-        _ => open_model(name).map(|(path, head)| Model::File(path, head)),
-    }
-}
-
-fn open_model(path: PathBuf) -> Result<(PathBuf, Gguf)> {
-    if !path.exists() {
-        return Err(Error::Refused(format!(
-            "model {}: no such file; give a GGUF file or one of {}",
-            path.display(),
-            models::SHORT_NAMES.join(", ")
-        )));
-    }
-    match Gguf::open(&path) {
-        Ok(head) => Ok((path, head)),
-        Err(source) => Err(Error::Model { path, source }),
-    }
 }
 
 fn add_arguments(host: &mut Command, options: &Options, path: &Path, head: &Gguf) {
@@ -211,7 +177,7 @@ fn explain_absence(npu: &Npu, report: Option<&PluginReport>, log: &HostLog) -> R
         None => Ok(Some("the plugin left no report: it took no matmul of this model".to_owned())),
         Some(why) => Err(Error::Refused(format!(
             "the plugin registered no device, so the CPU did everything: {why}; \
-             see the line above, or pass --cpu if that is what you want"
+             put that right, or pass --cpu if the CPU is wanted"
         ))),
     }
 }
