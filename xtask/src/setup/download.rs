@@ -98,6 +98,12 @@ pub fn obtain(fetcher: &dyn Fetch, package: &Package, cache: &Cache) -> Result<P
         let step = Step::spinner(format!("fetching {} {}", package.name, package.version));
         fetcher.fetch(package, partial.path(), is_retry)?;
         let came = partial.path().join(package.file);
+        if !came.exists() {
+            return Err(Error::Refused(format!(
+                "fetching {}=={} brought no file {}; is another package index configured?",
+                package.name, package.version, package.file
+            )));
+        }
         let found = sha256(&came)?;
         if found == package.sha256 {
             step.done();
@@ -156,7 +162,7 @@ mod tests {
         is_source: true,
     };
 
-    /// Gives one content after the other and notes what was asked.
+    /// Gives one content after the other, or no file for an empty one, and notes what was asked.
     struct Fake {
         contents: RefCell<Vec<&'static str>>,
         retries: RefCell<Vec<bool>>,
@@ -173,6 +179,9 @@ mod tests {
         fn fetch(&self, package: &Package, into: &Path, is_retry: bool) -> Result<()> {
             self.retries.borrow_mut().push(is_retry);
             let content = self.contents.borrow_mut().pop().expect("no more fetches than contents");
+            if content.is_empty() {
+                return Ok(());
+            }
             fs::write(into.join(package.file), content).at("write", into)
         }
     }
@@ -210,6 +219,13 @@ mod tests {
         let fake = Fake::new(&["hellx", "hello"]);
         obtain(&fake, &PACKAGE, &cache).unwrap();
         assert_eq!(*fake.retries.borrow(), [false, true]);
+    }
+
+    #[test]
+    fn a_fetch_that_brings_nothing_is_an_error() {
+        let (_dir, cache) = empty_cache();
+        let text = obtain(&Fake::new(&[""]), &PACKAGE, &cache).unwrap_err().to_string();
+        assert_eq!(text, "fetching p==1 brought no file p-1.tar.gz; is another package index configured?");
     }
 
     #[test]
