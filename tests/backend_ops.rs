@@ -1,0 +1,40 @@
+//! The host's own op tests, on every chip that the emulator plays.
+
+mod common;
+
+use common::{lab, output};
+
+/// Passed and all tests of `test-backend-ops` by its summary line ("  1044/1044 tests passed").
+fn summary(text: &str) -> (usize, usize) {
+    let line = text.lines().find(|line| line.contains("tests passed")).unwrap_or_else(|| panic!("no summary:\n{text}"));
+    let fraction = line.split_whitespace().next().unwrap();
+    let (passed, all) = fraction.split_once('/').unwrap();
+    (passed.parse().unwrap(), all.parse().unwrap())
+}
+
+fn mul_mat(soc: &str) {
+    let Some(lab) = lab(&format!("mul_mat of test-backend-ops on {soc}")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.json");
+    let (out, err) = output(
+        lab.npu("test-backend-ops", soc).args(["test", "-b", "RKNPU", "-o", "MUL_MAT"]).env("RKNPU_REPORT", &report),
+    );
+    let (passed, all) = summary(&(out + &err));
+    assert_eq!(passed, all);
+    assert!(all > 500, "a suite that ran {all} tests is no pass");
+    // They ran on the NPU, all of them.
+    let report = common::report(&report);
+    assert!(report["npu_runs"].as_u64().unwrap() > all as u64 / 2, "{report}");
+    assert_eq!(report["fallbacks"], 0, "{report}");
+    assert!(report["description"].as_str().unwrap().starts_with("emulated RK"), "{report}");
+}
+
+#[test]
+fn mul_mat_on_rk3588() {
+    mul_mat("rk3588");
+}
+
+#[test]
+fn mul_mat_on_rk3566() {
+    mul_mat("rk3566");
+}

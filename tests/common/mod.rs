@@ -1,0 +1,84 @@
+//! Where `cargo xtask test` put the host, the models and the libraries; how a test says that it could not run.
+#![allow(dead_code)]
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the tests that need a real host work with.
+pub struct Lab {
+    /// The host's programs and libraries.
+    pub host: PathBuf,
+    /// The derived models.
+    pub models: PathBuf,
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// The emulator.
+    pub emulator: PathBuf,
+}
+
+/// The lab; `None`, with the reason where `cargo xtask test` counts it, when the environment does not name one.
+pub fn lab(test: &str) -> Option<Lab> {
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or_else(|| name.to_owned());
+    let lab = || -> Result<Lab, String> {
+        Ok(Lab {
+            host: path("GGML_RKNPU_TEST_HOST")?,
+            models: path("GGML_RKNPU_TEST_MODELS")?,
+            plugin: path("GGML_RKNPU_TEST_PLUGIN")?,
+            emulator: path("GGML_RKNPU_TEST_EMULATOR")?,
+        })
+    };
+    lab().map_err(|missing| skip(test, &format!("{missing} is not set, run cargo xtask test"))).ok()
+}
+
+/// Says why a test did not run.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+    if let Some(file) = std::env::var_os("GGML_RKNPU_SKIPS") {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{test}: {reason}").unwrap();
+    }
+}
+
+impl Lab {
+    /// A model by the name of its type: "F16", "Q8_0" …
+    pub fn model(&self, name: &str) -> PathBuf {
+        self.models.join(format!("SmolLM2-135M-Instruct.{name}.gguf"))
+    }
+
+    /// A program of the host with the plugin and the emulated `soc`.
+    pub fn npu(&self, program: &str, soc: &str) -> Command {
+        let mut command = self.cpu(program);
+        command.env("GGML_BACKEND_PATH", &self.plugin).env("RKNPU_LIBRARY", &self.emulator).env("RKNPU_EMU_SOC", soc);
+        command
+    }
+
+    /// A program of the host alone.
+    pub fn cpu(&self, program: &str) -> Command {
+        let mut command = Command::new(self.host.join(program));
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("RKNPU_") || text == "GGML_BACKEND_PATH" {
+                command.env_remove(&name);
+            }
+        }
+        command
+    }
+}
+
+/// Runs a command to its end; its stdout, and stderr after it. Fails the test when the command fails.
+pub fn output(command: &mut Command) -> (String, String) {
+    let output = command.stdin(std::process::Stdio::null()).output().expect("the program starts");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
+    assert!(output.status.success(), "{command:?} ended with {}:\n{out}\n{err}", output.status);
+    (out, err)
+}
+
+/// A number out of a report.
+pub fn report(path: &Path) -> serde_json::Value {
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("no report at {}: {error}", path.display()));
+    serde_json::from_slice(&text).expect("the report is JSON")
+}
