@@ -1,1 +1,27 @@
-//! x
+//! Rockchip's matmul library (librknnrt) in software, for machines without the chip.
+//!
+//! The shared library exports the vendor's C symbols, so that a program opens it in the vendor's place. It keeps
+//! what makes programs fail on boards: memory that is not coherent, per-chip layouts, alignments and K limits,
+//! one file descriptor an allocation, I/O address space that runs out, one core a context.
+//!
+//! * [`chip`]: what each SoC can do, as rows of data; `RKNPU_EMU_SOC` picks one;
+//! * [`layout`]: where each element lies, as formulas;
+//! * [`kernels`]: the products, a scalar reference and AVX2;
+//! * [`memory`]: allocations with a host side and a device side, and the I/O address space;
+//! * [`operand`]: what a context has bound, and how it is read and written;
+//! * [`context`]: the state machine from create to run;
+//! * [`exports`]: the C symbols, which check every handle and never unwind;
+//! * [`status`] and [`log`]: the vendor's codes, and the one line that says why.
+//!
+//! Overlapping accesses that real hardware would race on (a sync of bytes that a run is using, for example) race
+//! here as well; they are the caller's to order. Everything else a caller can do wrong ends in a code and a line.
+
+pub mod chip;
+pub mod context;
+pub mod exports;
+pub mod kernels;
+pub mod layout;
+pub mod log;
+pub mod memory;
+pub mod operand;
+pub mod status;

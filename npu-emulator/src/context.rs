@@ -1,0 +1,306 @@
+//! A matmul context, from create to run.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use rknn_sys::sys;
+
+use crate::chip::{Chip, TypeRow};
+use crate::layout::{b_to_native, BShape, Layout};
+use crate::memory::{View, DOMAINS};
+use crate::operand::{BoundB, Product, Scratch};
+use crate::status::{refuse, Result, Status};
+
+/// The cores; a run holds one from start to end. As many as the largest chip has.
+static CORES: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
+
+/// Live contexts by handle. Handles are never used twice, so that a stale one is found out.
+static CONTEXTS: LazyLock<RwLock<HashMap<u64, Arc<Context>>>> = LazyLock::new(RwLock::default);
+
+/// The first handle; not a small number, so that a handle is not mistaken for an index.
+static NEXT: AtomicU64 = AtomicU64::new(0x5259_0001);
+
+/// One product on one chip.
+pub struct Context {
+    chip: &'static Chip,
+    product: Product,
+    b_layout: Layout,
+    domain: usize,
+    /// Held by every call on the context: the vendor's contexts are not for two threads at once.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The pinned core; `None` lets a run take any that is free.
+    core: Option<usize>,
+    a: Option<View>,
+    b: Option<BoundB>,
+    c: Option<View>,
+    scratch: Scratch,
+}
+
+/// Registers a new context for `info`; its handle and what the caller must bind.
+///
+/// # Errors
+/// -3 without a chip, -5 for a shape, type, layout, quantisation or domain that the chip refuses.
+pub fn create(info: &sys::rknn_matmul_info) -> Result<(u64, sys::rknn_matmul_io_attr)> {
+    let Some(chip) = Chip::chosen() else {
+        return refuse(Status::NO_DEVICE, format_args!("no chip to create a context on"));
+    };
+    let context = Context::new(chip, info)?;
+    let attrs = context.attrs();
+    let handle = NEXT.fetch_add(1, Ordering::Relaxed);
+    CONTEXTS.write().insert(handle, Arc::new(context));
+    Ok((handle, attrs))
+}
+
+/// The context of a handle.
+///
+/// # Errors
+/// -7 when it is not, or no longer, a context's.
+pub fn find(handle: u64) -> Result<Arc<Context>> {
+    let found = CONTEXTS.read().get(&handle).cloned();
+    match found {
+        Some(context) => Ok(context),
+        None => refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context")),
+    }
+}
+
+/// Forgets a context; a run that is under way ends first.
+///
+/// # Errors
+/// As [`find`].
+pub fn destroy(handle: u64) -> Result<()> {
+    let context = CONTEXTS.write().remove(&handle);
+    match context {
+        Some(context) => {
+            drop(context.state.lock());
+            Ok(())
+        }
+        None => refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context")),
+    }
+}
+
+/// A positive dimension.
+fn dimension(what: &str, value: i32) -> Result<usize> {
+    match usize::try_from(value) {
+        Ok(value) if value > 0 => Ok(value),
+        _ => refuse(Status::PARAM, format_args!("{what}({value}) must be positive")),
+    }
+}
+
+/// Layout and quantisation of one side, checked.
+fn layout(side: &str, code: i16, quantisation: i16) -> Result<Layout> {
+    if quantisation != sys::RKNN_ABI_QUANT_PER_LAYER_SYM as i16 {
+        return refuse(
+            Status::PARAM,
+            format_args!("quantisation {quantisation} of {side} is not emulated: use per-layer, symmetric"),
+        );
+    }
+    match Layout::from_code(code) {
+        Some(Layout::TpNorm) if side != "B" => (),
+        Some(layout) => return Ok(layout),
+        None => (),
+    }
+    refuse(Status::PARAM, format_args!("layout {code} is none of {side}'s"))
+}
+
+/// What a create with this `info` computes, on `chip`, without making anything.
+///
+/// # Errors
+/// As [`create`].
+pub fn checked_row(chip: &Chip, code: i32, k: i32, n: i32) -> Result<(&'static TypeRow, BShape)> {
+    let (k, n) = (dimension("K", k)?, dimension("N", n)?);
+    let row = chip.check(code, k, n)?;
+    Ok((row, BShape::new(row, chip.k_segment, k, n)))
+}
+
+impl Context {
+    fn new(chip: &'static Chip, info: &sys::rknn_matmul_info) -> Result<Self> {
+        let rows = dimension("M", info.M)?;
+        let (row, b) = checked_row(chip, info.type_, info.K, info.N)?;
+        let b_layout = layout("B", info.B_layout, info.B_quant_type)?;
+        let ac_layout = layout("A and C", info.AC_layout, info.AC_quant_type)?;
+        let domain = usize::try_from(info.iommu_domain_id).ok().filter(|domain| *domain < DOMAINS);
+        let Some(domain) = domain else {
+            return refuse(
+                Status::PARAM,
+                format_args!("iommu domain {} is not within 0..{DOMAINS}", info.iommu_domain_id),
+            );
+        };
+        if info.reserved.iter().any(|byte| *byte != 0) {
+            return refuse(
+                Status::PARAM,
+                format_args!("reserved bytes are not zero: zero the whole struct first"),
+            );
+        }
+        let native = ac_layout == Layout::Native;
+        let (a_block, c_block) = if native { (row.a_block, row.c_block) } else { (b.k, b.n) };
+        let product = Product { dtype: row.dtype, rows, b, a_block, c_block };
+        let largest = [
+            row.dtype.input_bytes(product.a_elements()),
+            row.dtype.input_bytes(b.k * b.n),
+            product.c_bytes(),
+        ];
+        if largest.iter().any(|bytes| u32::try_from(*bytes).is_err()) {
+            return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
+        }
+        Ok(Self { chip, product, b_layout, domain, state: Mutex::default() })
+    }
+
+    /// Name, dims, bytes and type of A, B and C as the caller must bind them.
+    pub fn attrs(&self) -> sys::rknn_matmul_io_attr {
+        let Product { dtype, rows: m, b, a_block, c_block } = self.product;
+        let (input, output) = dtype.tensor_types();
+        // Native blocks of C are narrower than any N, so that a block as wide as N is the row-major layout.
+        let (a_dims, c_dims) = if c_block == b.n {
+            (vec![m, b.k], vec![m, b.n])
+        } else {
+            (vec![b.k / a_block, m, a_block], vec![b.n / c_block, m, c_block])
+        };
+        let (bn, bk) = b.block;
+        let b_dims = match self.b_layout {
+            Layout::Norm => vec![b.k, b.n],
+            Layout::TpNorm => vec![b.n, b.k],
+            Layout::Native => vec![b.n / bn, b.k / bk, bn, bk],
+        };
+        let a_bytes = dtype.input_bytes(self.product.a_elements());
+        sys::rknn_matmul_io_attr {
+            A: attr(b'A', &a_dims, a_bytes, input),
+            B: attr(b'B', &b_dims, dtype.input_bytes(b.k * b.n), input),
+            C: attr(b'C', &c_dims, self.product.c_bytes(), output),
+        }
+    }
+
+    /// The state, or -1 with a line when another thread is in a call on this context.
+    fn state(&self, call: &str) -> Result<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Some(state) => Ok(state),
+            None => refuse(Status::FAIL, format_args!("{call}: the context is in use by another thread")),
+        }
+    }
+
+    /// Binds `view` to the operand that `name` begins ("A", "B" or "C"), and charges its whole allocation to the
+    /// context's domain. A row-major B is converted here, from what the device sees now.
+    ///
+    /// # Errors
+    /// -5 for another name or a memory that is too small, -4 when the domain or host memory is used up, -1
+    /// while another thread is in a call on this context.
+    pub fn bind(&self, name: &str, view: View) -> Result<()> {
+        let mut state = self.state("rknn_matmul_set_io_mem")?;
+        let Product { dtype, b, .. } = self.product;
+        let need = match name {
+            "A" => dtype.input_bytes(self.product.a_elements()),
+            "B" => dtype.input_bytes(b.k * b.n),
+            "C" => self.product.c_bytes(),
+            _ => return refuse(Status::PARAM, format_args!("no operand is called {name:?}")),
+        };
+        if view.bytes < need {
+            let have = view.bytes;
+            return refuse(Status::PARAM, format_args!("{name} takes {need} bytes, the memory has {have}"));
+        }
+        view.allocation.charge(self.domain)?;
+        match name {
+            "A" => state.a = Some(view),
+            "C" => state.c = Some(view),
+            _ if self.b_layout == Layout::Native => state.b = Some(BoundB::Native(view)),
+            _ => {
+                let mut native = Vec::new();
+                if native.try_reserve_exact(need).is_err() {
+                    return refuse(Status::NO_MEMORY, format_args!("no host memory for {need} bytes of B"));
+                }
+                native.resize(need, 0);
+                // SAFETY: the view holds B's `need` bytes, as checked above.
+                unsafe { b_to_native(dtype, &b, self.b_layout, true, view.device(), &mut native) };
+                state.b = Some(BoundB::Converted(native, view));
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins the context to the core of `mask` (1, 2, 4), or leaves it to each run (0).
+    ///
+    /// # Errors
+    /// -5 for several cores, which matmul contexts do not take, and for one that the chip lacks; -1 while
+    /// another thread is in a call on this context.
+    pub fn set_core_mask(&self, mask: i32) -> Result<()> {
+        let core = match mask {
+            0 => None,
+            _ => {
+                match (0..self.chip.cores).find(|core| mask == 1 << core) {
+                    Some(core) => Some(core),
+                    None => {
+                        let cores = self.chip.cores;
+                        return refuse(
+                        Status::PARAM,
+                        format_args!("core mask {mask:#x} is not one of {cores} cores, nor auto: a matmul runs on one"),
+                    );
+                    }
+                }
+            }
+        };
+        self.state("rknn_matmul_set_core_mask")?.core = core;
+        Ok(())
+    }
+
+    /// Accepts the context's own shape: contexts of several shapes are not emulated.
+    ///
+    /// # Errors
+    /// -5 for any other shape.
+    pub fn set_shape(&self, shape: &sys::rknn_matmul_shape) -> Result<()> {
+        let Product { rows, b, .. } = self.product;
+        if (shape.M as usize, shape.K as usize, shape.N as usize) == (rows, b.k, b.n) {
+            return Ok(());
+        }
+        refuse(Status::PARAM, format_args!("the context was made for M={rows}, K={}, N={}", b.k, b.n))
+    }
+
+    /// Runs the product on its core and returns when C is in device memory. A time model would wait, and a fault
+    /// hook fail, between taking the core and giving it back.
+    ///
+    /// # Errors
+    /// -8 when A or B is not bound, -9 when C is not, -1 while another thread is in a call on this context,
+    /// -4 without host memory for scratch.
+    pub fn run(&self) -> Result<()> {
+        let mut state = self.state("rknn_matmul_run")?;
+        let State { core, a, b, c, scratch } = &mut *state;
+        let (Some(a), Some(b)) = (a, b) else {
+            return refuse(Status::INPUT, format_args!("rknn_matmul_run: A or B is not bound"));
+        };
+        let Some(c) = c else {
+            return refuse(Status::OUTPUT, format_args!("rknn_matmul_run: C is not bound"));
+        };
+        let _core = self.take_core(*core);
+        // SAFETY: `bind` checked that each view holds its operand, and keeps the memory alive; the caller orders
+        // this run with others on the same bytes.
+        unsafe { self.product.compute(a, b, c, scratch) }
+    }
+
+    /// Waits for the pinned core; unpinned, takes a free one or waits for the first.
+    fn take_core(&self, pinned: Option<usize>) -> MutexGuard<'static, ()> {
+        let free = match pinned {
+            Some(core) => return CORES[core].lock(),
+            None => CORES[..self.chip.cores].iter().find_map(Mutex::try_lock),
+        };
+        free.unwrap_or_else(|| CORES[0].lock())
+    }
+}
+
+fn attr(name: u8, dims: &[usize], bytes: usize, kind: i32) -> sys::rknn_matmul_tensor_attr {
+    let mut out = sys::rknn_matmul_tensor_attr {
+        name: [0; 256],
+        n_dims: dims.len() as u32,
+        dims: [0; 16],
+        // `Context::new` refused what does not fit.
+        size: bytes as u32,
+        type_: kind,
+    };
+    out.name[0] = name as std::ffi::c_char;
+    for (to, dim) in out.dims.iter_mut().zip(dims) {
+        *to = *dim as u32;
+    }
+    out
+}

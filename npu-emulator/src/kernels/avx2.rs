@@ -1,0 +1,197 @@
+//! AVX2: each column of a sub-block is a run of K, so that a product is a dot of vectors along K.
+//!
+//! A tile of `M`×`C` accumulators stays in registers over all of K: few rows of A take many columns at once
+//! (the run is bound by reading B), four rows take two (bound by arithmetic).
+
+use std::arch::x86_64::*;
+
+use super::Panel;
+
+/// Walks all rows and columns of a panel in the tiles that suit the rows left.
+macro_rules! tiles {
+    ($tile:ident, $a:expr, $rows:expr, $panel:expr, $out:expr) => {{
+        let (a, rows, panel, out) = ($a.as_ptr(), $rows, $panel, $out.as_mut_ptr());
+        let k = panel.k();
+        let mut m = 0;
+        while m < rows {
+            let step = (rows - m).min(4);
+            let mut c = 0;
+            while c < panel.columns {
+                // SAFETY: the rows and columns of the tile lie within A and the result, whose lengths the caller
+                // checked, and columns come in multiples of 8; the panel is readable by contract.
+                c += unsafe {
+                    let (a, out) = (a.add(m * k), out.add(m * panel.columns + c));
+                    match step {
+                        1 => $tile::<1, 8>(a, k, panel, c, out),
+                        2 => $tile::<2, 4>(a, k, panel, c, out),
+                        3 => $tile::<3, 2>(a, k, panel, c, out),
+                        _ => $tile::<4, 2>(a, k, panel, c, out),
+                    }
+                };
+            }
+            m += step;
+        }
+    }};
+}
+
+/// See [`super::i8_panel`].
+///
+/// # Safety
+/// As there, on a machine with AVX2, FMA and F16C; lengths are checked by the caller.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn i8_panel(a: &[i16], rows: usize, panel: &Panel<'_>, out: &mut [i32]) {
+    tiles!(i8_tile, a, rows, panel, out);
+}
+
+/// See [`super::f16_panel`].
+///
+/// # Safety
+/// As there, on a machine with AVX2, FMA and F16C; lengths are checked by the caller.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn f16_panel(a: &[f32], rows: usize, panel: &Panel<'_>, out: &mut [f32]) {
+    tiles!(f16_tile, a, rows, panel, out);
+}
+
+/// `M` rows of `a` (row length `k`) times columns `c` to `c + C` into `out` (row length `panel.columns`, at
+/// column `c` already); returns `C`.
+///
+/// Bytes are widened to i16 and multiplied in pairs: 2·128·128 fits the i32 that a pair is summed in, so
+/// that the result is exact.
+///
+/// # Safety
+/// `a`, the panel and `out` hold what the tile covers; the machine has AVX2, FMA and F16C.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn i8_tile<const M: usize, const C: usize>(
+    a: *const i16,
+    k: usize,
+    panel: &Panel<'_>,
+    c: usize,
+    out: *mut i32,
+) -> usize {
+    let stride = panel.columns * panel.block_k;
+    let mut at = 0;
+    // SAFETY: 16 bytes of each column of each block lie within the segment, since block_k is a multiple of 16;
+    // 16 elements of each row of A lie within it, since `at` ends at k; the result holds M rows and C columns.
+    unsafe {
+        let mut sums = [[_mm256_setzero_si256(); C]; M];
+        for segment in panel.segments {
+            for block in 0..segment.k_blocks {
+                for inner in (0..panel.block_k).step_by(16) {
+                    let column = segment.base.add(block * stride + c * panel.block_k + inner);
+                    let mut b = [_mm256_setzero_si256(); C];
+                    for (j, b) in b.iter_mut().enumerate() {
+                        *b = _mm256_cvtepi8_epi16(_mm_loadu_si128(column.add(j * panel.block_k).cast()));
+                    }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_loadu_si256(a.add(i * k + at).cast());
+                        for (sum, b) in sums.iter_mut().zip(b) {
+                            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, b));
+                        }
+                    }
+                    at += 16;
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, &v) in sums.iter().enumerate() {
+                let four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+                let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+                let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+                out.add(i * panel.columns + j).write(_mm_cvtsi128_si32(one));
+            }
+        }
+    }
+    C
+}
+
+/// As [`i8_tile`] for halves, eight of K at a time, in f32.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn f16_tile<const M: usize, const C: usize>(
+    a: *const f32,
+    k: usize,
+    panel: &Panel<'_>,
+    c: usize,
+    out: *mut f32,
+) -> usize {
+    let stride = panel.columns * panel.block_k;
+    let mut at = 0;
+    // SAFETY: 8 halves of each column of each block lie within the segment, since block_k is a multiple of 8;
+    // 8 elements of each row of A lie within it, since `at` ends at k; the result holds M rows and C columns.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); C]; M];
+        for segment in panel.segments {
+            for block in 0..segment.k_blocks {
+                for inner in (0..panel.block_k).step_by(8) {
+                    let column = segment.base.add(2 * (block * stride + c * panel.block_k + inner));
+                    let mut b = [_mm256_setzero_ps(); C];
+                    for (j, b) in b.iter_mut().enumerate() {
+                        *b = _mm256_cvtph_ps(_mm_loadu_si128(column.add(2 * j * panel.block_k).cast()));
+                    }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_loadu_ps(a.add(i * k + at));
+                        for (sum, b) in sums.iter_mut().zip(b) {
+                            *sum = _mm256_fmadd_ps(a, b, *sum);
+                        }
+                    }
+                    at += 8;
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, &v) in sums.iter().enumerate() {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                let one = _mm_add_ss(two, _mm_movehdup_ps(two));
+                out.add(i * panel.columns + j).write(_mm_cvtss_f32(one));
+            }
+        }
+    }
+    C
+}
+
+/// See [`super::unpack_i4`].
+///
+/// # Safety
+/// As there, on a machine with AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn unpack_i4(source: *const u8, out: &mut [i8]) {
+    let whole = out.len() / 32;
+    // SAFETY: 16 bytes make 32 elements; `out` and the source hold `whole` times as many, and the rest.
+    unsafe {
+        let (low, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
+        for at in 0..whole {
+            let bytes = _mm_loadu_si128(source.add(at * 16).cast());
+            let even = _mm_and_si128(bytes, low);
+            let odd = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low);
+            // (x ^ 8) - 8 extends the sign of four bits.
+            let even = _mm_sub_epi8(_mm_xor_si128(even, eight), eight);
+            let odd = _mm_sub_epi8(_mm_xor_si128(odd, eight), eight);
+            let to = out.as_mut_ptr().add(at * 32);
+            _mm_storeu_si128(to.cast(), _mm_unpacklo_epi8(even, odd));
+            _mm_storeu_si128(to.add(16).cast(), _mm_unpackhi_epi8(even, odd));
+        }
+        super::scalar::unpack_i4(source.add(whole * 16), &mut out[whole * 32..]);
+    }
+}
+
+/// See [`super::widen_f16`].
+///
+/// # Safety
+/// As there, on a machine with AVX2 and F16C.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn widen_f16(source: *const u8, out: &mut [f32]) {
+    let whole = out.len() / 8;
+    // SAFETY: 8 halves in, 8 floats out, `whole` times, and the rest.
+    unsafe {
+        for at in 0..whole {
+            let halves = _mm_loadu_si128(source.add(at * 16).cast());
+            _mm256_storeu_ps(out.as_mut_ptr().add(at * 8), _mm256_cvtph_ps(halves));
+        }
+        super::scalar::widen_f16(source.add(whole * 16), &mut out[whole * 8..]);
+    }
+}

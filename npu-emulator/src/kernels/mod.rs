@@ -1,0 +1,135 @@
+//! The products: all rows of A times one row of B's sub-blocks (up to 64 columns), straight from native B.
+//!
+//! A comes converted and row-major (`M`×`K`), the result goes to a row-major `M`×`columns` tile. Integer
+//! kernels take A as i16 and are exact; the f16 ones take A as f32 and accumulate in f32 in an order of their
+//! own. B is read through raw pointers because the device memory that it lies in is shared.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod scalar;
+
+/// One run of K within a [`Panel`]: `k_blocks` sub-blocks (columns, k), contiguous in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment {
+    /// Its first byte.
+    pub base: *const u8,
+    /// Sub-blocks.
+    pub k_blocks: usize,
+}
+
+/// The sub-blocks of B that make up `columns` neighbouring columns, in ascending K.
+#[derive(Debug, Clone, Copy)]
+pub struct Panel<'a> {
+    /// The K segments.
+    pub segments: &'a [Segment],
+    /// Columns of a sub-block: a multiple of 8.
+    pub columns: usize,
+    /// K of a sub-block: a multiple of 16, for integers of 32.
+    pub block_k: usize,
+}
+
+impl Panel<'_> {
+    /// K in all.
+    pub fn k(&self) -> usize {
+        self.segments.iter().map(|segment| segment.k_blocks * self.block_k).sum()
+    }
+
+    fn check(&self, a: usize, rows: usize, out: usize) {
+        assert!(self.columns % 8 == 0 && self.block_k % 16 == 0, "a sub-block that no chip has");
+        assert!(a >= rows * self.k() && out >= rows * self.columns, "A or the result is too short");
+    }
+}
+
+/// The instructions that a kernel uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust: the reference.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+}
+
+impl Isa {
+    /// The best that this machine has; asked once by the standard library, cheap to repeat.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c")
+        {
+            return Self::Avx2;
+        }
+        Self::Scalar
+    }
+}
+
+/// `out[m][c] = Σk a[m][k] · b[k][c]` in i32, exact while K·128·128 fits, that is to K = 131071.
+///
+/// B is bytes, signed. Falls back to the reference when the machine lacks `isa`.
+///
+/// # Safety
+/// Every segment of `panel` is readable for `k_blocks · columns · block_k` bytes and not written meanwhile.
+///
+/// # Panics
+/// When `a` or `out` is shorter than `rows` rows, or the sub-block is of a shape that no chip has.
+pub unsafe fn i8_panel(isa: Isa, a: &[i16], rows: usize, panel: &Panel<'_>, out: &mut [i32]) {
+    panel.check(a.len(), rows, out.len());
+    assert!(panel.block_k % 32 == 0, "integer sub-blocks hold 32 of K");
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
+        // SAFETY: the instructions are there, the lengths were checked, the segments are readable by contract.
+        return unsafe { avx2::i8_panel(a, rows, panel, out) };
+    }
+    let _ = isa;
+    // SAFETY: the segments are readable by contract.
+    unsafe { scalar::i8_panel(a, rows, panel, out) }
+}
+
+/// `out[m][c] = Σk a[m][k] · b[k][c]` in f32; B is IEEE half, denormals, infinities and NaN included.
+///
+/// # Safety
+/// Every segment of `panel` is readable for `k_blocks · columns · block_k · 2` bytes and not written meanwhile.
+///
+/// # Panics
+/// As [`i8_panel`].
+pub unsafe fn f16_panel(isa: Isa, a: &[f32], rows: usize, panel: &Panel<'_>, out: &mut [f32]) {
+    panel.check(a.len(), rows, out.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
+        // SAFETY: the instructions are there, the lengths were checked, the segments are readable by contract.
+        return unsafe { avx2::f16_panel(a, rows, panel, out) };
+    }
+    let _ = isa;
+    // SAFETY: the segments are readable by contract.
+    unsafe { scalar::f16_panel(a, rows, panel, out) }
+}
+
+/// Spreads packed four-bit integers to bytes, even element first; `out` holds two for each byte of `source`.
+///
+/// # Safety
+/// `source` is readable for `out.len() / 2` bytes and not written meanwhile.
+pub unsafe fn unpack_i4(isa: Isa, source: *const u8, out: &mut [i8]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
+        // SAFETY: the instructions are there; the source is readable by contract.
+        return unsafe { avx2::unpack_i4(source, out) };
+    }
+    let _ = isa;
+    // SAFETY: the source is readable by contract.
+    unsafe { scalar::unpack_i4(source, out) }
+}
+
+/// Halves to f32: `out[i] = source[i]`, exact.
+///
+/// # Safety
+/// `source` is readable for `out.len() · 2` bytes, aligned or not, and not written meanwhile.
+pub unsafe fn widen_f16(isa: Isa, source: *const u8, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
+        // SAFETY: the instructions are there; the source is readable by contract.
+        return unsafe { avx2::widen_f16(source, out) };
+    }
+    let _ = isa;
+    // SAFETY: the source is readable by contract.
+    unsafe { scalar::widen_f16(source, out) }
+}

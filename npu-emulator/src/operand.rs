@@ -1,0 +1,196 @@
+//! What a context has bound, and how its operands become what the kernels take and give.
+
+use crate::chip::Dtype;
+use crate::kernels::{self, Isa, Panel, Segment};
+use crate::layout::{blocked, BShape};
+use crate::memory::View;
+use crate::status::{refuse, Result, Status};
+
+/// A bound B: device memory in native layout, or the native snapshot of a row-major one.
+pub enum BoundB {
+    /// Read where it lies, at each run.
+    Native(View),
+    /// Converted when it was bound; the view only keeps the memory.
+    Converted(Vec<u8>, View),
+}
+
+impl BoundB {
+    fn base(&self) -> *const u8 {
+        match self {
+            Self::Native(view) => view.device(),
+            Self::Converted(bytes, _) => bytes.as_ptr(),
+        }
+    }
+}
+
+/// The sizes of one product, fixed when its context is made. Blocks are in elements; a row-major A or C has
+/// one block a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Element types.
+    pub dtype: Dtype,
+    /// M.
+    pub rows: usize,
+    /// B.
+    pub b: BShape,
+    /// A is (K/a, M, a).
+    pub a_block: usize,
+    /// C is (N/c, M, c).
+    pub c_block: usize,
+}
+
+/// Buffers that a context keeps between runs, so that a warm run does not allocate.
+#[derive(Default)]
+pub struct Scratch {
+    a_wide: Vec<i16>,
+    a_float: Vec<f32>,
+    nibbles: Vec<i8>,
+    tile_int: Vec<i32>,
+    tile_short: Vec<i16>,
+    tile_float: Vec<f32>,
+    segments: Vec<Segment>,
+}
+
+// SAFETY: the segments' pointers are written by a run before it reads them, and mean nothing between runs.
+unsafe impl Send for Scratch {}
+
+/// At least `count` elements of `buffer`, grown without aborting when there is no memory.
+fn take<T: Copy + Default>(buffer: &mut Vec<T>, count: usize) -> Result<&mut [T]> {
+    if buffer.len() < count {
+        if buffer.try_reserve_exact(count - buffer.len()).is_err() {
+            return refuse(Status::NO_MEMORY, format_args!("no host memory for {count} elements of scratch"));
+        }
+        buffer.resize(count, T::default());
+    }
+    Ok(&mut buffer[..count])
+}
+
+impl Product {
+    /// Elements of A.
+    pub fn a_elements(&self) -> usize {
+        self.rows * self.b.k
+    }
+
+    /// Bytes of C.
+    pub fn c_bytes(&self) -> usize {
+        self.rows * self.b.n * self.dtype.output_bytes()
+    }
+
+    /// C = A·B from device memory to device memory, panel of columns by panel of columns.
+    ///
+    /// # Errors
+    /// -4 when there is no memory for scratch.
+    ///
+    /// # Safety
+    /// `a`, `b` and `c` hold the product's operands; no one else writes A and B or touches C meanwhile.
+    pub unsafe fn compute(&self, a: &View, b: &BoundB, c: &View, scratch: &mut Scratch) -> Result<()> {
+        let isa = Isa::best();
+        let (bn, bk) = self.b.block;
+        let tile = self.rows * bn;
+        // SAFETY: A is readable by contract.
+        unsafe { self.read_a(isa, a.device(), scratch)? };
+        for n_block in 0..self.b.n / bn {
+            self.find_segments(b, n_block, scratch)?;
+            let panel = Panel { segments: &scratch.segments, columns: bn, block_k: bk };
+            // SAFETY: the segments of this panel lie within B, C holds its columns, both by contract.
+            unsafe {
+                match self.dtype {
+                    Dtype::F16 => {
+                        let out = take(&mut scratch.tile_float, tile)?;
+                        kernels::f16_panel(isa, &scratch.a_float, self.rows, &panel, out);
+                        self.write_c(out, n_block * bn, c.device());
+                    }
+                    Dtype::I8 => {
+                        let out = take(&mut scratch.tile_int, tile)?;
+                        kernels::i8_panel(isa, &scratch.a_wide, self.rows, &panel, out);
+                        self.write_c(out, n_block * bn, c.device());
+                    }
+                    Dtype::I4 => {
+                        let out = take(&mut scratch.tile_int, tile)?;
+                        kernels::i8_panel(isa, &scratch.a_wide, self.rows, &panel, out);
+                        let short = take(&mut scratch.tile_short, tile)?;
+                        for (short, &wide) in short.iter_mut().zip(out.iter()) {
+                            *short = wide.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+                        }
+                        self.write_c(short, n_block * bn, c.device());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A to row-major numbers: `row·K + k` of scratch is element `blocked(M, a, row, k)` of memory.
+    ///
+    /// # Safety
+    /// `a` is readable for A's bytes.
+    unsafe fn read_a(&self, isa: Isa, a: *const u8, scratch: &mut Scratch) -> Result<()> {
+        let (k, count) = (self.b.k, self.a_elements());
+        if self.dtype == Dtype::F16 {
+            let out = take(&mut scratch.a_float, count)?;
+            for (at, out) in out.chunks_exact_mut(self.a_block).enumerate() {
+                let from = blocked(self.rows, self.a_block, at * self.a_block / k, at * self.a_block % k);
+                // SAFETY: a block of A, within its bytes.
+                unsafe { kernels::widen_f16(isa, a.add(2 * from), out) };
+            }
+            return Ok(());
+        }
+        let block = take(&mut scratch.nibbles, self.a_block)?;
+        let out = take(&mut scratch.a_wide, count)?;
+        for (at, out) in out.chunks_exact_mut(self.a_block).enumerate() {
+            let from = blocked(self.rows, self.a_block, at * self.a_block / k, at * self.a_block % k);
+            // SAFETY: a block of A, within its bytes; blocks of i4 begin at whole bytes.
+            unsafe {
+                if self.dtype == Dtype::I4 {
+                    kernels::unpack_i4(isa, a.add(from / 2), block);
+                } else {
+                    std::ptr::copy_nonoverlapping(a.add(from).cast::<i8>(), block.as_mut_ptr(), block.len());
+                }
+            }
+            for (out, &value) in out.iter_mut().zip(block.iter()) {
+                *out = i16::from(value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the panel's K segments lie; those of i4 are unpacked to bytes first.
+    fn find_segments(&self, b: &BoundB, n_block: usize, scratch: &mut Scratch) -> Result<()> {
+        let (bn, bk) = self.b.block;
+        scratch.segments.clear();
+        let unpacked = if self.dtype == Dtype::I4 { self.b.k * bn } else { 0 };
+        let nibbles = take(&mut scratch.nibbles, unpacked.max(self.a_block))?;
+        let mut done = 0;
+        for index in 0..self.b.segments() {
+            let k = self.b.segment_k(index);
+            // SAFETY: the panel's first byte lies within B.
+            let mut base = unsafe { b.base().add(self.dtype.input_bytes(self.b.panel(index, n_block))) };
+            if self.dtype == Dtype::I4 {
+                let part = &mut nibbles[done..done + k * bn];
+                // SAFETY: the panel's bytes lie within B, and a panel begins at a whole byte.
+                unsafe { kernels::unpack_i4(Isa::best(), base, part) };
+                base = part.as_ptr().cast();
+                done += k * bn;
+            }
+            scratch.segments.push(Segment { base, k_blocks: k / bk });
+        }
+        Ok(())
+    }
+
+    /// Stores a row-major tile of sub-block-many columns, the first being column `first` of C.
+    ///
+    /// # Safety
+    /// `c` is writable for C's bytes.
+    unsafe fn write_c<T>(&self, tile: &[T], first: usize, c: *mut u8) {
+        let columns = self.b.block.0;
+        let piece = self.c_block.min(columns);
+        let bytes = piece * std::mem::size_of::<T>();
+        for (at, piece) in tile.chunks_exact(piece).enumerate() {
+            let (row, column) = (at * piece.len() / columns, first + at * piece.len() % columns);
+            let to = blocked(self.rows, self.c_block, row, column) * std::mem::size_of::<T>();
+            // SAFETY: a piece does not cross a block of C, so that it is contiguous and within its bytes; copied
+            // as bytes since a view need not be aligned.
+            unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr().cast::<u8>(), c.add(to), bytes) };
+        }
+    }
+}
