@@ -25,6 +25,9 @@ const PROGRAM: &str = "llama-completion";
 /// The context that is used unless another is asked for, bounded by what the model was trained on.
 const DEFAULT_CONTEXT: u64 = 4096;
 
+/// The host rounds its context up to this but not its batch, and aborts on a prompt between the two.
+const CONTEXT_STEP: u64 = 256;
+
 /// The options of `run`.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -37,8 +40,8 @@ pub struct Options {
     /// How many tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
-    /// Tokens of context [default: the model's, at most 4096]
-    #[arg(short, long, value_name = "CTX", value_parser = clap::value_parser!(u32).range(16..))]
+    /// Tokens of context, rounded up to a multiple of 256 [default: the model's, at most 4096]
+    #[arg(short, long, value_name = "CTX", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
     /// The chip: emulated, or forced on a vendor's library that does not tell
     #[arg(long)]
@@ -90,6 +93,8 @@ pub fn command(options: &Options) -> Result<()> {
     let mut host = Command::new(ready.host.program(PROGRAM)?);
     npu.apply(ready.plugin.as_ref(), &mut host);
     host.env("RKNPU_REPORT", &report_path);
+    // A host that aborts would let a debugger write into the text.
+    host.env("GGML_NO_BACKTRACE", "1");
     add_arguments(&mut host, options, &path, &head);
     let started = Instant::now();
     let (text, log) = watch(host, !options.json)?;
@@ -104,7 +109,8 @@ pub fn command(options: &Options) -> Result<()> {
 
 fn add_arguments(host: &mut Command, options: &Options, path: &Path, head: &Gguf) {
     let trained = head.number("context_length").unwrap_or(DEFAULT_CONTEXT);
-    let context = options.context.map_or(DEFAULT_CONTEXT.min(trained), u64::from);
+    let context = options.context.map_or(DEFAULT_CONTEXT.min(trained), u64::from).max(1);
+    let context = context.saturating_add(CONTEXT_STEP - 1) / CONTEXT_STEP * CONTEXT_STEP;
     host.arg("-m").arg(path).arg("-p").arg(&options.prompt);
     host.args(["-n", &options.tokens.to_string(), "-c", &context.to_string(), "--temp", "0"]);
     host.args(if options.raw { &["-no-cnv"][..] } else { &["-cnv", "-st"] });
@@ -176,7 +182,7 @@ fn explain_absence(npu: &Npu, report: Option<&PluginReport>, log: &HostLog) -> R
     match log.why_no_device() {
         None => Ok(Some("the plugin left no report: it took no matmul of this model".to_owned())),
         Some(why) => Err(Error::Refused(format!(
-            "the plugin registered no device, so the CPU did everything: {why}; \
+            "the plugin registered no device: {why}; \
              put that right, or pass --cpu if the CPU is wanted"
         ))),
     }

@@ -105,6 +105,18 @@ fn a_failing_host_is_named_with_its_last_lines() {
 }
 
 #[test]
+fn a_prompt_too_long_for_the_context_ends_in_the_hosts_own_words() {
+    let prompt = "word ".repeat(400);
+    let Some(mut run) = xtask(&["run", "--cpu", "-n", "2", "-c", "300", "-p", &prompt]) else { return };
+    assert!(run.output().unwrap().status.success(), "512 tokens hold it");
+    let Some(mut run) = xtask(&["run", "--cpu", "-n", "2", "-c", "16", "-p", &prompt]) else { return };
+    let output = run.output().unwrap();
+    let (_, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("prompt is too long"), "{stderr}");
+}
+
+#[test]
 fn exec_hands_the_exit_code_and_the_environment_through() {
     let script = "echo $GGML_BACKEND_PATH; echo $RKNPU_LIBRARY; echo $RKNPU_EMU_SOC; exit 7";
     let Some(mut exec) = xtask(&["exec", "--npu", "emulated", "--soc", "RK3576", "--", "sh", "-c", script])
@@ -132,4 +144,31 @@ fn exec_without_a_program_lists_those_of_the_host() {
         stderr.starts_with("error: llama-nothing: neither a program of the host nor on PATH"),
         "{stderr}"
     );
+}
+
+#[test]
+fn through_the_plugin_nearly_all_of_the_work_is_the_npus() {
+    for (weights, pipeline) in [("f16", "W16A16"), ("q8_0", "W8A8")] {
+        let arguments = ["run", "--npu", "emulated", "-m", weights, "-n", "3", "--json"];
+        let Some(mut run) = xtask(&arguments) else { return };
+        let npu = last_json(&run.output().unwrap());
+        assert!(npu["npu_flops_share"].as_f64().unwrap() >= 0.95, "{npu}");
+        assert!(npu["pipelines"][pipeline].as_u64().unwrap() > 0, "{npu}");
+        assert!(npu["description"].as_str().unwrap().contains("emulated"), "{npu}");
+        assert_eq!(npu["tokens"], 3, "{npu}");
+
+        // What the plugin counted and what the shapes call for are the same work.
+        let Some(mut run) = xtask(&["run", "--cpu", "-m", weights, "-n", "3", "--json"]) else { return };
+        assert_eq!(last_json(&run.output().unwrap())["total_flops"], npu["total_flops"]);
+    }
+}
+
+#[test]
+fn a_disabled_plugin_leaves_the_work_to_the_cpu() {
+    let Some(mut run) = xtask(&["run", "--npu", "emulated", "-m", "q4_0", "-n", "2", "--json"]) else {
+        return;
+    };
+    let result = last_json(&run.env("RKNPU_DISABLE", "1").output().unwrap());
+    assert_eq!(result["npu_flops_share"], 0.0);
+    assert!(result["note"].as_str().unwrap().contains("RKNPU_DISABLE=1"), "{result}");
 }
