@@ -35,7 +35,12 @@ pub struct Options {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What to say to the model
-    #[arg(short, long, default_value = "Hello! Please tell me something nice about small computers.")]
+    #[arg(
+        short,
+        long,
+        allow_hyphen_values = true,
+        default_value = "Hello! Please tell me something nice about small computers."
+    )]
     prompt: String,
     /// How many tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
@@ -80,29 +85,22 @@ pub fn command(options: &Options) -> Result<()> {
     let (path, head) = model.open(&ready.models)?;
 
     let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
-    let report_path = env::var_os("RKNPU_REPORT")
-        .filter(|value| !value.is_empty())
-        .map_or_else(|| scratch.path().join("report.json"), PathBuf::from);
-    match std::fs::remove_file(&report_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).at("replace", &report_path)
-        }
-        _ => {}
-    }
-
+    let report_path = scratch.path().join("report.json");
     let mut host = Command::new(ready.host.program(PROGRAM)?);
     npu.apply(ready.plugin.as_ref(), &mut host);
     host.env("RKNPU_REPORT", &report_path);
     // A host that aborts would let a debugger write into the text.
     host.env("GGML_NO_BACKTRACE", "1");
     add_arguments(&mut host, options, &path, &head);
-    let started = Instant::now();
-    let (text, log) = watch(host, !options.json)?;
-    let seconds = started.elapsed().as_secs_f64();
+    let ran = watch(host, !options.json)?;
 
     let report = PluginReport::read(&report_path).at("read the plugin's report", &report_path)?;
-    let note = explain_absence(&npu, report.as_ref(), &log)?;
-    let outcome = outcome(text, &log, report, &head, &path, npu.soc(), seconds, note);
+    if let Some(own) = env::var_os("RKNPU_REPORT").filter(|own| report.is_some() && !own.is_empty()) {
+        let own = Path::new(&own);
+        std::fs::copy(&report_path, own).at("write the plugin's report to", own)?;
+    }
+    let note = explain_absence(&npu, report.as_ref(), &ran.log)?;
+    let outcome = outcome(ran, report, &head, &path, npu.soc(), note);
     print(&outcome, options.json);
     Ok(())
 }
@@ -119,8 +117,16 @@ fn add_arguments(host: &mut Command, options: &Options, path: &Path, head: &Gguf
     host.args(&options.host_args);
 }
 
+/// A host that ran to its end.
+struct Ran {
+    text: String,
+    log: HostLog,
+    seconds: f64,
+}
+
 /// Runs the host to its end, showing its text as it comes where that is wanted.
-fn watch(mut host: Command, is_shown: bool) -> Result<(String, HostLog)> {
+fn watch(mut host: Command, is_shown: bool) -> Result<Ran> {
+    let started = Instant::now();
     host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = process::spawn(&mut host)?;
     let broken = |source| Error::Io { doing: format!("read the output of {PROGRAM}"), source };
@@ -146,7 +152,7 @@ fn watch(mut host: Command, is_shown: bool) -> Result<(String, HostLog)> {
         let outcome = process::outcome(status);
         return Err(Error::Tool { program: PROGRAM.to_owned(), outcome, tail: log.into_tail(), log: None });
     }
-    Ok((text.map_err(broken)?, log))
+    Ok(Ran { text: text.map_err(broken)?, log, seconds: started.elapsed().as_secs_f64() })
 }
 
 /// Reads the text to its end. A reader of ours who went away does not stop the host.
@@ -188,17 +194,16 @@ fn explain_absence(npu: &Npu, report: Option<&PluginReport>, log: &HostLog) -> R
     }
 }
 
-#[allow(clippy::too_many_arguments)] // one flat record is put together here
+/// Puts the record of the run together.
 fn outcome(
-    text: String,
-    log: &HostLog,
+    ran: Ran,
     report: Option<PluginReport>,
     head: &Gguf,
     path: &Path,
     soc: Option<&str>,
-    seconds: f64,
     note: Option<String>,
 ) -> Outcome {
+    let Ran { text, log, seconds } = ran;
     let tokens = log.tokens();
     let share = share(report.as_ref(), &flops::of_run(head, tokens));
     let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
