@@ -2,10 +2,17 @@
 //!
 //! A tile of `M`×`C` accumulators stays in registers over all of K: few rows of A take many columns at once
 //! (the run is bound by reading B), four rows take two (bound by arithmetic).
+//!
+//! The inner loops use wrapping arithmetic and read through [`Unaligned`] because builds with debug assertions,
+//! which the tests are, would check each step of the usual ways and run at half the speed.
 
 use std::arch::x86_64::*;
 
 use super::Panel;
+
+/// A vector at any address: read in place, without the checks of a copy.
+#[repr(C, packed)]
+struct Unaligned<T>(T);
 
 /// Walks all rows and columns of a panel in the tiles that suit the rows left.
 macro_rules! tiles {
@@ -63,34 +70,38 @@ pub(super) unsafe fn f16_panel(a: &[f32], rows: usize, panel: &Panel<'_>, out: &
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn i8_tile<const M: usize, const C: usize>(
-    a: *const i16,
+    mut a: *const i16,
     k: usize,
     panel: &Panel<'_>,
     c: usize,
     out: *mut i32,
 ) -> usize {
     let stride = panel.columns * panel.block_k;
-    let mut at = 0;
     // SAFETY: 16 bytes of each column of each block lie within the segment, since block_k is a multiple of 16;
-    // 16 elements of each row of A lie within it, since `at` ends at k; the result holds M rows and C columns.
+    // 16 elements of each row of A lie within it, since the blocks add up to k; the result holds M rows and C columns.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); C]; M];
         for segment in panel.segments {
-            for block in 0..segment.k_blocks {
-                for inner in (0..panel.block_k).step_by(16) {
-                    let column = segment.base.add(block * stride + c * panel.block_k + inner);
+            let mut block = segment.base.wrapping_add(c * panel.block_k);
+            for _ in 0..segment.k_blocks {
+                let (mut column, end) = (block, block.wrapping_add(panel.block_k));
+                while column != end {
                     let mut b = [_mm256_setzero_si256(); C];
                     for (j, b) in b.iter_mut().enumerate() {
-                        *b = _mm256_cvtepi8_epi16(_mm_loadu_si128(column.add(j * panel.block_k).cast()));
+                        let bytes =
+                            column.wrapping_add(j.wrapping_mul(panel.block_k)).cast::<Unaligned<__m128i>>();
+                        *b = _mm256_cvtepi8_epi16((*bytes).0);
                     }
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let a = _mm256_loadu_si256(a.add(i * k + at).cast());
+                        let a = (*a.wrapping_add(i.wrapping_mul(k)).cast::<Unaligned<__m256i>>()).0;
                         for (sum, b) in sums.iter_mut().zip(b) {
                             *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, b));
                         }
                     }
-                    at += 16;
+                    a = a.wrapping_add(16);
+                    column = column.wrapping_add(16);
                 }
+                block = block.wrapping_add(stride);
             }
         }
         for (i, sums) in sums.iter().enumerate() {
@@ -112,34 +123,38 @@ unsafe fn i8_tile<const M: usize, const C: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn f16_tile<const M: usize, const C: usize>(
-    a: *const f32,
+    mut a: *const f32,
     k: usize,
     panel: &Panel<'_>,
     c: usize,
     out: *mut f32,
 ) -> usize {
     let stride = panel.columns * panel.block_k;
-    let mut at = 0;
     // SAFETY: 8 halves of each column of each block lie within the segment, since block_k is a multiple of 8;
-    // 8 elements of each row of A lie within it, since `at` ends at k; the result holds M rows and C columns.
+    // 8 elements of each row of A lie within it, since the blocks add up to k; the result holds M rows and C columns.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); C]; M];
         for segment in panel.segments {
-            for block in 0..segment.k_blocks {
-                for inner in (0..panel.block_k).step_by(8) {
-                    let column = segment.base.add(2 * (block * stride + c * panel.block_k + inner));
+            let mut block = segment.base.cast::<u16>().wrapping_add(c * panel.block_k);
+            for _ in 0..segment.k_blocks {
+                let (mut column, end) = (block, block.wrapping_add(panel.block_k));
+                while column != end {
                     let mut b = [_mm256_setzero_ps(); C];
                     for (j, b) in b.iter_mut().enumerate() {
-                        *b = _mm256_cvtph_ps(_mm_loadu_si128(column.add(2 * j * panel.block_k).cast()));
+                        let halves =
+                            column.wrapping_add(j.wrapping_mul(panel.block_k)).cast::<Unaligned<__m128i>>();
+                        *b = _mm256_cvtph_ps((*halves).0);
                     }
                     for (i, sums) in sums.iter_mut().enumerate() {
-                        let a = _mm256_loadu_ps(a.add(i * k + at));
+                        let a = (*a.wrapping_add(i.wrapping_mul(k)).cast::<Unaligned<__m256>>()).0;
                         for (sum, b) in sums.iter_mut().zip(b) {
                             *sum = _mm256_fmadd_ps(a, b, *sum);
                         }
                     }
-                    at += 8;
+                    a = a.wrapping_add(8);
+                    column = column.wrapping_add(8);
                 }
+                block = block.wrapping_add(stride);
             }
         }
         for (i, sums) in sums.iter().enumerate() {
