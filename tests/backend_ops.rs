@@ -6,7 +6,10 @@ use common::{lab, output};
 
 /// Passed and all tests of `test-backend-ops` by its summary line ("  1044/1044 tests passed").
 fn summary(text: &str) -> (usize, usize) {
-    let line = text.lines().find(|line| line.contains("tests passed")).unwrap_or_else(|| panic!("no summary:\n{text}"));
+    let line = text
+        .lines()
+        .find(|line| line.contains("tests passed"))
+        .unwrap_or_else(|| panic!("no summary:\n{text}"));
     let fraction = line.split_whitespace().next().unwrap();
     let (passed, all) = fraction.split_once('/').unwrap();
     (passed.parse().unwrap(), all.parse().unwrap())
@@ -17,7 +20,9 @@ fn mul_mat(soc: &str) {
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.json");
     let (out, err) = output(
-        lab.npu("test-backend-ops", soc).args(["test", "-b", "RKNPU", "-o", "MUL_MAT"]).env("RKNPU_REPORT", &report),
+        lab.npu("test-backend-ops", soc)
+            .args(["test", "-b", "RKNPU", "-o", "MUL_MAT"])
+            .env("RKNPU_REPORT", &report),
     );
     let (passed, all) = summary(&(out + &err));
     assert_eq!(passed, all);

@@ -49,7 +49,10 @@ impl Lab {
     /// A program of the host with the plugin and the emulated `soc`.
     pub fn npu(&self, program: &str, soc: &str) -> Command {
         let mut command = self.cpu(program);
-        command.env("GGML_BACKEND_PATH", &self.plugin).env("RKNPU_LIBRARY", &self.emulator).env("RKNPU_EMU_SOC", soc);
+        command
+            .env("GGML_BACKEND_PATH", &self.plugin)
+            .env("RKNPU_LIBRARY", &self.emulator)
+            .env("RKNPU_EMU_SOC", soc);
         command
     }
 

@@ -1,0 +1,135 @@
+//! The real host in this process: its libraries opened as a program would, the plugin loaded by its own loader.
+#![allow(dead_code)]
+
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::os::unix::ffi::OsStrExt as _;
+
+use ggml_sys::sys;
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+
+use super::Lab;
+
+pub type Tensor = *mut sys::ggml_tensor;
+pub type Context = *mut sys::ggml_context;
+
+macro_rules! host {
+    ($($name:ident: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
+        /// The host's functions that the tests call, by their own names.
+        #[allow(non_snake_case)]
+        pub struct Ggml {
+            $(pub $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
+            _library: Library,
+        }
+
+        impl Ggml {
+            fn resolve(library: Library) -> Self {
+                Self {
+                    // SAFETY: the types are those of the host's public headers.
+                    $($name: unsafe { *library.get(stringify!($name).as_bytes()).expect(stringify!($name)) },)*
+                    _library: library,
+                }
+            }
+        }
+    };
+}
+
+host! {
+    ggml_backend_load: fn(*const c_char) -> sys::ggml_backend_reg_t;
+    ggml_backend_dev_count: fn() -> usize;
+    ggml_backend_dev_by_name: fn(*const c_char) -> sys::ggml_backend_dev_t;
+    ggml_backend_dev_description: fn(sys::ggml_backend_dev_t) -> *const c_char;
+    ggml_backend_dev_type: fn(sys::ggml_backend_dev_t) -> c_int;
+    ggml_backend_dev_memory: fn(sys::ggml_backend_dev_t, *mut usize, *mut usize);
+    ggml_backend_dev_init: fn(sys::ggml_backend_dev_t, *const c_char) -> sys::ggml_backend_t;
+    ggml_backend_dev_supports_op: fn(sys::ggml_backend_dev_t, *const sys::ggml_tensor) -> bool;
+    ggml_backend_free: fn(sys::ggml_backend_t);
+    ggml_backend_alloc_ctx_tensors: fn(Context, sys::ggml_backend_t) -> sys::ggml_backend_buffer_t;
+    ggml_backend_buffer_free: fn(sys::ggml_backend_buffer_t);
+    ggml_backend_buffer_set_usage: fn(sys::ggml_backend_buffer_t, c_int);
+    ggml_backend_buffer_clear: fn(sys::ggml_backend_buffer_t, u8);
+    ggml_backend_tensor_set: fn(Tensor, *const c_void, usize, usize);
+    ggml_backend_tensor_get: fn(*const sys::ggml_tensor, *mut c_void, usize, usize);
+    ggml_backend_graph_compute: fn(sys::ggml_backend_t, *mut sys::ggml_cgraph) -> c_int;
+    ggml_init: fn(sys::ggml_init_params) -> Context;
+    ggml_free: fn(Context);
+    ggml_new_tensor_4d: fn(Context, c_int, i64, i64, i64, i64) -> Tensor;
+    ggml_mul_mat: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_permute: fn(Context, Tensor, c_int, c_int, c_int, c_int) -> Tensor;
+    ggml_transpose: fn(Context, Tensor) -> Tensor;
+    ggml_new_graph: fn(Context) -> *mut sys::ggml_cgraph;
+    ggml_build_forward_expand: fn(*mut sys::ggml_cgraph, Tensor);
+    ggml_quantize_chunk: fn(c_int, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize;
+    ggml_row_size: fn(c_int, i64) -> usize;
+}
+
+impl Ggml {
+    /// Opens the host and lets it load its CPU backend and the plugin, on the emulated RK3588.
+    pub fn open(lab: &Lab) -> Self {
+        std::env::set_var("RKNPU_LIBRARY", &lab.emulator);
+        std::env::set_var("RKNPU_EMU_SOC", "rk3588");
+        // As a program's own dependency is opened, and as an addon is: the plugin must find its host either way.
+        let flags =
+            RTLD_NOW | if std::env::var_os("GGML_TEST_LOCAL").is_some() { RTLD_LOCAL } else { RTLD_GLOBAL };
+        // SAFETY: the host's library, whose constructors are harmless.
+        let library =
+            unsafe { Library::open(Some(lab.host.join("libggml.so")), flags) }.expect("the host opens");
+        let ggml = Self::resolve(library);
+        for backend in [&lab.host.join("libggml-cpu.so"), &lab.plugin] {
+            let path = CString::new(backend.as_os_str().as_bytes()).unwrap();
+            // SAFETY: a path to a backend.
+            assert!(
+                !unsafe { (ggml.ggml_backend_load)(path.as_ptr()) }.is_null(),
+                "{} loads",
+                backend.display()
+            );
+        }
+        ggml
+    }
+
+    pub fn device(&self) -> sys::ggml_backend_dev_t {
+        // SAFETY: a NUL-terminated name.
+        let device = unsafe { (self.ggml_backend_dev_by_name)(c"RKNPU".as_ptr()) };
+        assert!(!device.is_null(), "the host has the device RKNPU");
+        device
+    }
+
+    pub fn description(&self) -> String {
+        // SAFETY: the device's own description, NUL-terminated.
+        unsafe { CStr::from_ptr((self.ggml_backend_dev_description)(self.device())) }
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    pub fn backend(&self) -> sys::ggml_backend_t {
+        // SAFETY: a live device.
+        let backend = unsafe { (self.ggml_backend_dev_init)(self.device(), std::ptr::null()) };
+        assert!(!backend.is_null());
+        backend
+    }
+
+    /// A context for tensors without data.
+    pub fn context(&self) -> Context {
+        // SAFETY: plain parameters.
+        unsafe {
+            (self.ggml_init)(sys::ggml_init_params {
+                mem_size: 1 << 20,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            })
+        }
+    }
+}
+
+/// Numbers in −1..1 that repeat with the seed.
+pub fn numbers(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
+        })
+        .collect()
+}

@@ -1,0 +1,330 @@
+//! The plugin inside the real host, in this process: products against an f64 oracle, buffers, broken input.
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/ggml.rs"]
+mod ggml;
+
+use std::ffi::c_int;
+use std::sync::OnceLock;
+
+use common::Lab;
+use ggml::{numbers, Ggml, Tensor};
+use ggml_sys::sys;
+
+const F32: c_int = 0;
+const Q8_0: c_int = 8;
+const ACCEL: c_int = 3;
+const WEIGHTS: c_int = 1;
+
+struct Shared(Ggml);
+// SAFETY: a table of functions that may be called from any thread.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+fn host(test: &str) -> Option<&'static Ggml> {
+    static HOST: OnceLock<Option<Shared>> = OnceLock::new();
+    let shared = HOST.get_or_init(|| common::lab(test).map(|lab: Lab| Shared(Ggml::open(&lab))));
+    shared.as_ref().map(|shared| &shared.0)
+}
+
+/// out[row][column] = Σ activations[row][k] · weight[column][k], in f64.
+fn oracle(weight: &[f32], activations: &[f32], k: usize) -> Vec<f64> {
+    activations
+        .chunks(k)
+        .flat_map(|row| {
+            weight
+                .chunks(k)
+                .map(move |column| row.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
+        })
+        .collect()
+}
+
+/// Mean squared error over mean square.
+fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
+    error / want.iter().map(|w| w * w).sum::<f64>()
+}
+
+/// A product in a graph of its own, with a weight in a buffer of weights.
+struct Product<'a> {
+    ggml: &'a Ggml,
+    backend: sys::ggml_backend_t,
+    contexts: [ggml::Context; 2],
+    buffers: [sys::ggml_backend_buffer_t; 2],
+    weight: Tensor,
+    activations: Tensor,
+    out: Tensor,
+    graph: *mut sys::ggml_cgraph,
+    k: usize,
+    n: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(ggml: &'a Ggml, ggml_type: c_int, k: usize, n: usize, rows: usize) -> Self {
+        let backend = ggml.backend();
+        let contexts = [ggml.context(), ggml.context()];
+        // SAFETY: the host's functions on the host's live objects, as its headers say.
+        unsafe {
+            let weight = (ggml.ggml_new_tensor_4d)(contexts[0], ggml_type, k as i64, n as i64, 1, 1);
+            let weights = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
+            (ggml.ggml_backend_buffer_set_usage)(weights, WEIGHTS);
+            let activations = (ggml.ggml_new_tensor_4d)(contexts[1], F32, k as i64, rows as i64, 1, 1);
+            let out = (ggml.ggml_mul_mat)(contexts[1], weight, activations);
+            let graph = (ggml.ggml_new_graph)(contexts[1]);
+            (ggml.ggml_build_forward_expand)(graph, out);
+            let compute = if rows > 0 {
+                (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend)
+            } else {
+                std::ptr::null_mut()
+            };
+            Self {
+                ggml,
+                backend,
+                contexts,
+                buffers: [weights, compute],
+                weight,
+                activations,
+                out,
+                graph,
+                k,
+                n,
+            }
+        }
+    }
+
+    /// Writes the weight, quantised if its type is, and gives the values that it then holds.
+    fn set_weight(&self, values: &[f32]) -> Vec<f32> {
+        // SAFETY: the type is the tensor's, the sizes are those of its rows.
+        unsafe {
+            let ggml_type = (*self.weight).type_;
+            let bytes = (self.ggml.ggml_row_size)(ggml_type, self.k as i64) * self.n;
+            let mut data = vec![0u8; bytes];
+            if ggml_type == F32 {
+                data.copy_from_slice(bytemuck::cast_slice(values));
+            } else {
+                (self.ggml.ggml_quantize_chunk)(
+                    ggml_type,
+                    values.as_ptr(),
+                    data.as_mut_ptr().cast(),
+                    0,
+                    self.n as i64,
+                    self.k as i64,
+                    std::ptr::null(),
+                );
+            }
+            (self.ggml.ggml_backend_tensor_set)(self.weight, data.as_ptr().cast(), 0, bytes);
+            if ggml_type == F32 {
+                values.to_vec()
+            } else {
+                dequantize_q8_0(&data)
+            }
+        }
+    }
+
+    fn run(&self, activations: &[f32]) -> Vec<f32> {
+        let mut out = vec![0f32; activations.len() / self.k * self.n];
+        // SAFETY: both tensors have room for what is copied.
+        unsafe {
+            (self.ggml.ggml_backend_tensor_set)(
+                self.activations,
+                activations.as_ptr().cast(),
+                0,
+                activations.len() * 4,
+            );
+            assert_eq!((self.ggml.ggml_backend_graph_compute)(self.backend, self.graph), 0);
+            (self.ggml.ggml_backend_tensor_get)(self.out, out.as_mut_ptr().cast(), 0, out.len() * 4);
+        }
+        out
+    }
+}
+
+impl Drop for Product<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, freed once.
+        unsafe {
+            for buffer in self.buffers.into_iter().filter(|buffer| !buffer.is_null()) {
+                (self.ggml.ggml_backend_buffer_free)(buffer);
+            }
+            for context in self.contexts {
+                (self.ggml.ggml_free)(context);
+            }
+            (self.ggml.ggml_backend_free)(self.backend);
+        }
+    }
+}
+
+/// Blocks of an f16 scale and 32 i8, by the format's definition.
+fn dequantize_q8_0(data: &[u8]) -> Vec<f32> {
+    data.chunks(34)
+        .flat_map(|block| {
+            let scale = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+            block[2..].iter().map(move |q| f32::from(*q as i8) * scale)
+        })
+        .collect()
+}
+
+#[test]
+fn the_host_sees_one_accelerator_that_names_itself_emulated() {
+    let Some(ggml) = host("the_host_sees_one_accelerator") else { return };
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: a live device and two places to write to.
+    let kind = unsafe {
+        (ggml.ggml_backend_dev_memory)(ggml.device(), &mut free, &mut total);
+        (ggml.ggml_backend_dev_type)(ggml.device())
+    };
+    assert_eq!((ggml.description().as_str(), kind), ("emulated RK3588", ACCEL));
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib: usize = meminfo.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!(total, kib * 1024, "the memory is the board's");
+    assert!(free > 0 && free <= total);
+}
+
+#[test]
+fn products_of_odd_shapes_are_right() {
+    let Some(ggml) = host("products_of_odd_shapes_are_right") else { return };
+    // K above the segment limit, N below the alignment, more rows than a tile, one row.
+    for (ggml_type, k, n, rows, limit) in [
+        (F32, 8500, 50, 3, 1e-6),
+        (F32, 33, 7, 1, 1e-6),
+        (F32, 64, 100, 700, 1e-6),
+        (Q8_0, 8544, 70, 5, 1e-4),
+        (Q8_0, 576, 192, 33, 1e-4),
+        (Q8_0, 32, 1, 1, 1e-3),
+    ] {
+        let product = Product::new(ggml, ggml_type, k, n, rows);
+        let weight = product.set_weight(&numbers(1, k * n));
+        let activations = numbers(2, k * rows);
+        let error = nmse(&product.run(&activations), &oracle(&weight, &activations, k));
+        assert!(error < limit, "type {ggml_type}, K={k}, N={n}, {rows} rows: NMSE {error}");
+    }
+}
+
+#[test]
+fn a_weight_that_is_written_again_is_converted_again() {
+    let Some(ggml) = host("a_weight_that_is_written_again_is_converted_again") else { return };
+    let (k, n, rows) = (256, 64, 4);
+    let product = Product::new(ggml, F32, k, n, rows);
+    let activations = numbers(2, k * rows);
+    for seed in 3..6 {
+        let weight = product.set_weight(&numbers(seed, k * n));
+        let error = nmse(&product.run(&activations), &oracle(&weight, &activations, k));
+        assert!(error < 1e-6, "after write {seed}: NMSE {error}");
+    }
+    // A part of it, one element in the middle.
+    let mut weight = numbers(5, k * n);
+    weight[1000] = 40.0;
+    // SAFETY: element 1000 lies in the tensor.
+    unsafe { (ggml.ggml_backend_tensor_set)(product.weight, weight[1000..].as_ptr().cast(), 4000, 4) };
+    assert!(nmse(&product.run(&activations), &oracle(&weight, &activations, k)) < 1e-6);
+    // All of it, by clearing the buffer.
+    // SAFETY: a live buffer.
+    unsafe { (ggml.ggml_backend_buffer_clear)(product.buffers[0], 0) };
+    assert!(product.run(&activations).iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn infinities_and_nans_stay_in_their_rows() {
+    let Some(ggml) = host("infinities_and_nans_stay_in_their_rows") else { return };
+    let (k, n, rows) = (64, 48, 5);
+    for ggml_type in [F32, Q8_0] {
+        let product = Product::new(ggml, ggml_type, k, n, rows);
+        let weight = product.set_weight(&numbers(1, k * n));
+        let mut activations = numbers(2, k * rows);
+        let clean = oracle(&weight, &activations, k);
+        activations[k + 7] = f32::NAN;
+        activations[3 * k + 9] = f32::INFINITY;
+        let out = product.run(&activations);
+        for (row, (got, want)) in out.chunks(n).zip(clean.chunks(n)).enumerate() {
+            if row == 1 || row == 3 {
+                assert!(got.iter().all(|value| !value.is_finite()), "row {row} of type {ggml_type}");
+            } else {
+                assert!(nmse(got, want) < 1e-3, "row {row} of type {ggml_type}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_with_a_nan_is_left_to_the_cpu() {
+    let Some(ggml) = host("a_weight_with_a_nan_is_left_to_the_cpu") else { return };
+    let (k, n, rows) = (64, 32, 2);
+    let product = Product::new(ggml, F32, k, n, rows);
+    let mut weight = numbers(1, k * n);
+    weight[5 * k] = f32::NAN;
+    product.set_weight(&weight);
+    let activations = numbers(2, k * rows);
+    let out = product.run(&activations);
+    let want = oracle(&weight, &activations, k);
+    for (index, (got, want)) in out.iter().zip(&want).enumerate() {
+        assert_eq!(got.is_nan(), want.is_nan(), "element {index}");
+        assert!(want.is_nan() || (f64::from(*got) - want).abs() < 1e-4, "element {index}: {got}, not {want}");
+    }
+}
+
+#[test]
+fn zero_rows_are_accepted_and_do_nothing() {
+    let Some(ggml) = host("zero_rows_are_accepted_and_do_nothing") else { return };
+    let product = Product::new(ggml, F32, 64, 32, 0);
+    product.set_weight(&numbers(1, 64 * 32));
+    // SAFETY: live objects of the host.
+    unsafe {
+        assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), product.out));
+        assert_eq!((ggml.ggml_backend_graph_compute)(product.backend, product.graph), 0);
+    }
+}
+
+#[test]
+fn transposed_weights_and_computed_weights_are_declined() {
+    let Some(ggml) = host("transposed_weights_and_computed_weights_are_declined") else { return };
+    let context = ggml.context();
+    // SAFETY: the host's functions on its own live context.
+    unsafe {
+        let square = (ggml.ggml_new_tensor_4d)(context, F32, 64, 64, 1, 1);
+        let rows = (ggml.ggml_new_tensor_4d)(context, F32, 64, 3, 1, 1);
+        let plain = (ggml.ggml_mul_mat)(context, square, rows);
+        assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), plain));
+        let batched = (ggml.ggml_new_tensor_4d)(context, F32, 64, 2, 5, 1);
+        let permuted = (ggml.ggml_permute)(context, batched, 0, 2, 1, 3);
+        let out = (ggml.ggml_mul_mat)(context, square, permuted);
+        assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), out), "permuted rows are taken");
+        let chained = (ggml.ggml_mul_mat)(context, plain, out);
+        assert!(
+            !(ggml.ggml_backend_dev_supports_op)(ggml.device(), chained),
+            "a computed weight is declined"
+        );
+        // ggml itself refuses a transposed first operand; as the node's source it must be declined.
+        (*plain).src[0] = (ggml.ggml_transpose)(context, square);
+        assert!(
+            !(ggml.ggml_backend_dev_supports_op)(ggml.device(), plain),
+            "a transposed weight is declined"
+        );
+        (*plain).src[1] = std::ptr::null_mut();
+        assert!(
+            !(ggml.ggml_backend_dev_supports_op)(ggml.device(), plain),
+            "a node without a source is declined"
+        );
+        (ggml.ggml_free)(context);
+    }
+}
+
+#[test]
+fn several_threads_share_the_device() {
+    let Some(ggml) = host("several_threads_share_the_device") else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..4u32 {
+            scope.spawn(move || {
+                for round in 0..5u32 {
+                    let (k, n, rows) = (128 + 32 * thread as usize, 96, 1 + round as usize);
+                    let product = Product::new(ggml, F32, k, n, rows);
+                    let weight = product.set_weight(&numbers(10 * thread + round, k * n));
+                    let activations = numbers(99 + round, k * rows);
+                    let error = nmse(&product.run(&activations), &oracle(&weight, &activations, k));
+                    assert!(error < 1e-6, "thread {thread}, round {round}: NMSE {error}");
+                }
+            });
+        }
+    });
+}
