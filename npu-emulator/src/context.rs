@@ -304,3 +304,51 @@ fn attr(name: u8, dims: &[usize], bytes: usize, kind: i32) -> sys::rknn_matmul_t
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::memory;
+
+    /// A context of 1×32×32 with all operands bound, pinned by `mask`.
+    fn ready(mask: i32) -> Arc<Context> {
+        // SAFETY: zero is valid for a plain struct.
+        let mut info: sys::rknn_matmul_info = unsafe { std::mem::zeroed() };
+        (info.M, info.K, info.N, info.type_) = (1, 32, 32, 2);
+        let (handle, _) = create(&info).expect("a good shape");
+        let context = find(handle).expect("just made");
+        for (name, bytes) in [("A", 32), ("B", 1024), ("C", 128)] {
+            let mem = memory::create(bytes, 1);
+            context.bind(name, memory::view(mem).expect("live")).expect("fits");
+            memory::destroy(mem).expect("live");
+        }
+        context.set_core_mask(mask).expect("a core of rk3588");
+        context
+    }
+
+    /// One test, because the cores are the process's: pinned runs wait for their core, others take a free one.
+    #[test]
+    fn a_core_is_held_by_one_run_at_a_time() {
+        let run = |mask| {
+            let (context, (done, finished)) = (ready(mask), channel());
+            std::thread::spawn(move || done.send(context.run()));
+            finished
+        };
+        let [short, long] = [50, 10_000].map(Duration::from_millis);
+        let held = CORES[1].lock();
+        let waiting = run(2);
+        assert!(waiting.recv_timeout(short).is_err(), "core 1 is taken");
+        assert_eq!(run(4).recv_timeout(long), Ok(Ok(())), "core 2 is not");
+        let other = CORES[0].lock();
+        assert_eq!(run(0).recv_timeout(long), Ok(Ok(())), "auto takes core 2");
+        let last = CORES[2].lock();
+        let auto = run(0);
+        assert!(auto.recv_timeout(short).is_err(), "none is free");
+        drop((held, other, last));
+        assert_eq!(waiting.recv_timeout(long), Ok(Ok(())));
+        assert_eq!(auto.recv_timeout(long), Ok(Ok(())));
+    }
+}

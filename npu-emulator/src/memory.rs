@@ -3,7 +3,7 @@
 //! An allocation is one memfd, hence one file descriptor. The shadow is an anonymous mapping of the same size,
 //! so that pages that are never synced are never touched. `rknn_mem_sync` copies between the two.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -208,21 +208,31 @@ impl View {
     }
 }
 
-/// A live `rknn_tensor_mem`: the struct given out, at a stable address, and what stands behind it.
+/// The struct given out, at a stable address. We never read it back: the caller may write to it.
+struct Public(NonNull<sys::rknn_tensor_mem>);
+
+// SAFETY: a heap block that only this frees; the caller may read it from any thread.
+unsafe impl Send for Public {}
+
+impl Drop for Public {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::into_raw` in `publish`, freed once, here.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// A live `rknn_tensor_mem` and what stands behind it.
 struct Record {
-    public: NonNull<sys::rknn_tensor_mem>,
+    public: Public,
     view: View,
 }
 
-// SAFETY: the struct is a heap block that only its record frees; the caller may read it from any thread.
-unsafe impl Send for Record {}
+/// How many structs of destroyed memories are kept.
+const RETIRED_MOST: usize = 4096;
 
-impl Drop for Record {
-    fn drop(&mut self) {
-        // SAFETY: made by `Box::into_raw` in `publish`, freed once, here.
-        drop(unsafe { Box::from_raw(self.public.as_ptr()) });
-    }
-}
+/// Structs of destroyed memories, oldest first: kept a while so that the allocator does not give their address
+/// to a new memory, for which a stale handle would then pass.
+static RETIRED: Mutex<VecDeque<Public>> = Mutex::new(VecDeque::new());
 
 /// Every live memory by the address of its struct: what tells a handle from any other pointer.
 static RECORDS: LazyLock<Mutex<HashMap<usize, Record>>> = LazyLock::new(Mutex::default);
@@ -239,7 +249,7 @@ fn publish(view: View, virt_addr: *mut libc::c_void, fd: i32, flags: u32) -> *mu
         priv_data: std::ptr::null_mut(),
     }));
     let Some(handle) = NonNull::new(public) else { return std::ptr::null_mut() };
-    RECORDS.lock().insert(public as usize, Record { public: handle, view });
+    RECORDS.lock().insert(public as usize, Record { public: Public(handle), view });
     public
 }
 
@@ -316,7 +326,14 @@ pub fn view(mem: *const sys::rknn_tensor_mem) -> Result<View> {
 pub fn destroy(mem: *const sys::rknn_tensor_mem) -> Result<()> {
     let record = RECORDS.lock().remove(&(mem as usize));
     match record {
-        Some(_) => Ok(()),
+        Some(record) => {
+            let mut retired = RETIRED.lock();
+            retired.push_back(record.public);
+            if retired.len() > RETIRED_MOST {
+                retired.pop_front();
+            }
+            Ok(())
+        }
         None => refuse(Status::PARAM, format_args!("{mem:p} is no live memory")),
     }
 }

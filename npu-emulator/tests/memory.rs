@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{on_chip, product, spec, Random, Rig};
+use common::{on_chip, product, spec, Random, Rig, CHILD};
 use npu_emulator::exports::*;
 use npu_emulator::memory::{DOMAINS, DOMAIN_BYTES};
 use rknn_sys::sys::{self, rknn_tensor_mem};
@@ -204,7 +204,7 @@ fn a_domain_holds_3_9_gb_counts_an_allocation_once_and_gives_it_back() {
 /// Lowers the limit of its process, hence only does so in the child that the next test starts.
 #[test]
 fn child_uses_up_its_descriptors() {
-    if std::env::var_os("RKNPU_EMU_SOC").is_none() {
+    if std::env::var_os(CHILD).is_none() {
         return;
     }
     let library = common::library();

@@ -229,12 +229,16 @@ pub fn compare(library: &Library, spec: MatmulSpec, seed: u64) {
     }
 }
 
+/// Set in the children that [`on_chip`] starts.
+pub const CHILD: &str = "NPU_EMULATOR_TEST_CHILD";
+
 /// Runs one test of this same binary in a child with the chip set; its output and whether it passed.
 pub fn on_chip(soc: &str, test: &str) -> (bool, String) {
     let exe = std::env::current_exe().expect("a test knows its path");
     let out = std::process::Command::new(exe)
         .args(["--exact", test, "--nocapture"])
         .env("RKNPU_EMU_SOC", soc)
+        .env(CHILD, "1")
         .output()
         .expect("a test starts");
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
