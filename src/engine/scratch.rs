@@ -1,7 +1,7 @@
 //! Memories of activations and results. Sizes are powers of two, so that a handful of allocations serves all
 //! shapes, contexts keep what they have bound, and a sync never flushes more than twice what was written.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use rknn_sys::{Context, Memory};
@@ -20,11 +20,11 @@ struct Classes {
 impl Classes {
     fn get(&mut self, keeper: &Arc<Context>, stats: &Arc<Stats>, bytes: usize) -> Result<&mut Memory, Error> {
         let class = bytes.next_power_of_two().max(SMALLEST);
-        if !self.memories.contains_key(&class) {
-            let memory = keeper.allocate(class)?;
-            self.memories.insert(class, (memory, Held::allocation(stats, class)));
+        Ok(&mut match self.memories.entry(class) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert((keeper.allocate(class)?, Held::allocation(stats, class))),
         }
-        Ok(&mut self.memories.get_mut(&class).expect("inserted above").0)
+        .0)
     }
 
     fn existing(&self, bytes: usize) -> Option<&Memory> {

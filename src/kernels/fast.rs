@@ -72,8 +72,8 @@ fn quantize_body(values: &[f32], inverse_scale: f32, out: &mut [i8]) {
 
 #[inline(always)]
 fn quantize_one(value: f32, inverse_scale: f32) -> i8 {
-    // max first: it turns NaN into −127, whatever the row, whose results its NaN scale makes NaN.
-    let scaled = (value * inverse_scale).max(-127.0).min(127.0);
+    // A NaN becomes some number here; the NaN scale of its row makes the results NaN.
+    let scaled = (value * inverse_scale).clamp(-127.0, 127.0);
     ((scaled + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8
 }
 

@@ -77,11 +77,8 @@ impl Ggml {
         for backend in [&lab.host.join("libggml-cpu.so"), &lab.plugin] {
             let path = CString::new(backend.as_os_str().as_bytes()).unwrap();
             // SAFETY: a path to a backend.
-            assert!(
-                !unsafe { (ggml.ggml_backend_load)(path.as_ptr()) }.is_null(),
-                "{} loads",
-                backend.display()
-            );
+            let reg = unsafe { (ggml.ggml_backend_load)(path.as_ptr()) };
+            assert!(!reg.is_null(), "{} loads", backend.display());
         }
         ggml
     }
