@@ -23,6 +23,9 @@ pub struct TypeLimits {
 /// Innermost run of columns in native C of the f32 and i32 outputs: C is (N/4, M, 4) on every chip.
 pub const C_BLOCK: usize = 4;
 
+/// No chip has more cores.
+pub const CORES_MAX: usize = 3;
+
 /// One system on a chip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chip {
@@ -143,6 +146,7 @@ mod tests {
     fn blocks_divide_alignments() {
         // Padded shapes are whole blocks, which the kernels rely on.
         for chip in &CHIPS {
+            assert!((1..=CORES_MAX).contains(&chip.cores), "{}", chip.name);
             for dtype in [MatmulType::F16, MatmulType::I8] {
                 let limits = chip.limits(dtype).unwrap();
                 assert_eq!(limits.k_align % limits.a_block, 0, "{}", chip.name);

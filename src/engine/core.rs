@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use rknn_sys::{Binding, Context, Library, MatmulSpec, Operand};
 
 use super::Error;
+use crate::chip::CORES_MAX;
 use crate::observe::{Held, Stats};
 
 /// The most contexts of one core. A context costs about 0.4 MB and 1.5 ms; a model needs about five shapes times
@@ -25,7 +26,7 @@ pub struct Job {
 }
 
 enum Message {
-    Run(Box<Job>),
+    Run(Job),
     Release,
 }
 
@@ -152,7 +153,7 @@ impl Cores {
     pub fn run(&mut self, jobs: impl Iterator<Item = (usize, Job)>) -> Result<(), Error> {
         let mut first_job = None;
         let mut failure = None;
-        let mut waiting = [false; 16];
+        let mut waiting = [false; CORES_MAX];
         for (core, job) in jobs {
             if core == 0 {
                 first_job = Some(job);
@@ -160,7 +161,7 @@ impl Cores {
             }
             match self.worker(core) {
                 Ok(worker) => {
-                    if worker.send(Message::Run(Box::new(job))) {
+                    if worker.send(Message::Run(job)) {
                         waiting[core] = true;
                     } else {
                         failure.get_or_insert(Error::CoreGone { core });

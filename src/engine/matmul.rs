@@ -12,6 +12,7 @@ use rknn_sys::{Layout, MatmulSpec};
 
 use super::core::Job;
 use super::{Engine, Error, NpuWeight};
+use crate::chip::CORES_MAX;
 use crate::kernels::fast::{self, F16Scratch};
 use crate::kernels::scalar::{scale_f16, scale_i8};
 use crate::plan::{tiles, Segment, Tile};
@@ -44,8 +45,21 @@ impl Engine {
         activations: Activations,
         out: &mut [f32],
     ) -> Result<(), Error> {
+        // Taken for the time of the product, so that it grows once and is never allocated again.
+        let mut scales = std::mem::take(&mut self.row_scales);
+        let result = self.tiles(weight, activations, &mut scales, out);
+        self.row_scales = scales;
+        result
+    }
+
+    fn tiles(
+        &mut self,
+        weight: &NpuWeight,
+        activations: Activations,
+        scales: &mut Vec<f32>,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
         let n = weight.plan.n;
-        let mut scales = Vec::new();
         for tile in tiles(activations.rows, weight.plan.widest()) {
             let out = &mut out[tile.start * n..(tile.start + tile.len) * n];
             for (index, segment) in weight.plan.segments.iter().enumerate() {
@@ -54,17 +68,17 @@ impl Engine {
                     stride: activations.stride,
                     rows: tile.len,
                 };
-                self.row_scales(weight.pipeline, rows, segment, &mut scales);
-                self.pack(weight, rows, segment, &tile, &scales)?;
+                self.scale_rows(weight.pipeline, rows, segment, scales);
+                self.pack(weight, rows, segment, &tile, scales)?;
                 self.run(weight, index, segment, &tile)?;
-                self.unpack(weight, &tile, &scales, index > 0, out)?;
+                self.unpack(weight, &tile, scales, index > 0, out)?;
             }
         }
         Ok(())
     }
 
     /// One scale a row, over the segment's columns.
-    fn row_scales(&self, pipeline: Pipeline, rows: Activations, segment: &Segment, scales: &mut Vec<f32>) {
+    fn scale_rows(&self, pipeline: Pipeline, rows: Activations, segment: &Segment, scales: &mut Vec<f32>) {
         let scale = match pipeline {
             Pipeline::W8A8 => scale_i8,
             Pipeline::W16A16 => scale_f16,
@@ -147,7 +161,7 @@ impl Engine {
     fn run(&mut self, weight: &NpuWeight, index: usize, segment: &Segment, tile: &Tile) -> Result<(), Error> {
         let plan = &weight.plan;
         let a = self.scratch.a(tile.rows * segment.padded * plan.element_bytes())?.binding();
-        let mut bindings = [const { None }; 16];
+        let mut bindings = [const { None }; CORES_MAX];
         for slice in &plan.slices {
             bindings[slice.core] = Some(self.scratch.c(slice.core, tile.rows * slice.padded * 4)?.binding());
         }

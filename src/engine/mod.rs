@@ -68,6 +68,8 @@ pub struct Engine {
     cores: Cores,
     scratch: Scratch,
     pool: rayon::ThreadPool,
+    /// One scale a row of the tile at work.
+    row_scales: Vec<f32>,
     stats: Arc<Stats>,
     version: Option<Version>,
     _keeper_held: Held,
@@ -104,6 +106,7 @@ impl Engine {
             scratch: Scratch::new(&keeper, chip.cores, stats),
             keeper,
             pool: pool(default_threads())?,
+            row_scales: Vec::new(),
             stats: stats.clone(),
             version,
             _keeper_held: Held::context(stats),

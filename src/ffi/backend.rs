@@ -10,7 +10,7 @@ use crate::host::device::NAME;
 use crate::log;
 
 /// Tells our backends from others; random, fixed for ever.
-static mut GUID: [u8; 16] =
+static GUID: [u8; 16] =
     [0x6a, 0x1f, 0xd2, 0x4b, 0x90, 0x3c, 0x4e, 0x17, 0xa5, 0x58, 0x0d, 0xe3, 0x72, 0xb4, 0xc9, 0x2e];
 
 const SUCCESS: i32 = sys::GGML_HOST_STATUS_SUCCESS as i32;
@@ -23,7 +23,8 @@ pub fn create() -> sys::ggml_backend_t {
     }
     let Some((_, registered)) = with_device() else { return std::ptr::null_mut() };
     Box::into_raw(Box::new(sys::ggml_backend {
-        guid: &raw mut GUID,
+        // ggml only reads it, though its type says otherwise.
+        guid: (&raw const GUID).cast_mut(),
         iface: sys::ggml_backend_i {
             get_name: Some(get_name),
             free: Some(free),
