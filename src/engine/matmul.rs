@@ -15,6 +15,7 @@ use super::{Engine, Error, NpuWeight};
 use crate::chip::CORES_MAX;
 use crate::kernels::fast::{self, F16Scratch};
 use crate::kernels::scalar::{scale_f16, scale_i8};
+use crate::kernels::Results;
 use crate::plan::{tiles, Segment, Tile};
 use crate::policy::Pipeline;
 
@@ -203,26 +204,22 @@ impl Engine {
         chunks(&self.pool, tile.len * plan.n, out, rows_a_chunk * plan.n, |chunk, out| {
             let first = chunk * rows_a_chunk;
             let rows = out.len() / plan.n;
-            let row_scales = &scales[first..first + rows];
             for slice in &plan.slices {
                 let c = scratch.results(slice.core, tile.rows * slice.padded * 4);
-                let columns = &weight.scales[slice.start..slice.start + slice.len];
+                let results = Results {
+                    m: tile.rows,
+                    row_start: first,
+                    rows,
+                    columns: slice.len,
+                    row_scales: &scales[first..first + rows],
+                    column_scales: &weight.scales[slice.start..slice.start + slice.len],
+                    accumulate,
+                    stride: plan.n,
+                };
                 let out = &mut out[slice.start..];
                 match weight.pipeline {
-                    Pipeline::W8A8 => {
-                        let c: &[i32] = bytemuck::cast_slice(c);
-                        fast::unpack_c_i32(
-                            c, tile.rows, first, rows, slice.len, row_scales, columns, accumulate, out,
-                            plan.n,
-                        );
-                    }
-                    Pipeline::W16A16 => {
-                        let c: &[f32] = bytemuck::cast_slice(c);
-                        fast::unpack_c_f32(
-                            c, tile.rows, first, rows, slice.len, row_scales, columns, accumulate, out,
-                            plan.n,
-                        );
-                    }
+                    Pipeline::W8A8 => fast::unpack_c_i32(bytemuck::cast_slice(c), &results, out),
+                    Pipeline::W16A16 => fast::unpack_c_f32(bytemuck::cast_slice(c), &results, out),
                 }
             }
         });

@@ -5,9 +5,11 @@
 
 use half::slice::HalfFloatSliceExt;
 
+use super::{Results, Sum};
+
 /// Builds `$body` for the target's baseline and, on x86-64, for AVX2 as well, and calls the best that the CPU has.
 macro_rules! vectorised {
-    ($(#[$doc:meta])* pub fn $name:ident $(<const $g:ident: usize>)? ($($arg:ident: $kind:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+    ($(#[$doc:meta])* pub fn $name:ident $(<const $g:ident: usize>)? ($($arg:ident: $kind:ty),* $(,)?) $(-> $ret:ty)? = $body:expr) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         pub fn $name $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
@@ -16,14 +18,14 @@ macro_rules! vectorised {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2 $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
-                    $body $(::<$g>)? ($($arg),*)
+                    ($body)($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                     // SAFETY: the CPU has what the function was built for.
                     return unsafe { avx2 $(::<$g>)? ($($arg),*) };
                 }
             }
-            $body $(::<$g>)? ($($arg),*)
+            ($body)($($arg),*)
         }
     };
 }
@@ -83,7 +85,7 @@ vectorised! {
     /// `a` is whole (m, `BLOCK`) blocks; the row's `k` values begin at `row · stride`; beyond `k` zeros are put.
     pub fn pack_a_i8<const BLOCK: usize>(
         activations: &[f32], stride: usize, rows: usize, k: usize, scales: &[f32], m: usize, a: &mut [i8],
-    ) = pack_a_i8_body
+    ) = pack_a_i8_body::<BLOCK>
 }
 
 #[inline(always)]
@@ -175,72 +177,18 @@ impl F16Scratch {
 }
 
 vectorised! {
-    /// Rows of results out of native i32 C, see [`super::scalar::unpack_c`]; `row_start` is the first row in `c`.
-    pub fn unpack_c_i32(
-        c: &[i32], m: usize, row_start: usize, rows: usize, columns: usize, row_scales: &[f32],
-        column_scales: &[f32], accumulate: bool, out: &mut [f32], stride: usize,
-    ) = unpack_c_i32_body
+    /// Rows of results out of native i32 C, see [`super::scalar::unpack_c`].
+    pub fn unpack_c_i32(c: &[i32], results: &Results, out: &mut [f32]) = unpack_c
 }
 
 vectorised! {
-    /// Rows of results out of native f32 C; otherwise as [`unpack_c_i32`].
-    pub fn unpack_c_f32(
-        c: &[f32], m: usize, row_start: usize, rows: usize, columns: usize, row_scales: &[f32],
-        column_scales: &[f32], accumulate: bool, out: &mut [f32], stride: usize,
-    ) = unpack_c_f32_body
+    /// Rows of results out of native f32 C, see [`super::scalar::unpack_c`].
+    pub fn unpack_c_f32(c: &[f32], results: &Results, out: &mut [f32]) = unpack_c
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn unpack_c_i32_body(
-    c: &[i32],
-    m: usize,
-    row_start: usize,
-    rows: usize,
-    columns: usize,
-    row_scales: &[f32],
-    column_scales: &[f32],
-    accumulate: bool,
-    out: &mut [f32],
-    stride: usize,
-) {
-    unpack_c(c, m, row_start, rows, columns, row_scales, column_scales, accumulate, out, stride, |v| {
-        v as f32
-    });
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn unpack_c_f32_body(
-    c: &[f32],
-    m: usize,
-    row_start: usize,
-    rows: usize,
-    columns: usize,
-    row_scales: &[f32],
-    column_scales: &[f32],
-    accumulate: bool,
-    out: &mut [f32],
-    stride: usize,
-) {
-    unpack_c(c, m, row_start, rows, columns, row_scales, column_scales, accumulate, out, stride, |v| v);
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn unpack_c<T: Copy>(
-    c: &[T],
-    m: usize,
-    row_start: usize,
-    rows: usize,
-    columns: usize,
-    row_scales: &[f32],
-    column_scales: &[f32],
-    accumulate: bool,
-    out: &mut [f32],
-    stride: usize,
-    to_f32: impl Fn(T) -> f32,
-) {
+fn unpack_c<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
+    let Results { m, row_start, rows, columns, row_scales, column_scales, accumulate, stride } = *results;
     // Eight rows at a time: their pieces of one column block share two cache lines.
     for first in (0..rows).step_by(8) {
         let group = first..rows.min(first + 8);
@@ -248,11 +196,11 @@ fn unpack_c<T: Copy>(
             let start = block * 4;
             let width = 4.min(columns - start);
             for row in group.clone() {
-                let values = &c[block * m * 4 + (row_start + row) * 4..][..4];
+                let sums = &c[block * m * 4 + (row_start + row) * 4..][..4];
                 let out = &mut out[row * stride + start..][..width];
                 let scale = row_scales[row];
                 for (i, out) in out.iter_mut().enumerate() {
-                    let scaled = to_f32(values[i]) * column_scales[start + i] * scale;
+                    let scaled = sums[i].to_f32() * column_scales[start + i] * scale;
                     *out = if accumulate { *out + scaled } else { scaled };
                 }
             }

@@ -10,3 +10,47 @@
 
 pub mod fast;
 pub mod scalar;
+
+/// Which part of native C goes into which rows of results, and with what scales.
+///
+/// Rows `row_start .. row_start + rows` of C, whose M is `m`, become rows 0 .. `rows` of the output, which are
+/// `stride` apart; the first `columns` columns of each, times the row's and the column's scale.
+#[derive(Clone, Copy)]
+pub struct Results<'a> {
+    /// M of C.
+    pub m: usize,
+    /// First row taken.
+    pub row_start: usize,
+    /// Rows taken.
+    pub rows: usize,
+    /// Columns taken.
+    pub columns: usize,
+    /// One scale a row taken.
+    pub row_scales: &'a [f32],
+    /// One scale a column taken.
+    pub column_scales: &'a [f32],
+    /// Add to what is there, instead of replacing it.
+    pub accumulate: bool,
+    /// Elements from one row of the output to the next.
+    pub stride: usize,
+}
+
+/// An element of C: the sum that the NPU computed.
+pub trait Sum: Copy {
+    /// The nearest f32.
+    fn to_f32(self) -> f32;
+}
+
+impl Sum for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Sum for i32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self as f32
+    }
+}

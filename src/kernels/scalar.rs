@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use super::{Results, Sum};
+
 /// The magnitude that a scaled f16 row's largest element stays below: far from overflow and from the denormals.
 const F16_TARGET_EXPONENT: i32 = 8;
 
@@ -76,27 +78,14 @@ pub fn to_f16(value: f32, inverse_scale: f32) -> u16 {
     f16::from_f32(value * inverse_scale).to_bits()
 }
 
-/// Adds native C (n/4, m, 4) of `columns` columns to rows of results, each element times its row's and its
-/// column's scale. `out` has rows `stride` apart and begins at the slice's first column.
-#[allow(clippy::too_many_arguments)]
-pub fn unpack_c<T: Copy>(
-    c: &[T],
-    m: usize,
-    rows: usize,
-    columns: usize,
-    row_scales: &[f32],
-    column_scales: &[f32],
-    accumulate: bool,
-    out: &mut [f32],
-    stride: usize,
-    to_f32: impl Fn(T) -> f32,
-) {
-    for row in 0..rows {
-        for column in 0..columns {
-            let value = to_f32(c[(column / 4) * m * 4 + row * 4 + column % 4]);
-            let scaled = value * column_scales[column] * row_scales[row];
-            let out = &mut out[row * stride + column];
-            *out = if accumulate { *out + scaled } else { scaled };
+/// Native C (n/4, m, 4) into rows of results: each element times its row's and its column's scale.
+pub fn unpack_c<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
+    for row in 0..results.rows {
+        for column in 0..results.columns {
+            let sum = c[(column / 4) * results.m * 4 + (results.row_start + row) * 4 + column % 4].to_f32();
+            let scaled = sum * results.column_scales[column] * results.row_scales[row];
+            let out = &mut out[row * results.stride + column];
+            *out = if results.accumulate { *out + scaled } else { scaled };
         }
     }
 }

@@ -76,14 +76,16 @@ proptest! {
         let column_scales: Vec<f32> = (0..columns).map(|_| next() as f32 * 1e-9).collect();
         let start: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
 
-        // The oracle begins at row 0 of C, so it is given C without the rows before.
+        let results = Results {
+            m, row_start: before, rows, columns, row_scales: &row_scales, column_scales: &column_scales, accumulate, stride,
+        };
         let (mut want, mut got) = (start.clone(), start.clone());
-        scalar::unpack_c(&c[before * 4..], m, rows, columns, &row_scales, &column_scales, accumulate, &mut want, stride, |v| v as f32);
-        unpack_c_i32(&c, m, before, rows, columns, &row_scales, &column_scales, accumulate, &mut got, stride);
+        scalar::unpack_c(&c, &results, &mut want);
+        unpack_c_i32(&c, &results, &mut got);
         prop_assert_eq!(&got, &want);
         let (mut want, mut got) = (start.clone(), start);
-        scalar::unpack_c(&floats[before * 4..], m, rows, columns, &row_scales, &column_scales, accumulate, &mut want, stride, |v| v);
-        unpack_c_f32(&floats, m, before, rows, columns, &row_scales, &column_scales, accumulate, &mut got, stride);
+        scalar::unpack_c(&floats, &results, &mut want);
+        unpack_c_f32(&floats, &results, &mut got);
         prop_assert_eq!(got, want);
     }
 
