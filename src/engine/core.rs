@@ -135,18 +135,27 @@ pub struct Cores {
     first: Contexts,
     /// Cores 1 and up, started at their first job.
     others: Vec<Option<Worker>>,
+    /// The NPU's numbers of the cores: jobs name them by their place here.
+    ids: Vec<usize>,
     library: Library,
     stats: Arc<Stats>,
 }
 
 impl Cores {
-    pub fn new(library: &Library, cores: usize, stats: &Arc<Stats>) -> Self {
+    /// The cores `ids` of a chip; `pinned` when there are others to keep apart from.
+    pub fn new(library: &Library, ids: &[usize], pinned: bool, stats: &Arc<Stats>) -> Self {
         Self {
-            first: contexts(library, 0, cores > 1, stats),
-            others: (1..cores).map(|_| None).collect(),
+            first: contexts(library, ids.first().copied().unwrap_or(0), pinned, stats),
+            others: ids.iter().skip(1).map(|_| None).collect(),
+            ids: ids.to_vec(),
             library: library.clone(),
             stats: stats.clone(),
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ids.len()
     }
 
     /// Runs one job a core, all at once, and waits for all of them; gives the first failure.
@@ -192,7 +201,8 @@ impl Cores {
     fn worker(&mut self, core: usize) -> Result<&Worker, Error> {
         let slot = self.others.get_mut(core - 1).ok_or(Error::CoreGone { core })?;
         if slot.is_none() {
-            *slot = Some(Worker::start(contexts(&self.library, core, true, &self.stats))?);
+            let contexts = contexts(&self.library, self.ids[core], true, &self.stats);
+            *slot = Some(Worker::start(contexts)?);
         }
         Ok(slot.as_ref().expect("started above"))
     }

@@ -4,23 +4,19 @@
 //! core, and add the slices' results, scaled, to the rows of the output. Scales of activations are per row and
 //! segment: a segment with small values keeps its digits beside one with large ones.
 
-use std::cell::RefCell;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rayon::prelude::*;
-use rknn_sys::{Layout, MatmulSpec};
+use rknn_sys::MatmulSpec;
 
 use super::core::Job;
+use super::pack::{chunks, pack};
 use super::{Engine, Error, NpuWeight};
 use crate::chip::CORES_MAX;
-use crate::kernels::fast::{self, F16Scratch};
+use crate::kernels::fast;
 use crate::kernels::scalar::{scale_f16, scale_i8};
-use crate::kernels::Results;
+use crate::kernels::{Results, Rows};
 use crate::plan::{tiles, Segment, Tile};
 use crate::policy::Pipeline;
-
-/// Below this many elements, waking the other threads costs more than they save.
-const PARALLEL_MIN: usize = 32 * 1024;
 
 /// Rows of f32 activations.
 #[derive(Clone, Copy)]
@@ -94,7 +90,7 @@ impl Engine {
         });
     }
 
-    /// Packs the tile's rows into native A and shows it to the NPU.
+    /// Packs the tile's rows into A and shows it to the NPU.
     fn pack(
         &mut self,
         weight: &NpuWeight,
@@ -105,55 +101,16 @@ impl Engine {
     ) -> Result<(), Error> {
         let plan = &weight.plan;
         let bytes = tile.rows * segment.padded * plan.element_bytes();
-        let threads = self.threads();
-        // Split along K: blocks of k are contiguous in A, rows are not.
-        let block = plan.limits.a_block;
-        let blocks_a_chunk = (segment.padded / block).div_ceil(threads);
-        let k_chunk = blocks_a_chunk * block;
-        let elements = tile.len * segment.len;
-        let pool = &self.pool;
+        let native_block = self.mode.native_ac.then_some(plan.limits.a_block);
         let memory = self.scratch.a(bytes)?;
         let a = &mut memory.as_mut_slice()[..bytes];
-        let unsupported = || Error::Unsupported {
-            chip: self.chip.title,
-            what: format!("{} with A blocks of {block}", weight.pipeline.name()),
-        };
-        let part = |chunk: usize| {
-            let start = (chunk * k_chunk).min(segment.len);
-            let k = k_chunk.min(segment.len - start);
-            (&rows.data[start..], k)
-        };
-        match weight.pipeline {
-            Pipeline::W8A8 => {
-                let kernel = match block {
-                    16 => fast::pack_a_i8::<16>,
-                    8 => fast::pack_a_i8::<8>,
-                    _ => return Err(unsupported()),
-                };
-                let a: &mut [i8] = bytemuck::cast_slice_mut(a);
-                chunks(pool, elements, a, k_chunk * tile.rows, |chunk, a| {
-                    let (data, k) = part(chunk);
-                    kernel(data, rows.stride, tile.len, k, scales, tile.rows, a);
-                });
+        let rows = Rows { data: rows.data, stride: rows.stride, rows: rows.rows, k: segment.len, scales };
+        pack(&self.pool, weight.pipeline, &rows, tile.rows, native_block, a).ok_or_else(|| {
+            Error::Unsupported {
+                chip: self.chip.title,
+                what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
             }
-            Pipeline::W16A16 => {
-                let kernel = match block {
-                    8 => fast::pack_a_f16::<8>,
-                    4 => fast::pack_a_f16::<4>,
-                    _ => return Err(unsupported()),
-                };
-                thread_local! {
-                    static SCRATCH: RefCell<F16Scratch> = RefCell::default();
-                }
-                let a: &mut [u16] = bytemuck::cast_slice_mut(a);
-                chunks(pool, elements, a, k_chunk * tile.rows, |chunk, a| {
-                    let (data, k) = part(chunk);
-                    SCRATCH.with_borrow_mut(|scratch| {
-                        kernel(data, rows.stride, tile.len, k, scales, tile.rows, a, scratch);
-                    });
-                });
-            }
-        }
+        })?;
         memory.sync_to_device()?;
         Ok(())
     }
@@ -172,8 +129,8 @@ impl Engine {
                 rows: tile.rows,
                 k: segment.padded,
                 n: slice.padded,
-                b_layout: Layout::Native,
-                ac_layout: Layout::Native,
+                b_layout: self.mode.b_layout(),
+                ac_layout: self.mode.ac_layout(),
                 domain: 0,
             };
             let b = weight.parts[plan.part(s, index)].binding();
@@ -198,7 +155,7 @@ impl Engine {
         for slice in &plan.slices {
             self.scratch.c(slice.core, tile.rows * slice.padded * 4)?.sync_from_device()?;
         }
-        let scratch = &self.scratch;
+        let (scratch, native) = (&self.scratch, self.mode.native_ac);
         // Whole groups of eight rows, as the kernel takes them.
         let rows_a_chunk = tile.len.div_ceil(self.threads()).next_multiple_of(8);
         chunks(&self.pool, tile.len * plan.n, out, rows_a_chunk * plan.n, |chunk, out| {
@@ -217,9 +174,13 @@ impl Engine {
                     stride: plan.n,
                 };
                 let out = &mut out[slice.start..];
-                match weight.pipeline {
-                    Pipeline::W8A8 => fast::unpack_c_i32(bytemuck::cast_slice(c), &results, out),
-                    Pipeline::W16A16 => fast::unpack_c_f32(bytemuck::cast_slice(c), &results, out),
+                match (weight.pipeline, native) {
+                    (Pipeline::W8A8, true) => fast::unpack_c_i32(bytemuck::cast_slice(c), &results, out),
+                    (Pipeline::W8A8, false) => fast::unpack_rows_i32(bytemuck::cast_slice(c), &results, out),
+                    (Pipeline::W16A16, true) => fast::unpack_c_f32(bytemuck::cast_slice(c), &results, out),
+                    (Pipeline::W16A16, false) => {
+                        fast::unpack_rows_f32(bytemuck::cast_slice(c), &results, out);
+                    }
                 }
             }
         });
@@ -238,20 +199,5 @@ impl Engine {
         work: impl Fn(usize, &mut [T]) + Sync,
     ) {
         chunks(&self.pool, elements, data, size, |index, chunk| work(index * size, chunk));
-    }
-}
-
-/// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
-fn chunks<T: Send>(
-    pool: &rayon::ThreadPool,
-    elements: usize,
-    data: &mut [T],
-    size: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) {
-    if elements >= PARALLEL_MIN && data.len() > size {
-        pool.install(|| data.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk)));
-    } else {
-        data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
     }
 }

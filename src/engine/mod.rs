@@ -3,6 +3,8 @@
 //! * [`weight`]: a weight on the NPU, converted and split over the cores;
 //! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
 //! * [`scratch`]: the memories of activations and results, by size class;
+//! * [`mode`]: the best way to use the NPU that is known to be right;
+//! * [`pack`]: a tile's rows into A;
 //! * [`matmul`]: pack rows → run the slices → unpack results, tile by tile.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
@@ -10,6 +12,8 @@
 
 mod core;
 mod matmul;
+mod mode;
+mod pack;
 mod scratch;
 mod weight;
 
@@ -24,6 +28,7 @@ use crate::observe::{Held, Stats};
 use crate::weights::PackError;
 
 pub use self::matmul::Activations;
+pub use self::mode::Mode;
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.
@@ -49,6 +54,9 @@ pub enum Error {
         /// What the library says of itself.
         found: String,
     },
+    /// No type and core gave right numbers.
+    #[error("no product came out right on it; see rknpu-doctor")]
+    Unusable,
     /// A core's thread is gone.
     #[error("the thread of NPU core {core} has ended")]
     CoreGone {
@@ -63,6 +71,7 @@ pub enum Error {
 /// The NPU of one device. One product at a time: callers lock it.
 pub struct Engine {
     chip: &'static Chip,
+    mode: Mode,
     /// The context that all memories are allocated through; it lives as long as they do.
     keeper: Arc<Context>,
     cores: Cores,
@@ -76,11 +85,17 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the NPU: makes one small context, which fails where there is no usable NPU, and asks the version.
+    /// Opens the NPU: makes one small context, which fails where there is no usable NPU, asks the version, and
+    /// asks `mode` how a library of that version is to be used.
     ///
     /// # Errors
-    /// The vendor's refusal; a library before 2.1; no threads.
-    pub fn open(library: &Library, chip: &'static Chip, stats: &Arc<Stats>) -> Result<Self, Error> {
+    /// The vendor's refusal; a library before 2.1; no way to use it that gives right numbers; no threads.
+    pub fn open(
+        library: &Library,
+        chip: &'static Chip,
+        mode: impl FnOnce(Option<&Version>) -> Mode,
+        stats: &Arc<Stats>,
+    ) -> Result<Self, Error> {
         let limits = chip
             .limits(MatmulType::I8)
             .ok_or(Error::Unsupported { chip: chip.title, what: "8-bit products".to_owned() })?;
@@ -100,10 +115,16 @@ impl Engine {
                 return Err(Error::Version { found: version.api.clone() });
             }
         }
+        let mode = mode(version.as_ref());
+        if !mode.is_usable() {
+            return Err(Error::Unusable);
+        }
+        let cores = mode.core_ids();
         Ok(Self {
             chip,
-            cores: Cores::new(library, chip.cores, stats),
-            scratch: Scratch::new(&keeper, chip.cores, stats),
+            mode,
+            cores: Cores::new(library, &cores, chip.cores > 1, stats),
+            scratch: Scratch::new(&keeper, cores.len(), stats),
             keeper,
             pool: pool(default_threads())?,
             row_scales: Vec::new(),
@@ -111,6 +132,11 @@ impl Engine {
             version,
             _keeper_held: Held::context(stats),
         })
+    }
+
+    /// How the NPU is used.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
     }
 
     /// What library and driver say of themselves, if they do.

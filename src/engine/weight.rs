@@ -6,12 +6,12 @@ use super::{Engine, Error};
 use crate::observe::Held;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
-use crate::weights::{pack, Source};
+use crate::weights::{pack, Part, Source};
 
 /// Parts of an allocation begin at multiples of this: a page, so that no two share a cache line or a mapping.
 const PART_ALIGN: usize = 4096;
 
-/// A weight converted to native B, cut for the cores, with the scales of its output channels.
+/// A weight converted to B, cut for the cores, with the scales of its output channels.
 pub struct NpuWeight {
     /// How it was cut.
     pub plan: WeightPlan,
@@ -19,21 +19,46 @@ pub struct NpuWeight {
     pub pipeline: Pipeline,
     /// One scale an output channel.
     pub scales: Vec<f32>,
-    /// Native B by [`WeightPlan::part`]; views of one allocation.
+    /// B by [`WeightPlan::part`].
     pub(super) parts: Vec<Memory>,
-    _held: Held,
+    _held: Vec<Held>,
 }
 
 impl Engine {
-    /// Converts `source` and puts it into the NPU's memory, ready to be used by all cores.
+    /// Converts `source` and puts it into the NPU's memory, ready to be used by all cores that work.
     ///
     /// # Errors
-    /// No memory, or a weight that has no form on the NPU.
-    pub fn upload(&self, source: &Source, pipeline: Pipeline) -> Result<NpuWeight, Error> {
-        let plan = WeightPlan::new(self.chip, pipeline.dtype(), source.k, source.n).ok_or_else(|| {
-            let what = format!("{} with K={}, N={}", pipeline.name(), source.k, source.n);
+    /// No memory, a type that this NPU does not run, or a weight that has no form on it.
+    pub fn upload(&self, source: &Source, wanted: Pipeline) -> Result<NpuWeight, Error> {
+        let unsupported = || {
+            let what = format!("{} with K={}, N={}", wanted.name(), source.k, source.n);
             Error::Unsupported { chip: self.chip.title, what }
-        })?;
+        };
+        let pipeline = self.mode.pipeline(wanted).ok_or_else(unsupported)?;
+        let plan = WeightPlan::new(self.chip, self.cores.count(), pipeline.dtype(), source.k, source.n)
+            .ok_or_else(unsupported)?;
+        let (mut parts, held) = self.allocate_parts(&plan)?;
+        let mut scales = vec![1.0; plan.n];
+        let layout = self.mode.b_layout();
+        let packed: Result<(), Error> = self.pool.install(|| {
+            for (s, slice) in plan.slices.iter().enumerate() {
+                for (g, segment) in plan.segments.iter().enumerate() {
+                    let memory = &mut parts[plan.part(s, g)];
+                    let scales = &mut scales[slice.start..slice.start + slice.len];
+                    let part = Part { plan: &plan, pipeline, layout, slice, segment };
+                    pack(source, part, memory.as_mut_slice(), scales)?;
+                    memory.sync_to_device()?;
+                }
+            }
+            Ok(())
+        });
+        packed?;
+        Ok(NpuWeight { plan, pipeline, scales, parts, _held: held })
+    }
+
+    /// The memories of a weight's parts, in the order of [`WeightPlan::part`]: views of one allocation, or an
+    /// allocation each where views are not to be trusted.
+    fn allocate_parts(&self, plan: &WeightPlan) -> Result<(Vec<Memory>, Vec<Held>), Error> {
         let mut ranges = Vec::with_capacity(plan.slices.len() * plan.segments.len());
         let mut end = 0usize;
         for slice in &plan.slices {
@@ -43,22 +68,16 @@ impl Engine {
                 ranges.push(start..end);
             }
         }
-        let memory = self.keeper.allocate(end)?;
-        let held = Held::allocation(&self.stats, end);
-        let mut parts = if ranges.len() == 1 { vec![memory] } else { memory.split(&ranges)? };
-        let mut scales = vec![1.0; plan.n];
-        let packed: Result<(), Error> = self.pool.install(|| {
-            for (s, slice) in plan.slices.iter().enumerate() {
-                for (g, segment) in plan.segments.iter().enumerate() {
-                    let part = &mut parts[plan.part(s, g)];
-                    let scales = &mut scales[slice.start..slice.start + slice.len];
-                    pack(source, &plan, pipeline, slice, segment, part.as_mut_slice(), scales)?;
-                    part.sync_to_device()?;
-                }
-            }
-            Ok(())
-        });
-        packed?;
-        Ok(NpuWeight { plan, pipeline, scales, parts, _held: held })
+        if self.mode.views && ranges.len() > 1 {
+            let memory = self.keeper.allocate(end)?;
+            return Ok((memory.split(&ranges)?, vec![Held::allocation(&self.stats, end)]));
+        }
+        let mut parts = Vec::with_capacity(ranges.len());
+        let mut held = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            parts.push(self.keeper.allocate(range.len())?);
+            held.push(Held::allocation(&self.stats, range.len()));
+        }
+        Ok((parts, held))
     }
 }

@@ -11,7 +11,7 @@ use rknn_sys::Library;
 
 use super::config::Config;
 use crate::chip::Chip;
-use crate::engine::{Activations, Engine, Error, NpuWeight};
+use crate::engine::{Activations, Engine, Error, Mode, NpuWeight};
 use crate::log;
 use crate::observe::{Report, Stats};
 use crate::policy::Pipeline;
@@ -73,7 +73,7 @@ impl Device {
             }
         };
         let stats = Arc::new(Stats::default());
-        let engine = Engine::open(&library, chip, &stats)
+        let engine = Engine::open(&library, chip, |_| Mode::believed(chip), &stats)
             .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;
         let version = engine.version();
         log!(
@@ -111,25 +111,24 @@ impl Device {
         let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
         let rows = job.activations.rows;
         let pipeline = Pipeline::of(job.weight.reader.is_quantized());
-        let done = !self.given_up.load(Relaxed) && self.try_multiply(job, pipeline);
-        self.stats.count_product(job.name, shape, rows, done.then_some(pipeline));
-        done
+        let given_up = self.given_up.load(Relaxed);
+        let done = if given_up { None } else { self.try_multiply(job, pipeline) };
+        self.stats.count_product(job.name, shape, rows, done);
+        done.is_some()
     }
 
-    fn try_multiply(&self, job: &mut Job, pipeline: Pipeline) -> bool {
+    /// The pipeline that did it, if one did.
+    fn try_multiply(&self, job: &mut Job, wanted: Pipeline) -> Option<Pipeline> {
         let mut engine = self.engine.lock();
-        let weight = match self.weight(&engine, job, pipeline) {
-            Some(weight) => weight,
-            None => return false,
-        };
+        let weight = self.weight(&engine, job, wanted)?;
         match engine.matmul(&weight, job.activations, job.out) {
             Ok(()) => {
                 self.failures.store(0, Relaxed);
-                true
+                Some(weight.pipeline)
             }
             Err(error) => {
                 self.note_failure(job.name, &error);
-                false
+                None
             }
         }
     }
@@ -151,7 +150,7 @@ impl Device {
                     job.weight.reader.name(),
                     job.weight.k,
                     job.weight.n,
-                    pipeline.name()
+                    weight.pipeline.name()
                 );
                 Some(Arc::new(weight))
             }

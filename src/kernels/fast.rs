@@ -5,19 +5,17 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::{Results, Sum};
+use super::{Results, Rows, Sum};
 
 /// Builds `$body` for the target's baseline and, on x86-64, for AVX2 as well, and calls the best that the CPU has.
 macro_rules! vectorised {
     ($(#[$doc:meta])* pub fn $name:ident $(<const $g:ident: usize>)? ($($arg:ident: $kind:ty),* $(,)?) $(-> $ret:ty)? = $body:expr) => {
         $(#[$doc])*
-        #[allow(clippy::too_many_arguments)]
         pub fn $name $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx2 $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
+                        fn avx2 $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
                     ($body)($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
@@ -80,28 +78,17 @@ fn quantize_one(value: f32, inverse_scale: f32) -> i8 {
 }
 
 vectorised! {
-    /// Quantises part of each row into consecutive blocks of native A, see [`super::scalar::pack_a`].
+    /// Quantises rows into consecutive blocks of native A, see [`super::scalar::pack_a`].
     ///
-    /// `a` is whole (m, `BLOCK`) blocks; the row's `k` values begin at `row · stride`; beyond `k` zeros are put.
-    pub fn pack_a_i8<const BLOCK: usize>(
-        activations: &[f32], stride: usize, rows: usize, k: usize, scales: &[f32], m: usize, a: &mut [i8],
-    ) = pack_a_i8_body::<BLOCK>
+    /// `a` is whole (`m`, `BLOCK`) blocks; beyond a row's elements zeros are put.
+    pub fn pack_a_i8<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) = pack_a_i8_body::<BLOCK>
 }
 
 #[inline(always)]
-fn pack_a_i8_body<const BLOCK: usize>(
-    activations: &[f32],
-    stride: usize,
-    rows: usize,
-    k: usize,
-    scales: &[f32],
-    m: usize,
-    a: &mut [i8],
-) {
-    for row in 0..rows {
-        let inverse = 1.0 / scales[row];
-        let values = &activations[row * stride..row * stride + k];
-        let mut blocks = values.chunks_exact(BLOCK);
+fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) {
+    for row in 0..rows.rows {
+        let inverse = 1.0 / rows.scales[row];
+        let mut blocks = rows.row(row).chunks_exact(BLOCK);
         let mut places = a.chunks_exact_mut(m * BLOCK);
         for (block, place) in (&mut blocks).zip(&mut places) {
             let block: &[f32; BLOCK] = block.try_into().expect("a whole block");
@@ -121,32 +108,16 @@ fn pack_a_i8_body<const BLOCK: usize>(
     }
 }
 
-/// Rounds part of each row, scaled, into consecutive blocks of native A as f16 bits; otherwise as [`pack_a_i8`].
-/// `scratch` holds at least `k` elements of each kind.
-#[allow(clippy::too_many_arguments)]
-pub fn pack_a_f16<const BLOCK: usize>(
-    activations: &[f32],
-    stride: usize,
-    rows: usize,
-    k: usize,
-    scales: &[f32],
-    m: usize,
-    a: &mut [u16],
-    scratch: &mut F16Scratch,
-) {
-    for row in 0..rows {
-        let halves = scratch.convert(&activations[row * stride..row * stride + k], 1.0 / scales[row]);
+/// Rounds rows, scaled, into consecutive blocks of native A as f16 bits; otherwise as [`pack_a_i8`].
+pub fn pack_a_f16<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [u16], scratch: &mut F16Scratch) {
+    for row in 0..rows.rows {
+        let halves = scratch.convert(rows.row(row), 1.0 / rows.scales[row]);
         let mut blocks = halves.chunks(BLOCK);
         for place in a.chunks_exact_mut(m * BLOCK) {
             let place = &mut place[row * BLOCK..][..BLOCK];
-            match blocks.next() {
-                Some(block) if block.len() == BLOCK => place.copy_from_slice(block),
-                Some(block) => {
-                    place.fill(0);
-                    place[..block.len()].copy_from_slice(block);
-                }
-                None => place.fill(0),
-            }
+            let block = blocks.next().unwrap_or_default();
+            place[..block.len()].copy_from_slice(block);
+            place[block.len()..].fill(0);
         }
     }
 }
@@ -177,6 +148,27 @@ impl F16Scratch {
 }
 
 vectorised! {
+    /// Quantises rows into row-major A, whose rows are `padded` long; zeros are put beyond a row's elements.
+    pub fn pack_rows_i8(rows: &Rows, padded: usize, a: &mut [i8]) = pack_rows_i8_body
+}
+
+#[inline(always)]
+fn pack_rows_i8_body(rows: &Rows, padded: usize, a: &mut [i8]) {
+    for (row, place) in a.chunks_exact_mut(padded).take(rows.rows).enumerate() {
+        place[rows.k..].fill(0);
+        quantize_body(rows.row(row), 1.0 / rows.scales[row], place);
+    }
+}
+
+/// Rounds rows, scaled, into row-major A as f16 bits; otherwise as [`pack_rows_i8`].
+pub fn pack_rows_f16(rows: &Rows, padded: usize, a: &mut [u16], scratch: &mut F16Scratch) {
+    for (row, place) in a.chunks_exact_mut(padded).take(rows.rows).enumerate() {
+        place[..rows.k].copy_from_slice(scratch.convert(rows.row(row), 1.0 / rows.scales[row]));
+        place[rows.k..].fill(0);
+    }
+}
+
+vectorised! {
     /// Rows of results out of native i32 C, see [`super::scalar::unpack_c`].
     pub fn unpack_c_i32(c: &[i32], results: &Results, out: &mut [f32]) = unpack_c
 }
@@ -184,6 +176,30 @@ vectorised! {
 vectorised! {
     /// Rows of results out of native f32 C, see [`super::scalar::unpack_c`].
     pub fn unpack_c_f32(c: &[f32], results: &Results, out: &mut [f32]) = unpack_c
+}
+
+vectorised! {
+    /// Rows of results out of row-major i32 C.
+    pub fn unpack_rows_i32(c: &[i32], results: &Results, out: &mut [f32]) = unpack_rows
+}
+
+vectorised! {
+    /// Rows of results out of row-major f32 C.
+    pub fn unpack_rows_f32(c: &[f32], results: &Results, out: &mut [f32]) = unpack_rows
+}
+
+#[inline(always)]
+fn unpack_rows<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
+    let Results { m, row_start, rows, columns, row_scales, column_scales, accumulate, stride } = *results;
+    let padded = c.len() / m;
+    for row in 0..rows {
+        let sums = &c[(row_start + row) * padded..][..columns];
+        let out = &mut out[row * stride..][..columns];
+        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
+            let scaled = sum.to_f32() * scale * row_scales[row];
+            *out = if accumulate { *out + scaled } else { scaled };
+        }
+    }
 }
 
 #[inline(always)]

@@ -11,6 +11,29 @@
 pub mod fast;
 pub mod scalar;
 
+/// Rows of activations, or a run of columns of them, with their scales.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// From the first element of row 0 to the last of the last row.
+    pub data: &'a [f32],
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub k: usize,
+    /// One scale a row: what is stored is the element divided by it.
+    pub scales: &'a [f32],
+}
+
+impl Rows<'_> {
+    /// The elements of a row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.stride..row * self.stride + self.k]
+    }
+}
+
 /// Which part of native C goes into which rows of results, and with what scales.
 ///
 /// Rows `row_start .. row_start + rows` of C, whose M is `m`, become rows 0 .. `rows` of the output, which are

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{Results, Sum};
+use super::{Results, Rows, Sum};
 
 /// The magnitude that a scaled f16 row's largest element stays below: far from overflow and from the denormals.
 const F16_TARGET_EXPONENT: i32 = 8;
@@ -44,31 +44,20 @@ pub fn quantize(value: f32, inverse_scale: f32) -> i8 {
     (value * inverse_scale).clamp(-127.0, 127.0).round_ties_even() as i8
 }
 
-/// Puts `rows` of activations, from column `k_start`, into native A of `m` rows: a[(k/block, row, k%block)].
-///
-/// `activations` has rows `stride` apart; `k` values of each are taken, the padding up to the end of `a` is zero.
-#[allow(clippy::too_many_arguments)]
+/// Puts rows of activations into A of `m` rows: a[(k/block, row, k%block)]. With the whole of K as the block, A is
+/// row-major. The padding of each row, up to the length that `a` has for it, is zero.
 pub fn pack_a<T: Copy + Default>(
-    activations: &[f32],
-    stride: usize,
-    rows: usize,
-    k: usize,
-    scales: &[f32],
+    rows: &Rows,
     block: usize,
     m: usize,
     a: &mut [T],
     convert: impl Fn(f32, f32) -> T,
 ) {
     let padded = a.len() / m;
-    for row in 0..rows {
+    for row in 0..rows.rows {
         for i in 0..padded {
-            let value = if i < k {
-                let value = activations[row * stride + i];
-                convert(value, 1.0 / scales[row])
-            } else {
-                T::default()
-            };
-            a[(i / block) * m * block + row * block + i % block] = value;
+            let value = rows.row(row).get(i).map(|value| convert(*value, 1.0 / rows.scales[row]));
+            a[(i / block) * m * block + row * block + i % block] = value.unwrap_or_default();
         }
     }
 }
@@ -78,11 +67,14 @@ pub fn to_f16(value: f32, inverse_scale: f32) -> u16 {
     f16::from_f32(value * inverse_scale).to_bits()
 }
 
-/// Native C (n/4, m, 4) into rows of results: each element times its row's and its column's scale.
-pub fn unpack_c<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
+/// C (n/block, m, block) into rows of results: each element times its row's and its column's scale.
+///
+/// `block` is 4 for native C; with the whole of n, C is row-major.
+pub fn unpack_c<T: Sum>(c: &[T], block: usize, results: &Results, out: &mut [f32]) {
     for row in 0..results.rows {
         for column in 0..results.columns {
-            let sum = c[(column / 4) * results.m * 4 + (results.row_start + row) * 4 + column % 4].to_f32();
+            let row_in_c = results.row_start + row;
+            let sum = c[(column / block) * results.m * block + row_in_c * block + column % block].to_f32();
             let scaled = sum * results.column_scales[column] * results.row_scales[row];
             let out = &mut out[row * results.stride + column];
             *out = if results.accumulate { *out + scaled } else { scaled };

@@ -46,10 +46,11 @@ pub struct WeightPlan {
 }
 
 impl WeightPlan {
-    /// Plans a `k`×`n` weight; `None` when the chip does not run `dtype` or a dimension is zero.
-    pub fn new(chip: &Chip, dtype: MatmulType, k: usize, n: usize) -> Option<Self> {
+    /// Plans a `k`×`n` weight for `cores` cores, numbered from 0; `None` when the chip does not run `dtype`, or a
+    /// dimension or the number of cores is zero.
+    pub fn new(chip: &Chip, cores: usize, dtype: MatmulType, k: usize, n: usize) -> Option<Self> {
         let limits = *chip.limits(dtype)?;
-        if k == 0 || n == 0 {
+        if k == 0 || n == 0 || cores == 0 {
             return None;
         }
         let pieces = k.div_ceil(chip.k_max);
@@ -63,7 +64,7 @@ impl WeightPlan {
             .collect();
 
         let units = n.div_ceil(limits.n_align);
-        let cores = chip.cores.min(units);
+        let cores = cores.min(units);
         let mut start = 0;
         let slices = (0..cores)
             .map(|core| {
@@ -115,7 +116,7 @@ mod tests {
         ) {
             let chip = &CHIPS[chip];
             let dtype = if wide { MatmulType::F16 } else { MatmulType::I8 };
-            let plan = WeightPlan::new(chip, dtype, k, n).unwrap();
+            let plan = WeightPlan::new(chip, chip.cores, dtype, k, n).unwrap();
             let mut at = 0;
             for segment in &plan.segments {
                 prop_assert_eq!(segment.start, at);
@@ -140,12 +141,13 @@ mod tests {
     #[test]
     fn a_vocabulary_is_split_evenly_and_a_long_k_is_cut() {
         let chip = Chip::by_name("rk3588").unwrap();
-        let plan = WeightPlan::new(chip, MatmulType::I8, 576, 49152).unwrap();
+        let plan = WeightPlan::new(chip, 3, MatmulType::I8, 576, 49152).unwrap();
         assert_eq!(plan.slices.iter().map(|slice| slice.len).collect::<Vec<_>>(), [16384; 3]);
         assert_eq!(plan.segments, [Segment { start: 0, len: 576, padded: 576 }]);
-        let plan = WeightPlan::new(chip, MatmulType::I8, 18944, 3584).unwrap();
+        let plan = WeightPlan::new(chip, 3, MatmulType::I8, 18944, 3584).unwrap();
         assert_eq!(plan.segments.len(), 3);
-        assert!(WeightPlan::new(chip, MatmulType::I4, 32, 32).is_none());
-        assert!(WeightPlan::new(chip, MatmulType::I8, 0, 32).is_none());
+        assert!(WeightPlan::new(chip, 3, MatmulType::I4, 32, 32).is_none());
+        assert!(WeightPlan::new(chip, 3, MatmulType::I8, 0, 32).is_none());
+        assert!(WeightPlan::new(chip, 0, MatmulType::I8, 32, 32).is_none());
     }
 }

@@ -7,7 +7,7 @@
 pub mod cache;
 mod pack;
 
-pub use pack::{pack, PackError};
+pub use pack::{pack, PackError, Part};
 
 use ggml_sys::RowReader;
 

@@ -2,7 +2,7 @@
 
 use half::f16;
 use rayon::prelude::*;
-use std::sync::atomic::{AtomicBool, Ordering};
+use rknn_sys::Layout;
 
 use super::Source;
 use crate::kernels::fast::{amax, place_column, quantize, F16Scratch};
@@ -26,75 +26,126 @@ struct Scratch {
     halves: F16Scratch,
 }
 
-/// Converts one part, (`slice`, `segment`) of `plan`, into `part` and the scales of the slice's columns.
-///
-/// `part` is `plan.part_bytes(slice, segment)` bytes of native B, aligned to 2; `scales` gets `slice.len` values, the same
-/// for each segment, with weight ≈ scale · stored. Blocks of columns are spread over the current rayon pool.
-///
-/// # Errors
-/// [`PackError::NotFinite`]; `part` is then unspecified.
-pub fn pack(
-    source: &Source,
-    plan: &WeightPlan,
-    pipeline: Pipeline,
-    slice: &Slice,
-    segment: &Segment,
-    part: &mut [u8],
-    scales: &mut [f32],
-) -> Result<(), PackError> {
-    let limits = &plan.limits;
-    let group_bytes = segment.padded * limits.b_block_n * plan.element_bytes();
-    let finite = AtomicBool::new(true);
-    // The last group or groups may have no column of the matrix: they get zeros and no scales.
-    let groups = part.par_chunks_exact_mut(group_bytes).enumerate();
-    let blocks = slice.len.div_ceil(limits.b_block_n);
-    let mut scale_blocks: Vec<&mut [f32]> = scales.chunks_mut(limits.b_block_n).collect();
-    scale_blocks.resize_with(part_groups(slice, limits.b_block_n).max(blocks), Default::default);
-    groups.zip(scale_blocks).for_each_init(Scratch::default, |scratch, ((index, group), scales)| {
-        if scales.len() < limits.b_block_n {
-            group.fill(0);
+/// A converted column of B, along k.
+enum Column<'a> {
+    I8(&'a [i8]),
+    F16(&'a [u16]),
+}
+
+impl Scratch {
+    /// Reads row `n` of the source and converts the segment's part of it; the scale is the whole row's.
+    fn column(
+        &mut self,
+        source: &Source,
+        n: usize,
+        segment: &Segment,
+        pipeline: Pipeline,
+    ) -> Result<(f32, Column<'_>), PackError> {
+        self.row.resize(source.k, 0.0);
+        source.reader.read(source.row(n), &mut self.row);
+        let largest = amax(&self.row);
+        if largest.is_nan() {
+            return Err(PackError::NotFinite);
         }
-        for (column, scale) in scales.iter_mut().enumerate() {
-            let n = slice.start + index * limits.b_block_n + column;
-            scratch.row.resize(source.k, 0.0);
-            source.reader.read(source.row(n), &mut scratch.row);
-            let largest = amax(&scratch.row);
-            if largest.is_nan() {
-                finite.store(false, Ordering::Relaxed);
-                return;
+        let values = &self.row[segment.start..segment.start + segment.len];
+        Ok(match pipeline {
+            Pipeline::W8A8 => {
+                let scale = scale_i8(largest);
+                self.quantized.resize(values.len(), 0);
+                quantize(values, 1.0 / scale, &mut self.quantized);
+                (scale, Column::I8(&self.quantized))
             }
-            let values = &scratch.row[segment.start..segment.start + segment.len];
-            match pipeline {
-                Pipeline::W8A8 => {
-                    *scale = scale_i8(largest);
-                    scratch.quantized.resize(values.len(), 0);
-                    quantize(values, 1.0 / *scale, &mut scratch.quantized);
-                    place_column(
-                        bytemuck::cast_slice(&scratch.quantized),
-                        column,
-                        limits.b_block_n,
-                        limits.b_block_k,
-                        group,
-                    );
-                }
-                Pipeline::W16A16 => {
-                    *scale = if exact_in_f16(largest) { 1.0 } else { scale_f16(largest) };
-                    let halves = scratch.halves.convert(values, 1.0 / *scale);
-                    let group: &mut [u16] = bytemuck::cast_slice_mut(group);
-                    place_column(halves, column, limits.b_block_n, limits.b_block_k, group);
-                }
+            Pipeline::W16A16 => {
+                let scale = if exact_in_f16(largest) { 1.0 } else { scale_f16(largest) };
+                (scale, Column::F16(self.halves.convert(values, 1.0 / scale)))
             }
-        }
-    });
-    if finite.into_inner() {
-        Ok(())
-    } else {
-        Err(PackError::NotFinite)
+        })
     }
 }
 
-fn part_groups(slice: &Slice, block_n: usize) -> usize {
-    slice.padded / block_n
+/// Which part of a weight is converted, and how it is to lie.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// How the weight was cut.
+    pub plan: &'a WeightPlan,
+    /// Its representation.
+    pub pipeline: Pipeline,
+    /// Native or row-major (K×N).
+    pub layout: Layout,
+    /// The part's columns.
+    pub slice: &'a Slice,
+    /// The part's k.
+    pub segment: &'a Segment,
+}
+
+/// Converts one part into `out` and the scales of its columns.
+///
+/// `out` is `plan.part_bytes(slice, segment)` bytes, aligned to 2; `scales` gets `slice.len` values, the same for
+/// each segment, with weight ≈ scale · stored; padding is zero. Blocks of native columns are spread over the
+/// current rayon pool; a row-major part, whose columns interleave, is done by the caller.
+///
+/// # Errors
+/// [`PackError::NotFinite`]; `out` is then unspecified.
+pub fn pack(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
+    match part.layout {
+        Layout::Native => pack_native(source, part, out, scales),
+        Layout::Norm => pack_rows(source, part, out, scales),
+    }
+}
+
+fn pack_native(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
+    let Part { plan, pipeline, slice, segment, .. } = part;
+    let (block_n, block_k) = (plan.limits.b_block_n, plan.limits.b_block_k);
+    let group_bytes = segment.padded * block_n * plan.element_bytes();
+    // The last group or groups may have no column of the matrix: they get zeros and no scales.
+    let mut scale_blocks: Vec<&mut [f32]> = scales.chunks_mut(block_n).collect();
+    scale_blocks.resize_with(slice.padded / block_n, Default::default);
+    let groups = out.par_chunks_exact_mut(group_bytes).zip(scale_blocks).enumerate();
+    groups.try_for_each_init(Scratch::default, |scratch, (index, (group, scales))| {
+        if scales.len() < block_n {
+            group.fill(0);
+        }
+        for (column, scale) in scales.iter_mut().enumerate() {
+            let n = slice.start + index * block_n + column;
+            let (found, values) = scratch.column(source, n, segment, pipeline)?;
+            *scale = found;
+            match values {
+                Column::I8(values) => {
+                    place_column(values, column, block_n, block_k, bytemuck::cast_slice_mut(group));
+                }
+                Column::F16(values) => {
+                    place_column(values, column, block_n, block_k, bytemuck::cast_slice_mut(group));
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn pack_rows(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
+    let mut scratch = Scratch::default();
+    out.fill(0);
+    for (column, scale) in scales.iter_mut().enumerate() {
+        let n = part.slice.start + column;
+        let (found, values) = scratch.column(source, n, part.segment, part.pipeline)?;
+        *scale = found;
+        match values {
+            Column::I8(values) => {
+                place_row_major(values, column, part.slice.padded, bytemuck::cast_slice_mut(out));
+            }
+            Column::F16(values) => {
+                place_row_major(values, column, part.slice.padded, bytemuck::cast_slice_mut(out));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts a column into row-major B with rows of `padded` elements.
+fn place_row_major<T: Copy>(values: &[T], column: usize, padded: usize, out: &mut [T]) {
+    for (row, value) in out.chunks_exact_mut(padded).zip(values) {
+        row[column] = *value;
+    }
 }
 
 /// Whether a row whose largest magnitude is `amax` needs no scale: f16 weights then keep their very bits.
@@ -119,13 +170,13 @@ mod tests {
         /// half a step; everything else is zero.
         #[test]
         fn parts_hold_the_matrix(
-            chip in 0..CHIPS.len(), wide: bool, k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32,
+            chip in 0..CHIPS.len(), wide: bool, native: bool, k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32,
             magnitude in -30i32..30,
         ) {
             let mut chip = CHIPS[chip].clone();
             chip.k_max = 128;
             let pipeline = if wide { Pipeline::W16A16 } else { Pipeline::W8A8 };
-            let plan = WeightPlan::new(&chip, pipeline.dtype(), k, n).unwrap();
+            let plan = WeightPlan::new(&chip, chip.cores, pipeline.dtype(), k, n).unwrap();
             let mut state = seed;
             let stride = k + slack;
             let matrix: Vec<f32> = (0..n * stride).map(|_| {
@@ -134,18 +185,19 @@ mod tests {
             }).collect();
             let data: Vec<u8> = matrix.iter().flat_map(|value| value.to_ne_bytes()).collect();
             let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
+            let layout = if native { Layout::Native } else { Layout::Norm };
             for slice in &plan.slices {
                 for segment in &plan.segments {
                     let mut halves = vec![0xaaaau16; plan.part_bytes(slice, segment) / 2];
                     let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
                     let mut scales = vec![f32::NAN; slice.len];
-                    pack(&source, &plan, pipeline, slice, segment, part, &mut scales).unwrap();
+                    pack(&source, Part { plan: &plan, pipeline, layout, slice, segment }, part, &mut scales).unwrap();
                     for column in 0..slice.padded {
                         let limits = &plan.limits;
                         let row = (column < slice.len)
                             .then(|| &matrix[(slice.start + column) * stride..][segment.start..segment.start + segment.len]);
                         for i in 0..segment.padded {
-                            let at = b_index(i, column, segment.padded, limits.b_block_n, limits.b_block_k);
+                            let at = if native { b_index(i, column, segment.padded, limits.b_block_n, limits.b_block_k) } else { i * slice.padded + column };
                             let stored = match pipeline {
                                 Pipeline::W8A8 => f32::from(part[at] as i8),
                                 Pipeline::W16A16 => f16::from_ne_bytes([part[at * 2], part[at * 2 + 1]]).to_f32(),
@@ -174,13 +226,15 @@ mod tests {
         data[40..44].copy_from_slice(&f32::NAN.to_ne_bytes());
         let source = Source { data: &data, reader: RowReader::f32(), k: 32, n: 2, row_stride: 128 };
         for pipeline in Pipeline::ALL {
-            let plan = WeightPlan::new(&CHIPS[0], pipeline.dtype(), 32, 2).unwrap();
+            let plan = WeightPlan::new(&CHIPS[0], 3, pipeline.dtype(), 32, 2).unwrap();
             let (slice, segment) = (plan.slices[0], plan.segments[0]);
             let mut halves = vec![0u16; plan.part_bytes(&slice, &segment) / 2];
             let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
             let mut scales = [0.0; 2];
-            let result = pack(&source, &plan, pipeline, &slice, &segment, part, &mut scales);
-            assert_eq!(result, Err(PackError::NotFinite));
+            for layout in [Layout::Native, Layout::Norm] {
+                let which = Part { plan: &plan, pipeline, layout, slice: &slice, segment: &segment };
+                assert_eq!(pack(&source, which, part, &mut scales), Err(PackError::NotFinite));
+            }
         }
     }
 }

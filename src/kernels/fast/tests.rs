@@ -38,11 +38,17 @@ proptest! {
     fn packing_i8_is_the_oracles((rows, k, stride, extra, pad, x) in tile()) {
         fn check<const BLOCK: usize>(rows: usize, k: usize, stride: usize, m: usize, pad: usize, x: &[f32]) {
             let scales = row_scales(x, stride, rows, k, scalar::scale_i8);
+            let rows = &Rows { data: x, stride, rows, k, scales: &scales };
             let padded = k.next_multiple_of(BLOCK) + pad * BLOCK;
             let (mut want, mut got) = (vec![77i8; padded * m], vec![77i8; padded * m]);
-            scalar::pack_a(x, stride, rows, k, &scales, BLOCK, m, &mut want, scalar::quantize);
-            pack_a_i8::<BLOCK>(x, stride, rows, k, &scales, m, &mut got);
+            scalar::pack_a(rows, BLOCK, m, &mut want, scalar::quantize);
+            pack_a_i8::<BLOCK>(rows, m, &mut got);
             assert_eq!(got, want);
+            // Row-major is one block as long as the row.
+            scalar::pack_a(rows, padded, m, &mut want, scalar::quantize);
+            got.fill(77);
+            pack_rows_i8(rows, padded, &mut got);
+            assert_eq!(got[..rows.rows * padded], want[..rows.rows * padded]);
         }
         check::<16>(rows, k, stride, rows + extra, pad, &x);
         check::<8>(rows, k, stride, rows + extra, pad, &x);
@@ -52,11 +58,16 @@ proptest! {
     fn packing_f16_is_the_oracles((rows, k, stride, extra, pad, x) in tile()) {
         fn check<const BLOCK: usize>(rows: usize, k: usize, stride: usize, m: usize, pad: usize, x: &[f32]) {
             let scales = row_scales(x, stride, rows, k, scalar::scale_f16);
+            let rows = &Rows { data: x, stride, rows, k, scales: &scales };
             let padded = k.next_multiple_of(BLOCK) + pad * BLOCK;
             let (mut want, mut got) = (vec![77u16; padded * m], vec![77u16; padded * m]);
-            scalar::pack_a(x, stride, rows, k, &scales, BLOCK, m, &mut want, scalar::to_f16);
-            pack_a_f16::<BLOCK>(x, stride, rows, k, &scales, m, &mut got, &mut F16Scratch::default());
+            scalar::pack_a(rows, BLOCK, m, &mut want, scalar::to_f16);
+            pack_a_f16::<BLOCK>(rows, m, &mut got, &mut F16Scratch::default());
             assert_eq!(got, want);
+            scalar::pack_a(rows, padded, m, &mut want, scalar::to_f16);
+            got.fill(77);
+            pack_rows_f16(rows, padded, &mut got, &mut F16Scratch::default());
+            assert_eq!(got[..rows.rows * padded], want[..rows.rows * padded]);
         }
         check::<8>(rows, k, stride, rows + extra, pad, &x);
         check::<4>(rows, k, stride, rows + extra, pad, &x);
@@ -79,14 +90,20 @@ proptest! {
         let results = Results {
             m, row_start: before, rows, columns, row_scales: &row_scales, column_scales: &column_scales, accumulate, stride,
         };
-        let (mut want, mut got) = (start.clone(), start.clone());
-        scalar::unpack_c(&c, &results, &mut want);
-        unpack_c_i32(&c, &results, &mut got);
-        prop_assert_eq!(&got, &want);
-        let (mut want, mut got) = (start.clone(), start);
-        scalar::unpack_c(&floats, &results, &mut want);
-        unpack_c_f32(&floats, &results, &mut got);
-        prop_assert_eq!(got, want);
+        let padded = columns.next_multiple_of(4);
+        type Kernel<T> = fn(&[T], &Results, &mut [f32]);
+        for (block, kernel) in [(4, unpack_c_i32 as Kernel<i32>), (padded, unpack_rows_i32)] {
+            let (mut want, mut got) = (start.clone(), start.clone());
+            scalar::unpack_c(&c, block, &results, &mut want);
+            kernel(&c, &results, &mut got);
+            prop_assert_eq!(&got, &want);
+        }
+        for (block, kernel) in [(4, unpack_c_f32 as Kernel<f32>), (padded, unpack_rows_f32)] {
+            let (mut want, mut got) = (start.clone(), start.clone());
+            scalar::unpack_c(&floats, block, &results, &mut want);
+            kernel(&floats, &results, &mut got);
+            prop_assert_eq!(got, want);
+        }
     }
 
     #[test]
