@@ -69,7 +69,7 @@ fn every_mode_gives_right_results() {
         Mode { native_b: false, native_ac: false, views: false, cores: [false, false, true], ..all },
     ];
     for mode in modes {
-        for (wanted, limit) in [(Pipeline::W16A16, 1e-6), (Pipeline::W8A8, 1e-4)] {
+        for (wanted, limit) in [(Pipeline::W16A16, 1e-6), (Pipeline::W8A8, 2e-4)] {
             // Odd sizes; enough rows and elements for the threaded paths; K above one segment.
             for (k, n, rows) in [(70, 50, 3), (600, 200, 130), (8300, 40, 9)] {
                 let (error, _) = error_of(&library, mode, wanted, k, n, rows);

@@ -9,14 +9,23 @@ use std::sync::atomic::Ordering::Relaxed;
 use rknn_sys::MatmulSpec;
 
 use super::core::Job;
-use super::pack::{chunks, pack};
+use super::pack::{chunks, pack, rotate};
 use super::{Engine, Error, NpuWeight};
 use crate::chip::CORES_MAX;
 use crate::kernels::fast;
 use crate::kernels::scalar::{scale_f16, scale_i8};
 use crate::kernels::{Results, Rows};
-use crate::plan::{tiles, Segment, Tile};
+use crate::plan::{tiles, Segment, Tile, WeightPlan};
 use crate::policy::Pipeline;
+
+/// What a product needs beside the NPU's memories; kept from one to the next.
+#[derive(Default)]
+pub struct Room {
+    /// One scale a row of the tile at work.
+    scales: Vec<f32>,
+    /// The tile's rows, rotated.
+    rotated: Vec<f32>,
+}
 
 /// Rows of f32 activations.
 #[derive(Clone, Copy)]
@@ -43,9 +52,9 @@ impl Engine {
         out: &mut [f32],
     ) -> Result<(), Error> {
         // Taken for the time of the product, so that it grows once and is never allocated again.
-        let mut scales = std::mem::take(&mut self.row_scales);
-        let result = self.tiles(weight, activations, &mut scales, out);
-        self.row_scales = scales;
+        let mut room = std::mem::take(&mut self.room);
+        let result = self.tiles(weight, activations, &mut room, out);
+        self.room = room;
         result
     }
 
@@ -53,18 +62,24 @@ impl Engine {
         &mut self,
         weight: &NpuWeight,
         activations: Activations,
-        scales: &mut Vec<f32>,
+        Room { scales, rotated }: &mut Room,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let n = weight.plan.n;
+        let WeightPlan { k, n, .. } = weight.plan;
         for tile in tiles(activations.rows, weight.plan.widest()) {
             let out = &mut out[tile.start * n..(tile.start + tile.len) * n];
+            let mut rows = Activations {
+                data: &activations.data[tile.start * activations.stride..],
+                stride: activations.stride,
+                rows: tile.len,
+            };
+            if let Some(rotation) = &weight.rotation {
+                rotated.resize(tile.len * k, 0.0);
+                rotate(&self.pool, rotation, &rows, rotated);
+                rows = Activations { data: rotated, stride: k, rows: tile.len };
+            }
             for (index, segment) in weight.plan.segments.iter().enumerate() {
-                let rows = Activations {
-                    data: &activations.data[tile.start * activations.stride + segment.start..],
-                    stride: activations.stride,
-                    rows: tile.len,
-                };
+                let rows = Activations { data: &rows.data[segment.start..], ..rows };
                 self.scale_rows(weight.pipeline, rows, segment, scales);
                 self.pack(weight, rows, segment, &tile, scales)?;
                 self.run(weight, index, segment, &tile)?;

@@ -17,13 +17,16 @@ mod pack;
 mod scratch;
 mod weight;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
 
 use self::core::Cores;
+use self::matmul::Room;
 use self::scratch::Scratch;
 use crate::chip::Chip;
+use crate::kernels::rotate::Rotation;
 use crate::observe::{Held, Stats};
 use crate::weights::PackError;
 
@@ -77,8 +80,9 @@ pub struct Engine {
     cores: Cores,
     scratch: Scratch,
     pool: rayon::ThreadPool,
-    /// One scale a row of the tile at work.
-    row_scales: Vec<f32>,
+    /// The rotations of the row lengths seen so far.
+    rotations: HashMap<usize, Option<Arc<Rotation>>>,
+    room: Room,
     stats: Arc<Stats>,
     version: Option<Version>,
     _keeper_held: Held,
@@ -127,7 +131,8 @@ impl Engine {
             scratch: Scratch::new(&keeper, cores.len(), stats),
             keeper,
             pool: pool(default_threads())?,
-            row_scales: Vec::new(),
+            rotations: HashMap::new(),
+            room: Room::default(),
             stats: stats.clone(),
             version,
             _keeper_held: Held::context(stats),

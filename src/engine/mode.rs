@@ -3,9 +3,10 @@
 use crate::chip::{Chip, CORES_MAX};
 use crate::policy::Pipeline;
 use rknn_sys::Layout;
+use serde::{Deserialize, Serialize};
 
 /// What may be relied upon. Each `false` costs speed and nothing else, but for the types, which cost the NPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mode {
     /// 8-bit products are right.
     pub i8: bool,

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::Activations;
 use crate::kernels::fast::{self, F16Scratch};
+use crate::kernels::rotate::Rotation;
 use crate::kernels::Rows;
 use crate::policy::Pipeline;
 
@@ -14,6 +16,25 @@ const PARALLEL_MIN: usize = 32 * 1024;
 thread_local! {
     /// A thread's room for a row on its way to f16.
     static SCRATCH: RefCell<F16Scratch> = RefCell::default();
+    /// A thread's room for a row that is being rotated.
+    static ROOM: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// The rows of a tile, rotated, one after the other into `out`.
+pub fn rotate(pool: &rayon::ThreadPool, rotation: &Rotation, rows: &Activations, out: &mut [f32]) {
+    let k = out.len() / rows.rows;
+    let rows_chunk = rows.rows.div_ceil(pool.current_num_threads().max(1));
+    // A rotation is worth some ten passes over its row.
+    chunks(pool, 8 * out.len(), out, rows_chunk * k, |chunk, out| {
+        ROOM.with_borrow_mut(|room| {
+            room.resize(k, 0.0);
+            for (row, out) in out.chunks_exact_mut(k).enumerate() {
+                let start = (chunk * rows_chunk + row) * rows.stride;
+                out.copy_from_slice(&rows.data[start..start + k]);
+                rotation.apply(out, room);
+            }
+        });
+    });
 }
 
 /// Packs `rows`, the rows of a tile over one K segment, into `a` (`m` × `padded` elements): in native blocks of

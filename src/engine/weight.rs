@@ -1,8 +1,11 @@
 //! A weight on the NPU.
 
+use std::sync::Arc;
+
 use rknn_sys::Memory;
 
 use super::{Engine, Error};
+use crate::kernels::rotate::Rotation;
 use crate::observe::Held;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
@@ -17,6 +20,8 @@ pub struct NpuWeight {
     pub plan: WeightPlan,
     /// How it was represented.
     pub pipeline: Pipeline,
+    /// What its rows were, and its activations are to be, rotated by.
+    pub rotation: Option<Arc<Rotation>>,
     /// One scale an output channel.
     pub scales: Vec<f32>,
     /// B by [`WeightPlan::part`].
@@ -29,7 +34,7 @@ impl Engine {
     ///
     /// # Errors
     /// No memory, a type that this NPU does not run, or a weight that has no form on it.
-    pub fn upload(&self, source: &Source, wanted: Pipeline) -> Result<NpuWeight, Error> {
+    pub fn upload(&mut self, source: &Source, wanted: Pipeline) -> Result<NpuWeight, Error> {
         let unsupported = || {
             let what = format!("{} with K={}, N={}", wanted.name(), source.k, source.n);
             Error::Unsupported { chip: self.chip.title, what }
@@ -37,6 +42,7 @@ impl Engine {
         let pipeline = self.mode.pipeline(wanted).ok_or_else(unsupported)?;
         let plan = WeightPlan::new(self.chip, self.cores.count(), pipeline.dtype(), source.k, source.n)
             .ok_or_else(unsupported)?;
+        let rotation = if pipeline.rotates() { self.rotation(source.k) } else { None };
         let (mut parts, held) = self.allocate_parts(&plan)?;
         let mut scales = vec![1.0; plan.n];
         let layout = self.mode.b_layout();
@@ -45,7 +51,8 @@ impl Engine {
                 for (g, segment) in plan.segments.iter().enumerate() {
                     let memory = &mut parts[plan.part(s, g)];
                     let scales = &mut scales[slice.start..slice.start + slice.len];
-                    let part = Part { plan: &plan, pipeline, layout, slice, segment };
+                    let part =
+                        Part { plan: &plan, pipeline, rotation: rotation.as_deref(), layout, slice, segment };
                     pack(source, part, memory.as_mut_slice(), scales)?;
                     memory.sync_to_device()?;
                 }
@@ -53,7 +60,12 @@ impl Engine {
             Ok(())
         });
         packed?;
-        Ok(NpuWeight { plan, pipeline, scales, parts, _held: held })
+        Ok(NpuWeight { plan, pipeline, rotation, scales, parts, _held: held })
+    }
+
+    /// The rotation of rows of `k` elements, made once.
+    fn rotation(&mut self, k: usize) -> Option<Arc<Rotation>> {
+        self.rotations.entry(k).or_insert_with(|| Rotation::new(k).map(Arc::new)).clone()
     }
 
     /// The memories of a weight's parts, in the order of [`WeightPlan::part`]: views of one allocation, or an

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::trust::Probe;
 use crate::chip::Chip;
 use crate::observe::log::Level;
 
@@ -17,6 +18,8 @@ pub struct Config {
     pub chip: Option<&'static str>,
     /// `RKNPU_LOG`: which lines are shown.
     pub log: Option<Level>,
+    /// `RKNPU_PROBE`: how far the device is trusted.
+    pub probe: Probe,
     /// `RKNPU_REPORT`: where the report goes at exit.
     pub report: Option<PathBuf>,
 }
@@ -43,11 +46,19 @@ impl Config {
                 None => return Err(format!("RKNPU_LOG is \"{name}\", expected error, warn, info or debug")),
             },
         };
+        let probe = match text("RKNPU_PROBE") {
+            None => Probe::default(),
+            Some(name) => match Probe::by_name(&name) {
+                Some(probe) => probe,
+                None => return Err(format!("RKNPU_PROBE is \"{name}\", expected off, quick or full")),
+            },
+        };
         Ok(Self {
             library: set("RKNPU_LIBRARY").map(PathBuf::from),
             disabled: text("RKNPU_DISABLE").is_some_and(|value| value != "0"),
             chip,
             log,
+            probe,
             report: set("RKNPU_REPORT").map(PathBuf::from),
         })
     }
@@ -75,5 +86,7 @@ mod tests {
         let error = read(&[("RKNPU_SOC", "rk9999")]).unwrap_err();
         assert!(error.contains("rk9999") && error.contains("rk3588"), "{error}");
         assert!(read(&[("RKNPU_LOG", "loud")]).unwrap_err().contains("loud"));
+        assert_eq!(read(&[("RKNPU_PROBE", "off")]).unwrap().probe, Probe::Off);
+        assert!(read(&[("RKNPU_PROBE", "maybe")]).unwrap_err().contains("off, quick or full"));
     }
 }

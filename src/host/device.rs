@@ -120,7 +120,7 @@ impl Device {
     /// The pipeline that did it, if one did.
     fn try_multiply(&self, job: &mut Job, wanted: Pipeline) -> Option<Pipeline> {
         let mut engine = self.engine.lock();
-        let weight = self.weight(&engine, job, wanted)?;
+        let weight = self.weight(&mut engine, job, wanted)?;
         match engine.matmul(&weight, job.activations, job.out) {
             Ok(()) => {
                 self.failures.store(0, Relaxed);
@@ -134,7 +134,7 @@ impl Device {
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    fn weight(&self, engine: &Engine, job: &Job, pipeline: Pipeline) -> Option<Arc<NpuWeight>> {
+    fn weight(&self, engine: &mut Engine, job: &Job, pipeline: Pipeline) -> Option<Arc<NpuWeight>> {
         let key = Key::of(&job.weight);
         if job.constant {
             if let Some(known) = self.weights.lock().get(&key) {

@@ -9,9 +9,9 @@ use super::{Results, Rows, Sum};
 
 /// Builds `$body` for the target's baseline and, on x86-64, for AVX2 as well, and calls the best that the CPU has.
 macro_rules! vectorised {
-    ($(#[$doc:meta])* pub fn $name:ident $(<const $g:ident: usize>)? ($($arg:ident: $kind:ty),* $(,)?) $(-> $ret:ty)? = $body:expr) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident $(<const $g:ident: usize>)? ($($arg:ident: $kind:ty),* $(,)?) $(-> $ret:ty)? = $body:expr) => {
         $(#[$doc])*
-        pub fn $name $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
+        $vis fn $name $(<const $g: usize>)? ($($arg: $kind),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
@@ -27,6 +27,8 @@ macro_rules! vectorised {
         }
     };
 }
+
+pub(super) use vectorised;
 
 /// Adding and subtracting this rounds a float below 2²² to the nearest integer, ties to even, and leaves it in
 /// the low bits of the sum.

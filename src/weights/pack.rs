@@ -6,6 +6,7 @@ use rknn_sys::Layout;
 
 use super::Source;
 use crate::kernels::fast::{amax, place_column, quantize, F16Scratch};
+use crate::kernels::rotate::Rotation;
 use crate::kernels::scalar::{scale_f16, scale_i8};
 use crate::plan::{Segment, Slice, WeightPlan};
 use crate::policy::Pipeline;
@@ -22,6 +23,7 @@ pub enum PackError {
 #[derive(Default)]
 struct Scratch {
     row: Vec<f32>,
+    rotation: Vec<f32>,
     quantized: Vec<i8>,
     halves: F16Scratch,
 }
@@ -33,22 +35,22 @@ enum Column<'a> {
 }
 
 impl Scratch {
-    /// Reads row `n` of the source and converts the segment's part of it; the scale is the whole row's.
-    fn column(
-        &mut self,
-        source: &Source,
-        n: usize,
-        segment: &Segment,
-        pipeline: Pipeline,
-    ) -> Result<(f32, Column<'_>), PackError> {
+    /// Reads row `n` of the source, rotates it and converts the segment's part of it; the scale is the whole row's.
+    fn column(&mut self, source: &Source, n: usize, part: &Part) -> Result<(f32, Column<'_>), PackError> {
+        let segment = part.segment;
         self.row.resize(source.k, 0.0);
         source.reader.read(source.row(n), &mut self.row);
+        if let Some(rotation) = part.rotation {
+            self.rotation.resize(source.k, 0.0);
+            // An infinity or a NaN spreads, so that it is found below all the same.
+            rotation.apply(&mut self.row, &mut self.rotation);
+        }
         let largest = amax(&self.row);
         if largest.is_nan() {
             return Err(PackError::NotFinite);
         }
         let values = &self.row[segment.start..segment.start + segment.len];
-        Ok(match pipeline {
+        Ok(match part.pipeline {
             Pipeline::W8A8 => {
                 let scale = scale_i8(largest);
                 self.quantized.resize(values.len(), 0);
@@ -70,6 +72,8 @@ pub struct Part<'a> {
     pub plan: &'a WeightPlan,
     /// Its representation.
     pub pipeline: Pipeline,
+    /// What its rows, and those of its activations, are rotated by.
+    pub rotation: Option<&'a Rotation>,
     /// Native or row-major (K×N).
     pub layout: Layout,
     /// The part's columns.
@@ -94,7 +98,7 @@ pub fn pack(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> 
 }
 
 fn pack_native(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
-    let Part { plan, pipeline, slice, segment, .. } = part;
+    let Part { plan, slice, segment, .. } = part;
     let (block_n, block_k) = (plan.limits.b_block_n, plan.limits.b_block_k);
     let group_bytes = segment.padded * block_n * plan.element_bytes();
     // The last group or groups may have no column of the matrix: they get zeros and no scales.
@@ -107,7 +111,7 @@ fn pack_native(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) 
         }
         for (column, scale) in scales.iter_mut().enumerate() {
             let n = slice.start + index * block_n + column;
-            let (found, values) = scratch.column(source, n, segment, pipeline)?;
+            let (found, values) = scratch.column(source, n, &part)?;
             *scale = found;
             match values {
                 Column::I8(values) => {
@@ -127,7 +131,7 @@ fn pack_rows(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) ->
     out.fill(0);
     for (column, scale) in scales.iter_mut().enumerate() {
         let n = part.slice.start + column;
-        let (found, values) = scratch.column(source, n, part.segment, part.pipeline)?;
+        let (found, values) = scratch.column(source, n, &part)?;
         *scale = found;
         match values {
             Column::I8(values) => {
@@ -170,7 +174,7 @@ mod tests {
         /// half a step; everything else is zero.
         #[test]
         fn parts_hold_the_matrix(
-            chip in 0..CHIPS.len(), wide: bool, native: bool, k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32,
+            chip in 0..CHIPS.len(), wide: bool, native: bool, rotated: bool, k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32,
             magnitude in -30i32..30,
         ) {
             let mut chip = CHIPS[chip].clone();
@@ -184,6 +188,12 @@ mod tests {
                 ((state >> 8) as f32 / 8388608.0 - 1.0) * 2f32.powi(magnitude)
             }).collect();
             let data: Vec<u8> = matrix.iter().flat_map(|value| value.to_ne_bytes()).collect();
+            let rotation = if rotated { Rotation::new(k) } else { None };
+            // What is stored is the rotated matrix; the rotation has tests of its own.
+            let mut matrix = matrix;
+            if let Some(rotation) = &rotation {
+                matrix.chunks_mut(stride).for_each(|row| rotation.apply(&mut row[..k], &mut vec![0.0; k]));
+            }
             let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
             let layout = if native { Layout::Native } else { Layout::Norm };
             for slice in &plan.slices {
@@ -191,7 +201,7 @@ mod tests {
                     let mut halves = vec![0xaaaau16; plan.part_bytes(slice, segment) / 2];
                     let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
                     let mut scales = vec![f32::NAN; slice.len];
-                    pack(&source, Part { plan: &plan, pipeline, layout, slice, segment }, part, &mut scales).unwrap();
+                    pack(&source, Part { plan: &plan, pipeline, rotation: rotation.as_ref(), layout, slice, segment }, part, &mut scales).unwrap();
                     for column in 0..slice.padded {
                         let limits = &plan.limits;
                         let row = (column < slice.len)
@@ -232,7 +242,15 @@ mod tests {
             let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
             let mut scales = [0.0; 2];
             for layout in [Layout::Native, Layout::Norm] {
-                let which = Part { plan: &plan, pipeline, layout, slice: &slice, segment: &segment };
+                let rotation: Option<Rotation> = None;
+                let which = Part {
+                    plan: &plan,
+                    pipeline,
+                    rotation: rotation.as_ref(),
+                    layout,
+                    slice: &slice,
+                    segment: &segment,
+                };
                 assert_eq!(pack(&source, which, part, &mut scales), Err(PackError::NotFinite));
             }
         }
