@@ -9,7 +9,7 @@ use crate::kernels::rotate::Rotation;
 use crate::observe::Held;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
-use crate::weights::{pack, Part, Source};
+use crate::weights::{gains_from, pack, Part, Source};
 
 /// Parts of an allocation begin at multiples of this: a page, so that no two share a cache line or a mapping.
 const PART_ALIGN: usize = 4096;
@@ -43,6 +43,7 @@ impl Engine {
         let plan = WeightPlan::new(self.chip, self.cores.count(), pipeline.dtype(), source.k, source.n)
             .ok_or_else(unsupported)?;
         let rotation = if pipeline.rotates() { self.rotation(source.k) } else { None };
+        let rotation = rotation.filter(|rotation| gains_from(source, rotation));
         let (mut parts, held) = self.allocate_parts(&plan)?;
         let mut scales = vec![1.0; plan.n];
         let layout = self.mode.b_layout();

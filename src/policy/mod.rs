@@ -40,7 +40,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether rows are rotated before they are rounded. 8 bits gain a tenfold smaller error by it; 16 bits have
+    /// Whether rows are rotated before they are rounded, if they gain from it. 8 bits gain a tenfold smaller error by it; 16 bits have
     /// digits enough.
     pub fn rotates(self) -> bool {
         self == Self::W8A8

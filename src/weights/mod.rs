@@ -1,12 +1,14 @@
 //! A weight's way onto the NPU: dequantise → quantise per output channel → pack into native B, in the parts that
 //! the plan cut. The only place that knows source types, by way of the host's own dequantisers.
 //!
-//! What lives here: [`Source`] (the host's bytes), [`pack`] (the conversion), [`cache`] (which tensors have a
+//! What lives here: [`Source`] (the host's bytes), [`pack`] (the conversion), [`gains_from`] (whether to rotate), [`cache`] (which tensors have a
 //! converted copy). What may not: host structs, contexts, or when a run happens.
 
 pub mod cache;
+mod flatness;
 mod pack;
 
+pub use flatness::gains_from;
 pub use pack::{pack, PackError, Part};
 
 use ggml_sys::RowReader;
