@@ -120,6 +120,7 @@ pub fn checked_row(chip: &Chip, code: i32, k: i32, n: i32) -> Result<(&'static T
 
 impl Context {
     fn new(chip: &'static Chip, info: &sys::rknn_matmul_info) -> Result<Self> {
+        crate::faults::check_type(info.type_)?;
         let rows = dimension("M", info.M)?;
         let (row, b) = checked_row(chip, info.type_, info.K, info.N)?;
         let b_layout = layout("B", info.B_layout, info.B_quant_type)?;
@@ -203,6 +204,8 @@ impl Context {
             return refuse(Status::PARAM, format_args!("{name} takes {need} bytes, the memory has {have}"));
         }
         view.allocation.charge(self.domain)?;
+        let converted = if name == "B" && self.b_layout != Layout::Native { need } else { 0 };
+        let noted = view.clone();
         match name {
             "A" => state.a = Some(view),
             "C" => state.c = Some(view),
@@ -218,6 +221,7 @@ impl Context {
                 state.b = Some(BoundB::Converted(native, view));
             }
         }
+        crate::clock::bound(self.number(), &noted, converted);
         Ok(())
     }
 
@@ -242,6 +246,7 @@ impl Context {
                 }
             }
         };
+        crate::faults::check_core(core)?;
         self.state("rknn_matmul_set_core_mask")?.core = core;
         Ok(())
     }
@@ -258,14 +263,14 @@ impl Context {
         refuse(Status::PARAM, format_args!("the context was made for M={rows}, K={}, N={}", b.k, b.n))
     }
 
-    /// Runs the product on its core and returns when C is in device memory. A time model would wait, and a fault
-    /// hook fail, between taking the core and giving it back.
+    /// Runs the product on its core and returns when C is in device memory.
     ///
     /// # Errors
     /// -8 when A or B is not bound, -9 when C is not, -1 while another thread is in a call on this context,
     /// -4 without host memory for scratch.
     pub fn run(&self) -> Result<()> {
         let mut state = self.state("rknn_matmul_run")?;
+        let crowded = CONTEXTS.read().len() > 1;
         let State { core, a, b, c, scratch } = &mut *state;
         let (Some(a), Some(b)) = (a, b) else {
             return refuse(Status::INPUT, format_args!("rknn_matmul_run: A or B is not bound"));
@@ -273,19 +278,42 @@ impl Context {
         let Some(c) = c else {
             return refuse(Status::OUTPUT, format_args!("rknn_matmul_run: C is not bound"));
         };
-        let _core = self.take_core(*core);
+        let (_held, on) = self.take_core(*core);
+        let quirk = crate::faults::quirks::Altered::new(&self.product, self.b_layout, b, *core, crowded);
+        let (product, read_b) =
+            quirk.as_ref().map_or((&self.product, &*b), |quirk| (&quirk.product, quirk.b(b)));
         // SAFETY: `bind` checked that each view holds its operand, and keeps the memory alive; the caller orders
         // this run with others on the same bytes.
-        unsafe { self.product.compute(a, b, c, scratch) }
+        unsafe { product.compute(a, read_b, c, scratch)? };
+        crate::faults::ran_on(on, c, self.product.c_bytes());
+        crate::clock::ran(self.number(), self.shape(), *core, [&*a].into_iter().chain(b.native()), c);
+        Ok(())
+    }
+
+    /// A number that no other live context has.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    /// What the time of a run depends on.
+    fn shape(&self) -> crate::clock::cost::Shape {
+        let Product { dtype, rows, b, c_block, .. } = self.product;
+        crate::clock::cost::Shape {
+            code: dtype.code(),
+            bits: dtype.input_bits(),
+            c_bytes: dtype.output_bytes(),
+            native: c_block != b.n,
+            size: (rows, b.k, b.n),
+        }
     }
 
     /// Waits for the pinned core; unpinned, takes a free one or waits for the first.
-    fn take_core(&self, pinned: Option<usize>) -> MutexGuard<'static, ()> {
+    fn take_core(&self, pinned: Option<usize>) -> (MutexGuard<'static, ()>, usize) {
         let free = match pinned {
-            Some(core) => return CORES[core].lock(),
-            None => CORES[..self.chip.cores].iter().find_map(Mutex::try_lock),
+            Some(core) => return (CORES[core].lock(), core),
+            None => (0..self.chip.cores).find_map(|core| Some((CORES[core].try_lock()?, core))),
         };
-        free.unwrap_or_else(|| CORES[0].lock())
+        free.unwrap_or_else(|| (CORES[0].lock(), 0))
     }
 }
 

@@ -20,8 +20,15 @@ use crate::{context, memory};
 
 /// Runs `body`; a panic, which is a bug of the emulator, becomes -1 instead of unwinding into C.
 fn guard(call: &str, body: impl FnOnce() -> Result<()>) -> c_int {
+    let body = || {
+        crate::faults::before(call)?;
+        body()
+    };
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => 0,
+        Ok(Ok(())) => {
+            crate::clock::called(call);
+            0
+        }
         Ok(Err(Status(code))) => code,
         Err(_) => {
             crate::log::line(format_args!("{call}: internal error"));

@@ -11,17 +11,25 @@
 //! * [`operand`]: what a context has bound, and how it is read and written;
 //! * [`context`]: the state machine from create to run;
 //! * [`exports`]: the C symbols, which check every handle and never unwind;
+//! * [`clock`] and [`report`]: what the chip would have taken, modelled; `RKNPU_EMU_REPORT` names a JSON file;
+//! * [`faults`]: what goes wrong on demand, and reported quirks; `RKNPU_EMU_FAULTS`, whose grammar is told there;
+//! * [`controls`]: the C calls that the vendor's library does not have, for tests:
+//!   `int rknpu_emulator_set_faults(const char *)`, `uint64_t rknpu_emulator_clock_ns(int core)`;
 //! * [`status`] and [`log`]: the vendor's codes, and the one line that says why.
 //!
 //! Overlapping accesses that real hardware would race on (a sync of bytes that a run is using, for example) race
 //! here as well; they are the caller's to order. Everything else a caller can do wrong ends in a code and a line.
 
 pub mod chip;
+pub mod clock;
 pub mod context;
+pub mod controls;
 pub mod exports;
+pub mod faults;
 pub mod kernels;
 pub mod layout;
 pub mod log;
 pub mod memory;
 pub mod operand;
+pub mod report;
 pub mod status;

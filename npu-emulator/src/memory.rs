@@ -167,6 +167,7 @@ impl Drop for Allocation {
         }
         drop(used);
         BY_FILE.lock().remove(&self.id);
+        crate::clock::freed(self.device() as usize, self.bytes());
     }
 }
 
@@ -350,5 +351,7 @@ pub fn sync(view: &View, mode: i32) -> Result<()> {
         Ok(sys::RKNN_ABI_SYNC_BIDIRECTIONAL) => view.copy(true),
         _ => return refuse(Status::PARAM, format_args!("sync mode {mode} is none of 1, 2, 3")),
     }
+    let bytes = if view.allocation.shadow.is_some() { view.bytes } else { 0 };
+    crate::clock::synced(view, mode != sys::RKNN_ABI_SYNC_FROM_DEVICE as i32, bytes);
     Ok(())
 }

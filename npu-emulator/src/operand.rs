@@ -15,6 +15,14 @@ pub enum BoundB {
 }
 
 impl BoundB {
+    /// The device memory that each run reads, if one does.
+    pub fn native(&self) -> Option<&View> {
+        match self {
+            Self::Native(view) => Some(view),
+            Self::Converted(..) => None,
+        }
+    }
+
     fn base(&self) -> *const u8 {
         match self {
             Self::Native(view) => view.device(),
