@@ -244,3 +244,22 @@ pub fn on_chip(soc: &str, test: &str) -> (bool, String) {
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     (out.status.success(), text)
 }
+
+/// Whether this process was started by [`on_chip`] or [`in_child`].
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// Runs one test of this same binary in a child on rk3588 with more variables; whether it passed, and its output.
+pub fn in_child(test: &str, variables: &[(&str, &str)]) -> (bool, String) {
+    let exe = std::env::current_exe().expect("a test knows its path");
+    let out = std::process::Command::new(exe)
+        .args(["--exact", test, "--nocapture"])
+        .env("RKNPU_EMU_SOC", "rk3588")
+        .env(CHILD, "1")
+        .envs(variables.iter().copied())
+        .output()
+        .expect("a test starts");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.success(), text)
+}
