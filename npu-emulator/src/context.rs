@@ -32,6 +32,12 @@ pub struct Context {
     state: Mutex<State>,
 }
 
+impl Drop for Context {
+    fn drop(&mut self) {
+        crate::clock::ended(self.number());
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// The pinned core; `None` lets a run take any that is free.

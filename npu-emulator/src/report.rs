@@ -8,7 +8,7 @@
 //!            "bytes": 0, "share_of_roofline": 0.5}]}
 //! ```
 //!
-//! `bytes` is the modelled traffic of all those runs. The roofline is the longer of the arithmetic at the core's peak
+//! Only calls that succeeded are in it. `bytes` is the modelled traffic of all those runs. The roofline is the longer of the arithmetic at the core's peak
 //! and one pass over A, B and C at the rate of one core; its share is that time over the modelled one.
 
 use std::collections::BTreeMap;
@@ -23,20 +23,25 @@ use crate::clock::timeline::{Kind, Placed, Timeline, Work};
 /// The environment variable that names the file, read once.
 pub const REPORT_VARIABLE: &str = "RKNPU_EMU_REPORT";
 
+/// A sum of times in whole ps, so that the order of adding does not matter.
 #[derive(Default, Clone, Copy)]
 struct Sum {
     count: u64,
-    ns: f64,
+    ps: u64,
 }
 
 impl Sum {
     fn add(&mut self, ns: f64) {
         self.count += 1;
-        self.ns += ns;
+        self.ps += (ns * 1000.0).round() as u64;
+    }
+
+    fn ns(&self) -> f64 {
+        self.ps as f64 / 1000.0
     }
 
     fn json(&self) -> Value {
-        json!({ "count": self.count, "ns": whole(self.ns) })
+        json!({ "count": self.count, "ns": whole(self.ns()) })
     }
 }
 
@@ -46,7 +51,7 @@ fn whole(ns: f64) -> u64 {
 
 /// The sums of all placed calls.
 pub struct Tally {
-    busy: Vec<f64>,
+    busy: Vec<Sum>,
     calls: BTreeMap<Kind, Sum>,
     shapes: BTreeMap<Shape, Sum>,
 }
@@ -54,7 +59,7 @@ pub struct Tally {
 impl Tally {
     /// Nothing yet, on that many cores.
     pub fn new(cores: usize) -> Self {
-        Self { busy: vec![0.0; cores], calls: BTreeMap::new(), shapes: BTreeMap::new() }
+        Self { busy: vec![Sum::default(); cores], calls: BTreeMap::new(), shapes: BTreeMap::new() }
     }
 
     /// Counts one call.
@@ -65,7 +70,7 @@ impl Tally {
             Work::Run(shape, _) => {
                 self.shapes.entry(shape).or_default().add(ns);
                 if let Some(busy) = placed.core.and_then(|core| self.busy.get_mut(core)) {
-                    *busy += ns;
+                    busy.add(ns);
                 }
             }
         }
@@ -74,7 +79,7 @@ impl Tally {
     /// The report, as the module says.
     pub fn json(&self, timing: &Timing, line: &Timeline) -> String {
         let cores = self.busy.iter().zip(line.cores()).enumerate().map(|(core, (busy, ended))| {
-            json!({ "core": core, "busy_ns": whole(*busy), "last_run_ended_ns": whole(*ended) })
+            json!({ "core": core, "busy_ns": whole(busy.ns()), "last_run_ended_ns": whole(*ended) })
         });
         let mut calls = Map::new();
         for (name, kind) in
@@ -84,7 +89,7 @@ impl Tally {
         }
         let mut all = Sum::default();
         for sum in self.shapes.values() {
-            all = Sum { count: all.count + sum.count, ns: all.ns + sum.ns };
+            all = Sum { count: all.count + sum.count, ps: all.ps + sum.ps };
         }
         calls.insert("run".into(), all.json());
         let runs = self.shapes.iter().map(|(shape, sum)| {
@@ -94,9 +99,9 @@ impl Tally {
                 "layout": if shape.native { "native" } else { "norm" },
                 "m": m, "k": k, "n": n,
                 "runs": sum.count,
-                "ns": whole(sum.ns),
+                "ns": whole(sum.ns()),
                 "bytes": (timing.run(shape).bytes * sum.count as f64) as u64,
-                "share_of_roofline": timing.roofline_ns(shape) * sum.count as f64 / sum.ns,
+                "share_of_roofline": timing.roofline_ns(shape) * sum.count as f64 / sum.ns(),
             })
         });
         let report = json!({

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use common::{in_child, is_child};
 use npu_emulator::chip::CHIPS;
@@ -12,7 +13,7 @@ use npu_emulator::clock::cost::{Shape, Timing, TIMINGS};
 use npu_emulator::clock::timeline::{Kind, Timeline, Touch, Work};
 use npu_emulator::controls::rknpu_emulator_clock_ns;
 use npu_emulator::exports::*;
-use rknn_sys::sys;
+use rknn_sys::{sys, MatmulType};
 
 fn rk3588() -> &'static Timing {
     Timing::of(c"rk3588")
@@ -30,6 +31,10 @@ fn shape(code: i32, native: bool, m: usize, k: usize, n: usize) -> Shape {
 
 fn run(touch_thread: u64, shape: Shape, core: Option<usize>) -> (Work, Touch) {
     (Work::Run(shape, core), Touch { thread: touch_thread, ..Touch::default() })
+}
+
+fn one(range: Range<usize>) -> Vec<Range<usize>> {
+    Vec::from([range])
 }
 
 /// (start, end) of each, and their cores.
@@ -215,11 +220,11 @@ fn calls_wait_for_their_thread_their_context_their_data_and_their_core() {
     // Thread 0 waits a ms, writes 100..200; thread 1 reads 150..160 on core 1; thread 2 reads 250..260.
     let placed = place(&[
         ms(thread(0)),
-        (Work::Host(Kind::Sync, 1e6), Touch { writes: vec![100..200], ..thread(0) }),
-        (Work::Run(small, Some(1)), Touch { reads: vec![150..160], writes: vec![300..310], ..thread(1) }),
-        (Work::Run(small, Some(2)), Touch { reads: vec![250..260], context: Some(7), ..thread(2) }),
+        (Work::Host(Kind::Sync, 1e6), Touch { writes: one(100..200), ..thread(0) }),
+        (Work::Run(small, Some(1)), Touch { reads: one(150..160), writes: one(300..310), ..thread(1) }),
+        (Work::Run(small, Some(2)), Touch { reads: one(250..260), context: Some(7), ..thread(2) }),
         // A reads the result of core 1's run; another uses the context of core 2's.
-        (Work::Host(Kind::Sync, 1.0), Touch { reads: vec![305..306], ..thread(3) }),
+        (Work::Host(Kind::Sync, 1.0), Touch { reads: one(305..306), ..thread(3) }),
         (Work::Host(Kind::Bind, 1.0), Touch { context: Some(7), ..thread(4) }),
         // Core 2 is taken, core 0 is not.
         (Work::Run(small, Some(2)), thread(5)),
@@ -240,12 +245,12 @@ fn writes_are_forgotten_by_range_and_placed_ends_stay_known() {
     let mut line = Timeline::new(rk3588(), 3);
     let thread = |thread| Touch { thread, ..Touch::default() };
     let sync = |line: &mut Timeline, touch: Touch| line.record(Work::Host(Kind::Sync, 100.0), &touch);
-    sync(&mut line, Touch { writes: vec![0..1000], ..thread(0) });
+    sync(&mut line, Touch { writes: one(0..1000), ..thread(0) });
     line.forget(&(400..600));
     line.place(|placed| assert_eq!(placed.end, 100.0));
     assert_eq!(line.latest(), 100.0);
     for (at, range) in [0..1, 399..400, 400..600, 599..601, 999..2000, 1000..1001].into_iter().enumerate() {
-        sync(&mut line, Touch { reads: vec![range], ..thread(1 + at as u64) });
+        sync(&mut line, Touch { reads: one(range), ..thread(1 + at as u64) });
     }
     let mut starts = Vec::new();
     line.place(|placed| starts.push(placed.start));
@@ -350,6 +355,51 @@ fn the_report_is_json_that_says_modelled() {
         latest,
         "the last call was the unpinned run, on the first idle core"
     );
+}
+
+#[test]
+fn child_runs_on_three_cores() {
+    if is_child() {
+        std::thread::scope(|scope| {
+            for core in 0..3 {
+                scope.spawn(move || work(core != 1, 60 * (core + 1), 1 << core));
+            }
+        });
+    }
+}
+
+#[test]
+fn threads_on_three_cores_give_the_same_report_every_time() {
+    let report = || {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let path = file.path().to_str().expect("UTF-8");
+        let (passed, text) = in_child("child_runs_on_three_cores", &[("RKNPU_EMU_REPORT", path)]);
+        assert!(passed, "{text}");
+        std::fs::read_to_string(path).expect("written")
+    };
+    let first = report();
+    assert!(first.contains("\"runs\": 240"), "{first}");
+    for _ in 0..10 {
+        assert_eq!(report(), first);
+    }
+}
+
+#[test]
+fn child_loads_the_library_and_ends() {
+    if is_child() {
+        let library = common::library();
+        common::compare(&library, common::spec(MatmulType::I4, 2, 64, 64), 1);
+    }
+}
+
+#[test]
+fn a_loaded_library_reports_as_well() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = file.path().to_str().expect("UTF-8");
+    let (passed, text) = in_child("child_loads_the_library_and_ends", &[("RKNPU_EMU_REPORT", path)]);
+    assert!(passed, "{text}");
+    let report = std::fs::read_to_string(path).expect("written");
+    assert!(report.contains("\"type\": \"i4*i4->i16\""), "{report}");
 }
 
 #[test]

@@ -115,6 +115,13 @@ pub fn ran<'a>(
     record(|_| Work::Run(shape, core), touch);
 }
 
+/// Forgets a context, whose number may be another's from now on.
+pub fn ended(context: usize) {
+    if let Some(clock) = &*CLOCK {
+        clock.lock().line.forget_context(context);
+    }
+}
+
 /// Forgets the device memory at these addresses: it is about to be unmapped.
 pub fn freed(start: usize, bytes: usize) {
     if let Some(clock) = &*CLOCK {

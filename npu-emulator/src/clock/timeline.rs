@@ -187,6 +187,11 @@ impl Timeline {
         }
     }
 
+    /// Forgets a context: its number may come again.
+    pub fn forget_context(&mut self, context: usize) {
+        self.contexts.remove(&context);
+    }
+
     /// Forgets who wrote `range`: the memory is gone, or written anew.
     pub fn forget(&mut self, range: &Range<usize>) {
         let mut cut = Vec::new();

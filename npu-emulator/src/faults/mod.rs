@@ -26,7 +26,7 @@
 //!
 //! For example `run@3:-1; create_mem@p0.1~7:fds; any@100:lost=20; views`. A call is counted by every fault that
 //! covers it, whatever its arguments; the first fault in the text whose time it is happens, and a call that fails by
-//! one has no effect. A seed gives the same calls in every run of a program that makes its calls in the same order.
+//! one has no effect, nor does it take modelled time. A seed gives the same calls in every run of a program that makes its calls in the same order.
 //!
 //! A text that does not parse is refused loudly: one line, and from the environment every create gives -3.
 

@@ -9,12 +9,16 @@ use half::f16;
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Memory, Operand};
 
 /// The emulator as a shared library: named by the environment, or beside this test.
-pub fn library() -> Library {
-    let path = std::env::var_os("GGML_RKNPU_TEST_EMULATOR").map(PathBuf::from).unwrap_or_else(|| {
+pub fn library_path() -> PathBuf {
+    std::env::var_os("GGML_RKNPU_TEST_EMULATOR").map(PathBuf::from).unwrap_or_else(|| {
         let exe = std::env::current_exe().expect("a test knows its path");
         exe.parent().expect("target/profile/deps").join("libnpu_emulator.so")
-    });
-    Library::open(Some(&path)).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// The emulator at [`library_path`].
+pub fn library() -> Library {
+    Library::open(Some(&library_path())).unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub fn soc() -> String {
