@@ -73,7 +73,7 @@ fn tops(m: usize, k: usize, n: usize, ms: f64) -> f64 {
 
 /// Published, modelled, and whether the model is known to miss it by more than 15 %.
 ///
-/// Where a source gives a rate and no shape (K = 15360 and f16), the shape is a guess.
+/// Where a source gives a rate and no shape (K = 15360, f16 NORM, f16 at M = 1), the shape is a guess.
 fn table() -> Vec<(&'static str, f64, f64, bool)> {
     let (i8, i4, f16) = (2, 10, 1);
     vec![
