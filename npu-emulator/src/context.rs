@@ -8,6 +8,8 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use rknn_sys::sys;
 
 use crate::chip::{Chip, TypeRow};
+use crate::clock::cost::Shape;
+use crate::faults::quirks::Altered;
 use crate::layout::{b_to_native, BShape, Layout};
 use crate::memory::{View, DOMAINS};
 use crate::operand::{BoundB, Product, Scratch};
@@ -34,7 +36,7 @@ pub struct Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        crate::clock::ended(self.number());
+        crate::clock::ended(self);
     }
 }
 
@@ -119,6 +121,7 @@ fn layout(side: &str, code: i16, quantisation: i16) -> Result<Layout> {
 /// # Errors
 /// As [`create`].
 pub fn checked_row(chip: &Chip, code: i32, k: i32, n: i32) -> Result<(&'static TypeRow, BShape)> {
+    crate::faults::check_type(code)?;
     let (k, n) = (dimension("K", k)?, dimension("N", n)?);
     let row = chip.check(code, k, n)?;
     Ok((row, BShape::new(row, chip.k_segment, k, n)))
@@ -126,7 +129,6 @@ pub fn checked_row(chip: &Chip, code: i32, k: i32, n: i32) -> Result<(&'static T
 
 impl Context {
     fn new(chip: &'static Chip, info: &sys::rknn_matmul_info) -> Result<Self> {
-        crate::faults::check_type(info.type_)?;
         let rows = dimension("M", info.M)?;
         let (row, b) = checked_row(chip, info.type_, info.K, info.N)?;
         let b_layout = layout("B", info.B_layout, info.B_quant_type)?;
@@ -227,7 +229,7 @@ impl Context {
                 state.b = Some(BoundB::Converted(native, view));
             }
         }
-        crate::clock::bound(self.number(), &noted, converted);
+        crate::clock::bound(self, &noted, converted);
         Ok(())
     }
 
@@ -276,7 +278,6 @@ impl Context {
     /// -4 without host memory for scratch.
     pub fn run(&self) -> Result<()> {
         let mut state = self.state("rknn_matmul_run")?;
-        let crowded = CONTEXTS.read().len() > 1;
         let State { core, a, b, c, scratch } = &mut *state;
         let (Some(a), Some(b)) = (a, b) else {
             return refuse(Status::INPUT, format_args!("rknn_matmul_run: A or B is not bound"));
@@ -285,32 +286,17 @@ impl Context {
             return refuse(Status::OUTPUT, format_args!("rknn_matmul_run: C is not bound"));
         };
         let (_held, on) = self.take_core(*core);
-        let quirk = crate::faults::quirks::Altered::new(&self.product, self.b_layout, b, *core, crowded);
-        let (product, read_b) =
-            quirk.as_ref().map_or((&self.product, &*b), |quirk| (&quirk.product, quirk.b(b)));
+        let whole = self.product;
+        let shape = Shape::of(&whole);
+        let crowded = CONTEXTS.read().len() > 1;
+        let quirk = Altered::new(&whole, shape.bits.1, b, *core, crowded);
+        let (product, read_b) = quirk.as_ref().map_or((&whole, &*b), |quirk| (&quirk.product, quirk.b(b)));
         // SAFETY: `bind` checked that each view holds its operand, and keeps the memory alive; the caller orders
         // this run with others on the same bytes.
         unsafe { product.compute(a, read_b, c, scratch)? };
-        crate::faults::ran_on(on, c, self.product.c_bytes());
-        crate::clock::ran(self.number(), self.shape(), *core, [&*a].into_iter().chain(b.native()), c);
+        crate::faults::ran_on(on, c, whole.c_bytes());
+        crate::clock::ran(self, shape, *core, [&*a].into_iter().chain(b.native()), c);
         Ok(())
-    }
-
-    /// A number that no other live context has.
-    fn number(&self) -> usize {
-        std::ptr::from_ref(self) as usize
-    }
-
-    /// What the time of a run depends on.
-    fn shape(&self) -> crate::clock::cost::Shape {
-        let Product { dtype, rows, b, c_block, .. } = self.product;
-        crate::clock::cost::Shape {
-            code: dtype.code(),
-            bits: dtype.input_bits(),
-            c_bytes: dtype.output_bytes(),
-            native: c_block != b.n,
-            size: (rows, b.k, b.n),
-        }
     }
 
     /// Waits for the pinned core; unpinned, takes a free one or waits for the first.

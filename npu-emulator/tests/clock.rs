@@ -26,7 +26,7 @@ fn shape(code: i32, native: bool, m: usize, k: usize, n: usize) -> Shape {
         10 => (4, 2),
         _ => panic!("no type {code}"),
     };
-    Shape { code, bits, c_bytes, native, size: (m, k, n) }
+    Shape { code, bits: (bits, bits), c_bytes, native, size: (m, k, n) }
 }
 
 fn run(touch_thread: u64, shape: Shape, core: Option<usize>) -> (Work, Touch) {
@@ -267,14 +267,18 @@ fn work(native: bool, runs: usize, mask: i32) {
         let (mut ctx, mut io): (u64, sys::rknn_matmul_io_attr) = (0, std::mem::zeroed());
         assert_eq!(rknn_matmul_create(&mut ctx, &mut info, &mut io), 0);
         assert_eq!(rknn_matmul_set_core_mask(ctx, mask), 0);
+        let mut mems = Vec::new();
         for attr in [&mut io.A, &mut io.B, &mut io.C] {
             let mem = rknn_create_mem(ctx, attr.size);
             assert_eq!(rknn_mem_sync(ctx, mem, 1), 0);
             assert_eq!(rknn_matmul_set_io_mem(ctx, mem, attr), 0);
-            rknn_destroy_mem(ctx, mem);
+            mems.push(mem);
         }
         for _ in 0..runs {
             assert_eq!(rknn_matmul_run(ctx), 0);
+        }
+        for mem in mems {
+            assert_eq!(rknn_destroy_mem(ctx, mem), 0);
         }
         assert_eq!(rknn_matmul_destroy(ctx), 0);
     }

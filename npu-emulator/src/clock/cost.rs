@@ -5,6 +5,8 @@
 
 use std::ffi::CStr;
 
+use crate::operand::Product;
+
 const KIB: f64 = 1024.0;
 
 /// Operand widths in bits, as [`Timing::peaks`] orders them.
@@ -98,8 +100,8 @@ pub const TIMINGS: &[Timing] = &[
 pub struct Shape {
     /// The vendor's matmul type.
     pub code: i32,
-    /// Bits of an element of A and B.
-    pub bits: usize,
+    /// Bits of an element of A, and of B.
+    pub bits: (usize, usize),
     /// Bytes of an element of C.
     pub c_bytes: usize,
     /// A and C are NATIVE.
@@ -109,11 +111,23 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// That of a product.
+    pub fn of(product: &Product) -> Self {
+        let Product { dtype, rows, b, c_block, .. } = *product;
+        Self {
+            code: dtype.code(),
+            bits: (dtype.input_bits(), dtype.input_bits()),
+            c_bytes: dtype.output_bytes(),
+            native: c_block != b.n,
+            size: (rows, b.k, b.n),
+        }
+    }
+
     /// Bytes of A, B and C: M·K, K·N and M·N elements.
     pub fn operand_bytes(&self) -> [f64; 3] {
         let (m, k, n) = self.size;
-        let input = |count: usize| count as f64 * self.bits as f64 / 8.0;
-        [input(m * k), input(k * n), (m * n * self.c_bytes) as f64]
+        let input = |count: usize, bits: usize| count as f64 * bits as f64 / 8.0;
+        [input(m * k, self.bits.0), input(k * n, self.bits.1), (m * n * self.c_bytes) as f64]
     }
 
     /// 2·M·K·N.
@@ -149,8 +163,9 @@ impl Timing {
         TIMINGS.iter().find(|timing| timing.name == name).unwrap_or(&TIMINGS[0])
     }
 
-    /// Operations a ns of one core for operands of `bits`; widths between the rows' take the wider's.
-    pub fn peak(&self, bits: usize) -> f64 {
+    /// Operations a ns of one core. Operands of two widths are assumed to go as if both had the wider one.
+    pub fn peak(&self, shape: &Shape) -> f64 {
+        let bits = shape.bits.0.max(shape.bits.1);
         let row = WIDTHS.iter().rposition(|width| bits <= *width).unwrap_or(0);
         self.peaks[row]
     }
@@ -160,8 +175,8 @@ impl Timing {
     pub fn run(&self, shape: &Shape) -> Cost {
         let [a, b, c] = shape.operand_bytes();
         let collapse = if shape.size.1 > self.k_practical { self.collapse } else { 1.0 };
-        let compute_ns = shape.operations() / (self.peak(shape.bits) * collapse);
-        let (bytes, rate) = if shape.bits == 4 && !shape.native {
+        let compute_ns = shape.operations() / (self.peak(shape) * collapse);
+        let (bytes, rate) = if shape.bits == (4, 4) && !shape.native {
             (shape.size.0 as f64 * b, self.i4_norm_rate)
         } else {
             let tile = self.a_tile[usize::from(!shape.native)];
@@ -173,7 +188,7 @@ impl Timing {
     /// The least that the arithmetic and one pass over the operands allow one core: the roofline.
     pub fn roofline_ns(&self, shape: &Shape) -> f64 {
         let bytes: f64 = shape.operand_bytes().iter().sum();
-        (shape.operations() / self.peak(shape.bits)).max(bytes / self.core_rate)
+        (shape.operations() / self.peak(shape)).max(bytes / self.core_rate)
     }
 
     /// By how much the traffic of each of `cores` cores at once is slower than that of one alone.

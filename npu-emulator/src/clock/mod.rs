@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 use parking_lot::Mutex;
 
 use crate::chip::Chip;
+use crate::context::Context;
 use crate::memory::View;
 use crate::report::Tally;
 use cost::{Shape, Timing};
@@ -74,11 +75,11 @@ pub fn called(call: &str) {
     }
 }
 
-/// Notes a binding to `context` (any number of its own) of `view`, of which `converted` bytes were converted.
-pub fn bound(context: usize, view: &View, converted: usize) {
+/// Notes a binding to `context` of `view`, of which `converted` bytes were converted.
+pub fn bound(context: *const Context, view: &View, converted: usize) {
     let touch = Touch {
         thread: thread(),
-        context: Some(context),
+        context: Some(context as usize),
         reads: if converted > 0 { vec![range(view)] } else { Vec::new() },
         ..Touch::default()
     };
@@ -100,7 +101,7 @@ pub fn synced(view: &View, to_device: bool, bytes: usize) {
 
 /// Notes a run of `context`, on the core that it is pinned to, which read `inputs` and wrote `output`.
 pub fn ran<'a>(
-    context: usize,
+    context: *const Context,
     shape: Shape,
     core: Option<usize>,
     inputs: impl IntoIterator<Item = &'a View>,
@@ -108,17 +109,17 @@ pub fn ran<'a>(
 ) {
     let touch = Touch {
         thread: thread(),
-        context: Some(context),
+        context: Some(context as usize),
         reads: inputs.into_iter().map(range).collect(),
         writes: vec![range(output)],
     };
     record(|_| Work::Run(shape, core), touch);
 }
 
-/// Forgets a context, whose number may be another's from now on.
-pub fn ended(context: usize) {
+/// Forgets a context, whose address may be another's from now on.
+pub fn ended(context: *const Context) {
     if let Some(clock) = &*CLOCK {
-        clock.lock().line.forget_context(context);
+        clock.lock().line.forget_context(context as usize);
     }
 }
 

@@ -109,6 +109,12 @@ pub fn set(text: &str) -> Result<()> {
     }
 }
 
+/// Says what happens and gives the code: no misuse of the caller's.
+fn happen(status: Status, message: std::fmt::Arguments<'_>) -> Result<()> {
+    crate::log::line(message);
+    Err(status)
+}
+
 /// Fails the call of that C name if a fault says so, before it has any effect.
 ///
 /// # Errors
@@ -116,29 +122,29 @@ pub fn set(text: &str) -> Result<()> {
 pub fn before(call: &str) -> Result<()> {
     let plan = plan();
     if plan.broken && Call::Create.covers(call) {
-        return refuse(Status::NO_DEVICE, format_args!("{call}: {FAULTS_VARIABLE} does not parse"));
+        return happen(Status::NO_DEVICE, format_args!("{call}: {FAULTS_VARIABLE} does not parse"));
     }
     // What is wrong with one core's results is decided when the core is known.
     let due = plan.due(|fault| fault.call.covers(call) && !matches!(fault.what, What::Wrong(_)));
     let lost = |left: u64| left.checked_sub(1);
     if plan.lost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lost).is_ok() {
-        return refuse(Status::NO_DEVICE, format_args!("{call}: the device is lost (fault)"));
+        return happen(Status::NO_DEVICE, format_args!("{call}: the device is lost (fault)"));
     }
     match due {
         None | Some(What::Wrong(_)) => Ok(()),
-        Some(What::Code(code)) => refuse(Status(code), format_args!("{call}: fails with {code} (fault)")),
+        Some(What::Code(code)) => happen(Status(code), format_args!("{call}: fails with {code} (fault)")),
         Some(What::Hang(ms)) => {
             std::thread::sleep(Duration::from_millis(ms));
-            refuse(Status(-2), format_args!("{call}: timeout after {ms} ms (fault)"))
+            happen(Status(-2), format_args!("{call}: timeout after {ms} ms (fault)"))
         }
-        Some(What::Submit) => refuse(Status::FAIL, format_args!("{call}: failed to submit (fault)")),
-        Some(What::Space) => refuse(Status::NO_MEMORY, format_args!("{call}: no I/O address space (fault)")),
+        Some(What::Submit) => happen(Status::FAIL, format_args!("{call}: failed to submit (fault)")),
+        Some(What::Space) => happen(Status::NO_MEMORY, format_args!("{call}: no I/O address space (fault)")),
         Some(What::Descriptors) => {
-            refuse(Status::FAIL, format_args!("failed to convert handle(1) to fd, errno 24 (fault)"))
+            happen(Status::FAIL, format_args!("failed to convert handle(1) to fd, errno 24 (fault)"))
         }
         Some(What::Lost(calls)) => {
             plan.lost.fetch_max(calls - 1, Ordering::Relaxed);
-            refuse(Status::NO_DEVICE, format_args!("{call}: the device is lost (fault)"))
+            happen(Status::NO_DEVICE, format_args!("{call}: the device is lost (fault)"))
         }
     }
 }
@@ -159,7 +165,7 @@ pub fn ran_on(core: usize, c: &View, bytes: usize) {
 /// -5.
 pub fn check_core(core: Option<usize>) -> Result<()> {
     match core.filter(|core| plan().quirks.cores.contains(core)) {
-        Some(core) => refuse(Status::PARAM, format_args!("core {core} does not take a context (quirk)")),
+        Some(core) => happen(Status::PARAM, format_args!("core {core} does not take a context (quirk)")),
         None => Ok(()),
     }
 }
@@ -171,7 +177,7 @@ pub fn check_core(core: Option<usize>) -> Result<()> {
 pub fn check_type(kind: i32) -> Result<()> {
     match plan().quirks.types.iter().find(|(refused, _)| *refused == kind) {
         Some((_, code)) => {
-            refuse(Status(*code), format_args!("unsupported matmul dtype {kind} in this platform (quirk)"))
+            happen(Status(*code), format_args!("unsupported matmul dtype {kind} in this platform (quirk)"))
         }
         None => Ok(()),
     }

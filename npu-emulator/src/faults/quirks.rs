@@ -1,6 +1,5 @@
 //! Quirks: what boards are said to do, or what we may believe wrongly of them, switched on for good.
 
-use crate::layout::Layout;
 use crate::memory::View;
 use crate::operand::{BoundB, Product};
 
@@ -29,11 +28,11 @@ pub struct Altered {
 }
 
 impl Altered {
-    /// What the quirks make of a run of `product` on a context pinned to `core`, others existing if `crowded`; `None`
-    /// when they change nothing.
+    /// What the quirks make of a run of `product`, whose B has elements of `bits`, on a context pinned to `core`,
+    /// others existing if `crowded`; `None` when they change nothing.
     pub fn new(
         product: &Product,
-        b_layout: Layout,
+        bits: usize,
         b: &BoundB,
         core: Option<usize>,
         crowded: bool,
@@ -50,8 +49,8 @@ impl Altered {
         if let Some(view) = b.native() {
             let moved = quirks.views && crowded && core.is_some_and(|core| core > 0) && view.offset > 0;
             let from = if moved { View { offset: 0, ..view.clone() } } else { view.clone() };
-            if quirks.native_b && b_layout == Layout::Native {
-                bound = Some(BoundB::Converted(transposed(&product, &from), from));
+            if quirks.native_b {
+                bound = Some(BoundB::Converted(transposed(&product, bits, &from), from));
             } else if moved {
                 bound = Some(BoundB::Native(from));
             }
@@ -67,12 +66,11 @@ impl Altered {
 
 /// A native B as the chip sees it when its sub-blocks are (k, n) inside: element (n, k) of a block of ours, at
 /// `n·bk + k`, is what lies at `k·bn + n`.
-fn transposed(product: &Product, view: &View) -> Vec<u8> {
+fn transposed(product: &Product, bits: usize, view: &View) -> Vec<u8> {
     let (bn, bk) = product.b.block;
-    let bits = product.dtype.input_bits();
-    let bytes = product.dtype.input_bytes(product.b.k * product.b.n);
+    let bytes = product.b.k * product.b.n * bits / 8;
     let mut out = vec![0; bytes];
-    let block_bytes = product.dtype.input_bytes(bn * bk);
+    let block_bytes = bn * bk * bits / 8;
     let mut block = vec![0u8; block_bytes];
     for first in (0..bytes).step_by(block_bytes) {
         // SAFETY: the view holds B, a whole number of blocks; as for every run, the caller orders writes.
