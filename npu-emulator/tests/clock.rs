@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use common::{in_child, is_child};
+use common::{in_child_on_rk3588, is_child};
 use npu_emulator::chip::CHIPS;
 use npu_emulator::clock::cost::{Shape, Timing, TIMINGS};
 use npu_emulator::clock::timeline::{Kind, Timeline, Touch, Work};
@@ -311,7 +311,7 @@ fn child_reads_the_clock() {
 
 #[test]
 fn the_clock_of_a_process_adds_up() {
-    let (passed, text) = in_child("child_reads_the_clock", &[]);
+    let (passed, text) = in_child_on_rk3588("child_reads_the_clock", &[]);
     assert!(passed, "{text}");
 }
 
@@ -327,7 +327,7 @@ fn child_runs_and_ends() {
 fn the_report_is_json_that_says_modelled() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let path = file.path().to_str().expect("UTF-8");
-    let (passed, text) = in_child("child_runs_and_ends", &[("RKNPU_EMU_REPORT", path)]);
+    let (passed, text) = in_child_on_rk3588("child_runs_and_ends", &[("RKNPU_EMU_REPORT", path)]);
     assert!(passed, "{text}");
     let report = std::fs::read_to_string(path).expect("written");
     assert!(!report.contains("measured"), "{report}");
@@ -377,7 +377,7 @@ fn threads_on_three_cores_give_the_same_report_every_time() {
     let report = || {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let path = file.path().to_str().expect("UTF-8");
-        let (passed, text) = in_child("child_runs_on_three_cores", &[("RKNPU_EMU_REPORT", path)]);
+        let (passed, text) = in_child_on_rk3588("child_runs_on_three_cores", &[("RKNPU_EMU_REPORT", path)]);
         assert!(passed, "{text}");
         std::fs::read_to_string(path).expect("written")
     };
@@ -386,6 +386,32 @@ fn threads_on_three_cores_give_the_same_report_every_time() {
     for _ in 0..10 {
         assert_eq!(report(), first);
     }
+}
+
+/// More calls than are kept before they are placed.
+const MANY: usize = 40_000;
+
+#[test]
+fn child_runs_many_times() {
+    if is_child() {
+        work(true, MANY, 4);
+        let run = rk3588().run(&shape(2, true, 4, 64, 64)).alone_ns();
+        let all = rknpu_emulator_clock_ns(2) as f64 - MANY as f64 * run;
+        let first = rk3588().create_ns;
+        assert!(all > first && all < first + 20_000.0, "{all} ns besides the runs");
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_calls_are_placed_before_anybody_asks() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = file.path().to_str().expect("UTF-8");
+    let (passed, text) = in_child_on_rk3588("child_runs_many_times", &[("RKNPU_EMU_REPORT", path)]);
+    assert!(passed, "{text}");
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).expect("written")).expect("JSON");
+    assert_eq!(report["calls"]["run"]["count"], MANY);
+    assert_eq!(report["cores"][2]["busy_ns"], report["runs"][0]["ns"]);
 }
 
 #[test]
@@ -400,7 +426,8 @@ fn child_loads_the_library_and_ends() {
 fn a_loaded_library_reports_as_well() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let path = file.path().to_str().expect("UTF-8");
-    let (passed, text) = in_child("child_loads_the_library_and_ends", &[("RKNPU_EMU_REPORT", path)]);
+    let (passed, text) =
+        in_child_on_rk3588("child_loads_the_library_and_ends", &[("RKNPU_EMU_REPORT", path)]);
     assert!(passed, "{text}");
     let report = std::fs::read_to_string(path).expect("written");
     assert!(report.contains("\"type\": \"i4*i4->i16\""), "{report}");
@@ -408,7 +435,8 @@ fn a_loaded_library_reports_as_well() {
 
 #[test]
 fn a_report_that_cannot_be_written_is_said_and_harmless() {
-    let (passed, text) = in_child("child_runs_and_ends", &[("RKNPU_EMU_REPORT", "/nonexistent/report.json")]);
+    let (passed, text) =
+        in_child_on_rk3588("child_runs_and_ends", &[("RKNPU_EMU_REPORT", "/nonexistent/report.json")]);
     assert!(passed, "{text}");
     assert_eq!(
         text.matches("RKNPU_EMU_REPORT=/nonexistent/report.json was not written").count(),

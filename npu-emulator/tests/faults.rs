@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
-use common::{in_child, is_child};
+use common::{in_child_on_rk3588, is_child};
 use npu_emulator::controls::rknpu_emulator_set_faults;
 use npu_emulator::exports::*;
 use npu_emulator::faults::parse::{parse, Moment};
@@ -402,9 +402,9 @@ fn child_makes_contexts() {
 
 #[test]
 fn the_environment_sets_faults_and_a_mistake_in_it_refuses_every_context() {
-    let (_, text) = in_child("child_makes_contexts", &[("RKNPU_EMU_FAULTS", "create@2:-4")]);
+    let (_, text) = in_child_on_rk3588("child_makes_contexts", &[("RKNPU_EMU_FAULTS", "create@2:-4")]);
     assert!(text.contains("made [Ok(()), Err(-4), Ok(())]") && text.contains("then Ok(())"), "{text}");
-    let (_, text) = in_child("child_makes_contexts", &[("RKNPU_EMU_FAULTS", "create@2:-4; oops")]);
+    let (_, text) = in_child_on_rk3588("child_makes_contexts", &[("RKNPU_EMU_FAULTS", "create@2:-4; oops")]);
     assert!(text.contains("made [Err(-3), Err(-3), Err(-3)]") && text.contains("then Ok(())"), "{text}");
     assert_eq!(text.matches("npu-emulator: RKNPU_EMU_FAULTS: \"oops\": neither").count(), 1, "{text}");
 }
@@ -419,7 +419,7 @@ fn child_runs_out_of_descriptors() {
 #[test]
 fn running_out_of_descriptors_is_said_in_the_vendors_words() {
     let (passed, text) =
-        in_child("child_runs_out_of_descriptors", &[("RKNPU_EMU_FAULTS", "create_mem@4:fds")]);
+        in_child_on_rk3588("child_runs_out_of_descriptors", &[("RKNPU_EMU_FAULTS", "create_mem@4:fds")]);
     assert!(passed, "{text}");
     assert!(text.contains("failed to convert handle(") && text.contains("errno 24"), "{text}");
 }

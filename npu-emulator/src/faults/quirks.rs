@@ -48,7 +48,10 @@ impl Altered {
         let mut bound = None;
         if let Some(view) = b.native() {
             let moved = quirks.views && crowded && core.is_some_and(|core| core > 0) && view.offset > 0;
-            let from = if moved { View { offset: 0, ..view.clone() } } else { view.clone() };
+            let mut from = view.clone();
+            if moved {
+                from.offset = 0;
+            }
             if quirks.native_b {
                 bound = Some(BoundB::Converted(transposed(&product, bits, &from), from));
             } else if moved {

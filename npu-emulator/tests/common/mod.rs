@@ -249,13 +249,13 @@ pub fn on_chip(soc: &str, test: &str) -> (bool, String) {
     (out.status.success(), text)
 }
 
-/// Whether this process was started by [`on_chip`] or [`in_child`].
+/// Whether this process was started by [`on_chip`] or [`in_child_on_rk3588`].
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
 /// Runs one test of this same binary in a child on rk3588 with more variables; whether it passed, and its output.
-pub fn in_child(test: &str, variables: &[(&str, &str)]) -> (bool, String) {
+pub fn in_child_on_rk3588(test: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let exe = std::env::current_exe().expect("a test knows its path");
     let out = std::process::Command::new(exe)
         .args(["--exact", test, "--nocapture"])
