@@ -65,6 +65,31 @@ pub struct MatmulSpec {
     pub domain: u8,
 }
 
+impl MatmulSpec {
+    /// The ABI's struct.
+    pub(crate) fn info(&self) -> Result<sys::rknn_matmul_info, Error> {
+        // SAFETY: all-zero is valid for this plain struct, and the ABI asks for zeroed reserved fields.
+        let mut info: sys::rknn_matmul_info = unsafe { std::mem::zeroed() };
+        info.M = dimension("M", self.rows)?;
+        info.K = dimension("K", self.k)?;
+        info.N = dimension("N", self.n)?;
+        info.type_ = self.dtype.code();
+        info.B_layout = self.b_layout.code();
+        info.AC_layout = self.ac_layout.code();
+        info.iommu_domain_id = i32::from(self.domain);
+        Ok(info)
+    }
+}
+
+/// A dimension as the ABI carries it.
+pub(crate) fn dimension(what: &'static str, value: usize) -> Result<i32, Error> {
+    i32::try_from(value).ok().filter(|v| *v > 0).ok_or_else(|| Error::Range {
+        what,
+        value: value as u64,
+        expected: "1 to 2147483647".to_owned(),
+    })
+}
+
 impl std::fmt::Display for MatmulSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -110,29 +135,33 @@ impl Context {
     /// # Errors
     /// The vendor's code with the shape asked for; [`Error::Range`] for sizes past the ABI's 32 bits.
     pub fn create(library: &Library, spec: MatmulSpec) -> Result<Self, Error> {
-        let dim = |what, value: usize| {
-            i32::try_from(value).ok().filter(|v| *v > 0).ok_or_else(|| Error::Range {
-                what,
-                value: value as u64,
-                expected: "1 to 2147483647".to_owned(),
-            })
-        };
-        // SAFETY: all-zero is valid for these plain structs, and the ABI asks for zeroed reserved fields.
-        let (mut info, mut io): (sys::rknn_matmul_info, Box<sys::rknn_matmul_io_attr>) =
-            unsafe { (std::mem::zeroed(), Box::new(std::mem::zeroed())) };
-        info.M = dim("M", spec.rows)?;
-        info.K = dim("K", spec.k)?;
-        info.N = dim("N", spec.n)?;
-        info.type_ = spec.dtype.code();
-        info.B_layout = spec.b_layout.code();
-        info.AC_layout = spec.ac_layout.code();
-        info.iommu_domain_id = i32::from(spec.domain);
+        let mut info = spec.info()?;
+        // SAFETY: all-zero is valid for this plain struct, which the call fills.
+        let mut io: Box<sys::rknn_matmul_io_attr> = unsafe { Box::new(std::mem::zeroed()) };
         let mut handle: sys::rknn_context = 0;
         let create = library.fns.create.expect("resolved at open");
         // SAFETY: three valid pointers to structs of the ABI's layout, written during the call only.
         let code = unsafe { create(&mut handle, &mut info, &mut *io) };
         check("rknn_matmul_create", code, || spec.to_string())?;
-        Ok(Self { library: library.clone(), handle, io, spec, bound: [None, None, None] })
+        Ok(Self::from_parts(library, handle, io, spec))
+    }
+
+    /// Owns a live handle from here on.
+    pub(crate) fn from_parts(
+        library: &Library,
+        handle: sys::rknn_context,
+        io: Box<sys::rknn_matmul_io_attr>,
+        spec: MatmulSpec,
+    ) -> Self {
+        Self { library: library.clone(), handle, io, spec, bound: [None, None, None] }
+    }
+
+    /// Goes on with another M and its attributes; A and C must be bound again.
+    pub(crate) fn reshape(&mut self, rows: usize, io: sys::rknn_matmul_io_attr) {
+        self.spec.rows = rows;
+        *self.io = io;
+        self.bound[Operand::A as usize] = None;
+        self.bound[Operand::C as usize] = None;
     }
 
     /// The shape and types it was made for.

@@ -31,6 +31,9 @@ macro_rules! functions {
         pub(crate) struct Functions {
             $(pub(crate) $field: $kind,)*
             pub(crate) emulated_soc: Option<String>,
+            /// Contexts of several M; some libraries lack them.
+            pub(crate) create_dynamic_shape: sys::rknn_matmul_create_dynamic_shape_fn,
+            pub(crate) set_dynamic_shape: sys::rknn_matmul_set_dynamic_shape_fn,
             /// Last, so that it is dropped after the pointers into it.
             _library: libloading::Library,
         }
@@ -47,6 +50,18 @@ macro_rules! functions {
                         *symbol
                     },)*
                     emulated_soc: emulated_soc(&library),
+                    create_dynamic_shape: {
+                        let name = b"rknn_matmul_create_dynamic_shape\0";
+                        // SAFETY: as above, but null when it is not there.
+                        unsafe { library.get::<sys::rknn_matmul_create_dynamic_shape_fn>(name) }
+                            .ok().and_then(|symbol| *symbol)
+                    },
+                    set_dynamic_shape: {
+                        let name = b"rknn_matmul_set_dynamic_shape\0";
+                        // SAFETY: as above, but null when it is not there.
+                        unsafe { library.get::<sys::rknn_matmul_set_dynamic_shape_fn>(name) }
+                            .ok().and_then(|symbol| *symbol)
+                    },
                     _library: library,
                 })
             }
