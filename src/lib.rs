@@ -3,7 +3,7 @@
 //! The modules in the order of the data's way, from the host to the NPU and back: [`ffi`] (the C ABI), [`host`]
 //! (registration, devices, products), [`policy`] (which pipeline), [`weights`] (conversion), [`plan`] (cutting),
 //! [`kernels`] (the CPU's share), [`engine`] (the NPU's share). [`chip`] is what each chip can do; [`observe`] is
-//! what people are told. `ARCHITECTURE.md` walks the whole way.
+//! what people are told; [`probe`] finds out what holds on this very board. `ARCHITECTURE.md` walks the whole way.
 
 pub mod chip;
 pub mod engine;
@@ -13,4 +13,5 @@ pub mod kernels;
 pub mod observe;
 pub mod plan;
 pub mod policy;
+pub mod probe;
 pub mod weights;

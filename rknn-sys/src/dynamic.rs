@@ -40,9 +40,7 @@ impl DynamicContext {
         };
         let mut handle: sys::rknn_context = 0;
         // SAFETY: valid pointers to structs of the ABI's layout, `count` of shapes and of attributes.
-        let code = unsafe {
-            create(&mut handle, &mut info, count, shapes.as_mut_ptr(), attrs.as_mut_ptr())
-        };
+        let code = unsafe { create(&mut handle, &mut info, count, shapes.as_mut_ptr(), attrs.as_mut_ptr()) };
         check(call, code, || format!("{spec}, M of {rows:?}"))?;
         let context = Context::from_parts(library, handle, Box::new(attrs[0]), spec);
         Ok(Self { context, shapes: rows.iter().copied().zip(attrs).collect() })

@@ -1,0 +1,179 @@
+//! What the plugin asks of a device before it trusts it: small products against the exact oracle.
+//!
+//! About ten contexts of small shapes on a sound board, which is 15 to 20 ms by the published costs; a sick one
+//! may ask for up to [`CONTEXTS_MAX`]. What could not be asked any more counts as not working.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use rknn_sys::{Context, Library, MatmulType};
+
+use super::layout::Believed;
+use super::matrix::Random;
+use super::rig::{keeper, Mode, Rig};
+use super::views::all_at_once;
+use crate::chip::{Chip, CORES_MAX};
+
+/// What the quick probe found to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Findings {
+    /// i8 × i8 → i32 gives right numbers in the layouts below.
+    pub i8: bool,
+    /// f16 × f16 → f32 gives right numbers in the layouts below.
+    pub f16: bool,
+    /// A native B gives right results; otherwise a row-major one does.
+    pub native_b: bool,
+    /// Native A and C give right results; otherwise row-major ones do.
+    pub native_ac: bool,
+    /// B bound as offset views of one allocation gives right results with all good cores running at once.
+    pub views: bool,
+    /// A context on this core gives right numbers, of each type that works.
+    pub cores: [bool; CORES_MAX],
+}
+
+impl Findings {
+    /// What is believed of a sound board.
+    pub const BELIEVED: Self =
+        Self { i8: true, f16: true, native_b: true, native_ac: true, views: true, cores: [true; CORES_MAX] };
+
+    /// Nothing works.
+    pub const NONE: Self = Self {
+        i8: false,
+        f16: false,
+        native_b: false,
+        native_ac: false,
+        views: false,
+        cores: [false; CORES_MAX],
+    };
+}
+
+/// The most contexts that a probe makes.
+pub const CONTEXTS_MAX: u32 = 20;
+/// Rows of the products: not 1, which hides the layouts of A and C.
+const ROWS: usize = 5;
+/// How often all cores run at once on views.
+const ROUNDS: usize = 8;
+/// K and N of the products on views, in alignments: long enough to overlap.
+const VIEW_BLOCKS: usize = 12;
+/// The types of the plugin's pipelines.
+const TYPES: [MatmulType; 2] = [MatmulType::I8, MatmulType::F16];
+/// The best first; a row-major B costs a conversion at each bind, row-major A and C less.
+const MODES: [Mode; 4] = [
+    Mode::NATIVE,
+    Mode { native_b: true, native_ac: false },
+    Mode { native_b: false, native_ac: true },
+    Mode::NORM,
+];
+
+/// Finds out what works. Never panics and never logs: a library that fails everywhere gives [`Findings::NONE`].
+pub fn quick(library: &Library, chip: &Chip) -> Findings {
+    let Some(believed) = Believed::of(chip, MatmulType::I8) else { return Findings::NONE };
+    let Ok(keeper) = keeper(library, &believed) else { return Findings::NONE };
+    let cores = chip.cores.clamp(1, CORES_MAX);
+    Quick { library, chip, keeper, cores, left: Cell::new(CONTEXTS_MAX - 1), answers: RefCell::default() }
+        .findings()
+}
+
+/// One question: a type, in a mode, on a core.
+type Question = (MatmulType, Mode, usize);
+
+struct Quick<'a> {
+    library: &'a Library,
+    chip: &'a Chip,
+    keeper: Arc<Context>,
+    cores: usize,
+    left: Cell<u32>,
+    answers: RefCell<Vec<(Question, bool)>>,
+}
+
+impl Quick<'_> {
+    fn findings(&self) -> Findings {
+        let Some(reference) = self.reference() else { return Findings::NONE };
+        // On one good core, what differs between modes is the modes.
+        let right = |mode: Mode| TYPES.map(|dtype| self.is_right(dtype, mode, reference));
+        let usable = MODES.into_iter().fold([false; 2], |usable, mode| {
+            let missing = usable.iter().any(|usable| !usable);
+            let found = if missing { right(mode) } else { usable };
+            [usable[0] || found[0], usable[1] || found[1]]
+        });
+        let serves = |mode: &Mode, types: [bool; 2]| {
+            TYPES.iter().zip(types).all(|(dtype, wanted)| !wanted || self.is_right(*dtype, *mode, reference))
+        };
+        // The first mode that serves all usable types; without one, the best of a single type.
+        let choices = [usable, [usable[0], false], [false, usable[1]]];
+        let chosen = choices
+            .into_iter()
+            .filter(|types| types.iter().any(|wanted| *wanted))
+            .find_map(|types| MODES.into_iter().find(|mode| serves(mode, types)).map(|mode| (mode, types)));
+        let Some((mode, types)) = chosen else { return Findings::NONE };
+
+        let mut cores = [false; CORES_MAX];
+        for (core, good) in cores.iter_mut().enumerate().take(self.cores) {
+            *good = TYPES.iter().zip(types).all(|(dtype, used)| !used || self.is_right(*dtype, mode, core));
+        }
+        let dtype = if types[0] { MatmulType::I8 } else { MatmulType::F16 };
+        Findings {
+            i8: types[0],
+            f16: types[1],
+            native_b: mode.native_b,
+            native_ac: mode.native_ac,
+            views: self.run_views(dtype, mode, &cores).is_some(),
+            cores,
+        }
+    }
+
+    /// A core that gives right numbers in some mode: core 0 natively on a sound board, with one question.
+    fn reference(&self) -> Option<usize> {
+        let of = |dtype| {
+            if self.is_right(dtype, Mode::NATIVE, 0) {
+                return Some(0);
+            }
+            let norm = (0..self.cores).find(|core| self.is_right(dtype, Mode::NORM, *core));
+            norm.or_else(|| (1..self.cores).find(|core| self.is_right(dtype, Mode::NATIVE, *core)))
+        };
+        of(MatmulType::I8).or_else(|| of(MatmulType::F16))
+    }
+
+    /// A rig of an M = [`ROWS`] product; `None` when it is refused or too many were made.
+    fn rig(&self, dtype: MatmulType, mode: Mode, core: usize, (k, n): (usize, usize)) -> Option<Rig> {
+        self.left.set(self.left.get().checked_sub(1)?);
+        // On a chip with one core there is nothing to choose, and its driver may know no masks.
+        let core = (self.cores > 1).then_some(core);
+        Rig::new(self.library, &self.keeper, mode.spec(dtype, ROWS, k, n), core).ok()
+    }
+
+    /// The answer to one question, asked of the library once.
+    fn is_right(&self, dtype: MatmulType, mode: Mode, core: usize) -> bool {
+        let question = (dtype, mode, core);
+        let known =
+            self.answers.borrow().iter().find(|(asked, _)| *asked == question).map(|(_, right)| *right);
+        known.unwrap_or_else(|| {
+            let right = self.ask(dtype, mode, core).is_some();
+            self.answers.borrow_mut().push((question, right));
+            right
+        })
+    }
+
+    fn ask(&self, dtype: MatmulType, mode: Mode, core: usize) -> Option<()> {
+        let believed = Believed::of(self.chip, dtype)?;
+        let (k, n) = (believed.k_align * 4, believed.n_align * 6);
+        let mut rig = self.rig(dtype, mode, core, (k, n))?;
+        let mut random = Random::new(1 + core as u64);
+        let (a, b) = (random.matrix(dtype, ROWS, k), random.matrix(dtype, k, n));
+        rig.product(&a, &b, mode.places(&believed)).ok()
+    }
+
+    /// Whether views of one allocation, one a good core and at least two, give right results at once.
+    fn run_views(&self, dtype: MatmulType, mode: Mode, cores: &[bool; CORES_MAX]) -> Option<()> {
+        let mut good: Vec<usize> = (0..CORES_MAX).filter(|core| cores[*core]).collect();
+        let first = *good.first()?;
+        // With one core two contexts of it take turns, so that an offset that is not zero is seen as well.
+        if good.len() == 1 {
+            good.push(first);
+        }
+        let believed = Believed::of(self.chip, dtype)?;
+        let shape = (believed.k_align * VIEW_BLOCKS, believed.n_align * VIEW_BLOCKS);
+        let rigs = good.iter().map(|core| self.rig(dtype, mode, *core, shape)).collect::<Option<Vec<_>>>()?;
+        all_at_once(&self.keeper, rigs, dtype, mode.places(&believed), ROUNDS).ok()
+    }
+}
