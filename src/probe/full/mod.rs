@@ -1,1 +1,210 @@
-//! Every fact, a check each.
+//! Every fact that we rely on, as a check: a name, what we believe and where from, and a function that finds out.
+//!
+//! * [`types`][]: which matmul types the library takes;
+//! * [`shapes`][]: alignments of K and N, the longest K, dynamic shapes;
+//! * [`layouts`][]: native A, B and C, element by element;
+//! * [`numbers`][]: exactness, accumulation, saturation;
+//! * [`memory`][]: coherence, what a bind freezes, file descriptors, offset views, domains;
+//! * [`cores`][]: pinning;
+//! * [`costs`][]: what calls and runs take; no part of the contract.
+//!
+//! For the doctor and the conformance suite: the plugin must not use this module.
+
+pub mod cores;
+pub mod costs;
+pub mod layouts;
+pub mod memory;
+pub mod numbers;
+pub mod shapes;
+pub mod types;
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use rknn_sys::{Context, Error, Library, MatmulType, Version};
+use serde::{Deserialize, Serialize};
+
+use super::layout::Believed;
+use super::rig::{keeper, Trouble};
+use crate::chip::Chip;
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "found", rename_all = "lowercase")]
+pub enum Outcome {
+    /// It is as believed; what was seen.
+    Pass(String),
+    /// It is not; what was found instead.
+    Fail(String),
+    /// It could not be told; why.
+    Unknown(String),
+}
+
+impl Outcome {
+    /// What was found, or why nothing was.
+    pub fn found(&self) -> &str {
+        match self {
+            Self::Pass(text) | Self::Fail(text) | Self::Unknown(text) => text,
+        }
+    }
+}
+
+/// A finding that ends a check early: what went wrong, or why it cannot be told.
+pub(crate) enum Stop {
+    Fail(String),
+    Unknown(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Fail(error.to_string())
+    }
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        Self::Fail(trouble.to_string())
+    }
+}
+
+/// A check's inner result: what was seen, or why it ended early.
+pub(crate) type Seen = Result<String, Stop>;
+
+/// What the results of a check decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The contract between us and the library: numbers, layouts, refusals.
+    Contract,
+    /// Time, which depends on the machine's state.
+    Cost,
+}
+
+/// One fact, put to the test.
+pub struct Check {
+    /// A name that stays: "layout.b.i8".
+    pub name: String,
+    /// Contract or cost.
+    pub kind: Kind,
+    /// What is believed, in a few words.
+    pub believed: String,
+    /// Where the belief comes from.
+    pub source: &'static str,
+    /// What a user can do when it fails.
+    pub advice: &'static str,
+    run: Box<dyn Fn(&Bench) -> Seen>,
+}
+
+impl Check {
+    /// Finds out. Does not panic; what a sick library does to the process is the caller's to contain.
+    pub fn run(&self, bench: &Bench) -> Outcome {
+        match (self.run)(bench) {
+            Ok(seen) => Outcome::Pass(seen),
+            Err(Stop::Fail(found)) => Outcome::Fail(found),
+            Err(Stop::Unknown(why)) => Outcome::Unknown(why),
+        }
+    }
+
+    pub(crate) fn new(
+        name: impl Into<String>,
+        believed: impl Into<String>,
+        source: &'static str,
+        advice: &'static str,
+        run: impl Fn(&Bench) -> Seen + 'static,
+    ) -> Self {
+        let (name, believed) = (name.into(), believed.into());
+        Self { name, kind: Kind::Contract, believed, source, advice, run: Box::new(run) }
+    }
+}
+
+/// The sources that beliefs name, as in `docs/facts.md`.
+pub(crate) mod source {
+    pub const HEADER: &str = "the vendor's header and API reference, 2.3.2";
+    pub const REPORTS: &str = "public reports (rknn-toolkit2 issues, rk-llama.cpp forks)";
+    pub const OPEN: &str = "rknpu2_matmul_open and rocket-userspace";
+}
+
+/// What the checks work on.
+pub struct Bench<'a> {
+    /// The library.
+    pub library: &'a Library,
+    /// The chip whose facts are believed.
+    pub chip: &'a Chip,
+    keeper: OnceCell<Arc<Context>>,
+}
+
+impl<'a> Bench<'a> {
+    /// A bench; nothing is asked of the library yet.
+    pub fn new(library: &'a Library, chip: &'a Chip) -> Self {
+        Self { library, chip, keeper: OnceCell::new() }
+    }
+
+    /// The context that owns the memories of the checks.
+    pub(crate) fn keeper(&self) -> Result<Arc<Context>, Error> {
+        if let Some(keeper) = self.keeper.get() {
+            return Ok(keeper.clone());
+        }
+        // Every chip has i8; the other row only stands in for what cannot be.
+        let believed = Believed::of(self.chip, MatmulType::I8).ok_or_else(|| Error::Range {
+            what: "the i8 row of the chip's table",
+            value: 0,
+            expected: "one row".to_owned(),
+        })?;
+        let made = keeper(self.library, &believed)?;
+        Ok(self.keeper.get_or_init(|| made).clone())
+    }
+
+    /// The versions of library and driver, asked through a context: it fails where there is no NPU.
+    ///
+    /// # Errors
+    /// The library's refusal of a small context or of the query.
+    pub fn versions(&self) -> Result<Version, Error> {
+        self.keeper()?.version()
+    }
+
+    /// The beliefs of a type, or why its checks cannot run here.
+    pub(crate) fn believed(&self, dtype: MatmulType) -> Result<Believed, Stop> {
+        let believed = Believed::of(self.chip, dtype)
+            .ok_or_else(|| Stop::Unknown(format!("{} has no {}", self.chip.title, type_name(dtype))))?;
+        if dtype == MatmulType::I4 && types::belief(self.chip, 10) == types::Belief::Disputed {
+            if let Err(error) = self.library.try_type(10, 1, 128, 128) {
+                return Err(Stop::Unknown(format!("type 10 is not taken here: {error}")));
+            }
+        }
+        Ok(believed)
+    }
+
+    /// The core to pin to; `None` on a chip with one.
+    pub(crate) fn core(&self, index: usize) -> Option<usize> {
+        (self.chip.cores > 1).then(|| index % self.chip.cores)
+    }
+}
+
+/// "i8", "f16", "i4".
+pub fn type_name(dtype: MatmulType) -> &'static str {
+    match dtype {
+        MatmulType::F16 => "f16",
+        MatmulType::I8 => "i8",
+        MatmulType::I4 => "i4",
+    }
+}
+
+/// The types that have checks of their own on `chip`.
+pub(crate) fn types_of(chip: &Chip) -> Vec<MatmulType> {
+    let all = [MatmulType::I8, MatmulType::F16, MatmulType::I4];
+    all.into_iter().filter(|dtype| Believed::of(chip, *dtype).is_some()).collect()
+}
+
+/// All checks for `chip`, the cheap and telling ones first.
+pub fn checks(chip: &Chip) -> Vec<Check> {
+    let groups = [
+        types::checks(chip),
+        shapes::checks(chip),
+        layouts::checks(chip),
+        numbers::checks(chip),
+        cores::checks(chip),
+        memory::checks(chip),
+        costs::checks(chip),
+    ];
+    groups.into_iter().flatten().collect()
+}

@@ -1,0 +1,50 @@
+//! Pinning contexts to cores.
+
+use rknn_sys::{Context, MatmulType};
+
+use super::{source, Bench, Check, Seen, Stop};
+use crate::chip::Chip;
+use crate::probe::matrix::Random;
+use crate::probe::rig::{Mode, Rig};
+
+pub(super) fn checks(chip: &Chip) -> Vec<Check> {
+    let advice = "the plugin leaves this core out; if the driver is older than 0.9.6, update the kernel";
+    let mut checks: Vec<Check> = (0..chip.cores)
+        .map(|core| {
+            let believed = format!("a context pinned to core {core} gives right numbers");
+            Check::new(format!("core.{core}"), believed, source::HEADER, advice, move |bench| {
+                one(bench, core)
+            })
+        })
+        .collect();
+    let believed = format!("there are {} cores and no more", chip.cores);
+    let advice = "the board has more cores than our table: please send the report";
+    checks.push(Check::new("core.none", believed, source::HEADER, advice, beyond));
+    checks
+}
+
+fn one(bench: &Bench, core: usize) -> Seen {
+    for dtype in [MatmulType::I8, MatmulType::F16] {
+        let believed = bench.believed(dtype)?;
+        let (k, n) = (believed.k_align * 4, believed.n_align * 6);
+        let spec = Mode::NORM.spec(dtype, 3, k, n);
+        let mut rig = Rig::new(bench.library, &bench.keeper()?, spec, bench.core(core))?;
+        let mut random = Random::new(31 + core as u64);
+        let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
+        rig.product(&a, &b, Mode::NORM.places(&believed))?;
+    }
+    Ok(if bench.chip.cores > 1 { "right numbers" } else { "right numbers, without pinning" }.to_owned())
+}
+
+fn beyond(bench: &Bench) -> Seen {
+    if bench.chip.cores == 1 {
+        return Err(Stop::Unknown("not asked: with one core nothing is pinned".to_owned()));
+    }
+    let believed = bench.believed(MatmulType::I8)?;
+    let spec = Mode::NORM.spec(MatmulType::I8, 1, believed.k_align * 4, believed.n_align * 4);
+    let mut context = Context::create(bench.library, spec)?;
+    match context.set_core(bench.chip.cores) {
+        Err(_) => Ok(format!("core {} is refused", bench.chip.cores)),
+        Ok(()) => Err(Stop::Fail(format!("core {} is taken", bench.chip.cores))),
+    }
+}
