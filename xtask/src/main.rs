@@ -6,12 +6,14 @@
 //! | `run` | a stock llama.cpp answers a prompt through the plugin; shows what ran where |
 //! | `exec` | any program of the host with the plugin and the NPU |
 //! | `test` | the whole test suite |
+//! | `conformance` | what we rely on, checked against a librknnrt.so: ours, or the vendor's on a board |
 //!
 //! `LLAMA_CPP_DIR` names a llama.cpp of your own, `RKNPU_MODEL` a model, `RKNPU_LIBRARY` an NPU library.
 //! Results go to stdout, progress and complaints to stderr; an error is one line that begins `error: `,
 //! with exit code 1 (2 for a wrong command line).
 
 mod cache;
+mod conformance;
 mod env;
 mod error;
 mod exec;
@@ -48,6 +50,8 @@ enum Command {
     Exec(exec::Options),
     /// Run the whole test suite
     Test(test::Options),
+    /// Check a librknnrt.so against everything that we rely on: the emulator, or the vendor's on a board
+    Conformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::command(&options),
         Command::Exec(options) => exec::command(&options),
         Command::Test(options) => test::command(&options),
+        Command::Conformance(options) => conformance::command(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -61,6 +61,7 @@ fn cpus(root: &Root) -> Vec<Item> {
         .iter()
         .map(|((capacity, kilohertz), cpus)| match (capacity, kilohertz) {
             (0, 0) => format!("{} of unknown kind", cpus.len()),
+            (_, 0) => format!("{} of capacity {capacity}", cpus.len()),
             (0, _) => format!("{} of {} MHz", cpus.len(), kilohertz / 1000),
             _ => format!("{} of {} MHz, capacity {capacity}", cpus.len(), kilohertz / 1000),
         })

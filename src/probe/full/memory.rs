@@ -148,10 +148,20 @@ fn views(bench: &Bench, dtype: MatmulType) -> Seen {
     let (k, n) = (believed.k_align * 12, believed.n_align * 12);
     let keeper = bench.keeper()?;
     let spec = Mode::NATIVE.spec(dtype, 5, k, n);
+    let places = Mode::NATIVE.places(&believed);
+    let mut random = Random::new(45);
+    let alone = Rig::new(bench.library, &keeper, spec, bench.core(0))?.product(
+        &random.matrix(dtype, 5, k),
+        &random.matrix(dtype, k, n),
+        places,
+    );
+    if let Err(trouble) = alone {
+        return Err(Stop::Unknown(format!("one product alone is wrong already: {trouble}")));
+    }
     let rigs = (0..THREADS)
         .map(|thread| Rig::new(bench.library, &keeper, spec, bench.core(thread)))
         .collect::<Result<Vec<_>, _>>()?;
-    all_at_once(&keeper, rigs, dtype, Mode::NATIVE.places(&believed), ROUNDS).map_err(Stop::Fail)?;
+    all_at_once(&keeper, rigs, dtype, places, ROUNDS).map_err(Stop::Fail)?;
     Ok(format!("right numbers in {ROUNDS} rounds"))
 }
 

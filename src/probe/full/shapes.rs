@@ -70,9 +70,8 @@ fn longest(bench: &Bench, dtype: MatmulType) -> Seen {
     let bound = if dtype == MatmulType::I4 { 1 } else { 16 };
     let mut small = |rows, columns| Matrix::of(rows, columns, |_, _| random.within(-bound, bound));
     let (a, b) = (small(1, k), small(k, n));
-    let mut rig =
-        Rig::new(bench.library, &bench.keeper()?, Mode::NATIVE.spec(dtype, 1, k, n), bench.core(0))?;
-    rig.product(&a, &b, Mode::NATIVE.places(&believed))?;
+    let mut rig = Rig::new(bench.library, &bench.keeper()?, Mode::NORM.spec(dtype, 1, k, n), bench.core(0))?;
+    rig.product(&a, &b, Mode::NORM.places(&believed))?;
     Ok("right numbers".to_owned())
 }
 
