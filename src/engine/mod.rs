@@ -100,19 +100,7 @@ impl Engine {
         mode: impl FnOnce(Option<&Version>) -> Mode,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
-        let limits = chip
-            .limits(MatmulType::I8)
-            .ok_or(Error::Unsupported { chip: chip.title, what: "8-bit products".to_owned() })?;
-        let spec = MatmulSpec {
-            dtype: MatmulType::I8,
-            rows: 1,
-            k: limits.k_align,
-            n: limits.n_align,
-            b_layout: Layout::Native,
-            ac_layout: Layout::Native,
-            domain: 0,
-        };
-        let keeper = Arc::new(Context::create(library, spec)?);
+        let keeper = Arc::new(smallest_context(library, chip)?);
         let version = keeper.version().ok();
         if let Some(version) = &version {
             if too_old(&version.api) {
@@ -164,6 +152,28 @@ impl Engine {
     pub fn release_contexts(&mut self) {
         self.cores.release();
     }
+}
+
+/// The smallest context that the NPU takes, of whichever type it takes.
+fn smallest_context(library: &Library, chip: &Chip) -> Result<Context, Error> {
+    let mut refused = Error::Unusable;
+    for dtype in [MatmulType::I8, MatmulType::F16] {
+        let Some(limits) = chip.limits(dtype) else { continue };
+        let spec = MatmulSpec {
+            dtype,
+            rows: 1,
+            k: limits.k_align,
+            n: limits.n_align,
+            b_layout: Layout::Native,
+            ac_layout: Layout::Native,
+            domain: 0,
+        };
+        match Context::create(library, spec) {
+            Ok(context) => return Ok(context),
+            Err(error) => refused = error.into(),
+        }
+    }
+    Err(refused)
 }
 
 fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {

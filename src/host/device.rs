@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rknn_sys::Library;
+use rknn_sys::{Library, Version};
 
 use super::config::Config;
+use super::trust::{self, Candidate};
 use crate::chip::Chip;
-use crate::engine::{Activations, Engine, Error, Mode, NpuWeight};
+use crate::engine::{Activations, Engine, Error, NpuWeight};
 use crate::log;
 use crate::observe::{Report, Stats};
 use crate::policy::Pipeline;
+use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
 use crate::weights::Source;
 
@@ -73,7 +75,12 @@ impl Device {
             }
         };
         let stats = Arc::new(Stats::default());
-        let engine = Engine::open(&library, chip, |_| Mode::believed(chip), &stats)
+        let emulated = library.emulated_soc().is_some();
+        let mode = |version: Option<&Version>| {
+            let candidate = Candidate { chip, version, emulated };
+            candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip).into())
+        };
+        let engine = Engine::open(&library, chip, mode, &stats)
             .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;
         let version = engine.version();
         log!(

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::chip::Chip;
 use crate::engine::Mode;
 use crate::log;
+use crate::probe::Findings;
 
 /// What `RKNPU_PROBE` says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +46,13 @@ struct Subject {
     driver: String,
     boot: String,
     plugin: String,
+}
+
+impl From<Findings> for Mode {
+    fn from(found: Findings) -> Self {
+        let Findings { i8, f16, native_b, native_ac, views, cores } = found;
+        Self { i8, f16, native_b, native_ac, views, cores }
+    }
 }
 
 /// What is kept on disk.
@@ -117,7 +125,11 @@ impl Candidate<'_> {
             mode.native_ac,
             "has another layout of activations: row-major ones are used, which is slower",
         );
-        differs(believed.views, mode.views, "mixes up parts of an allocation: each part gets its own");
+        differs(
+            believed.views,
+            mode.views,
+            "gives no or wrong views of an allocation: each part gets its own",
+        );
         for core in 0..believed.cores.len() {
             differs(
                 believed.cores[core],
