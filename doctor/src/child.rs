@@ -25,6 +25,8 @@ pub enum Line {
         emulated: Option<String>,
         /// The chip whose facts are believed.
         chip: Option<String>,
+        /// Whether the library tells a modelled time.
+        modelled: bool,
     },
     /// The library cannot be opened.
     Closed(String),
@@ -66,7 +68,8 @@ pub fn run(options: &Options, root: &Root, first: usize) {
         (Some(name), None) => Chip::by_name(name),
         (None, None) => soc::chip(root),
     };
-    say(&Line::Opened { emulated, chip: chip.map(|chip| chip.name.to_owned()) });
+    let modelled = library.modelled_ns(None).is_some();
+    say(&Line::Opened { emulated, chip: chip.map(|chip| chip.name.to_owned()), modelled });
     let Some(chip) = chip else { return say(&Line::Done) };
     let bench = Bench::new(&library, chip);
     match bench.versions() {
@@ -81,7 +84,7 @@ pub fn run(options: &Options, root: &Root, first: usize) {
         say(&Line::Quick(quick(&library, chip)));
     }
     for (index, check) in checks(chip).iter().enumerate().skip(first) {
-        if options.contract && check.kind != ggml_rknpu::probe::full::Kind::Contract {
+        if !options.wants(check.kind) {
             continue;
         }
         say(&Line::Begin(index));

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ggml_rknpu::chip::Chip;
+use ggml_rknpu::probe::full::Kind;
 
 use machine::Root;
 use report::Report;
@@ -40,6 +41,9 @@ pub struct Options {
     /// The chip whose facts are believed [default: RKNPU_SOC, then the emulator's word, then the device tree]
     #[arg(long, value_name = "NAME", value_parser = chip)]
     soc: Option<&'static Chip>,
+    /// Leave the times out
+    #[arg(long)]
+    no_times: bool,
     /// Only check the library against the contract, a line each, and count
     #[arg(long)]
     contract: bool,
@@ -49,6 +53,13 @@ pub struct Options {
     /// Be the process that runs the checks, from this one on
     #[arg(long, value_name = "CHECK", hide = true)]
     child: Option<usize>,
+}
+
+impl Options {
+    /// Whether checks of this kind are wanted.
+    fn wants(&self, kind: Kind) -> bool {
+        kind == Kind::Contract || !(self.contract || self.no_times)
+    }
 }
 
 fn chip(name: &str) -> Result<&'static Chip, String> {

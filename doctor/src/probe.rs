@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use ggml_rknpu::chip::Chip;
-use ggml_rknpu::probe::full::{checks, Check, Kind, Outcome};
+use ggml_rknpu::probe::full::{checks, Check, Outcome};
 use ggml_rknpu::probe::Findings;
 
 use crate::child::{Line, MARK};
@@ -18,7 +18,7 @@ use crate::Options;
 /// How long a check may take: the driver's own time-outs are shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a child that died is started again.
-const RESTARTS: usize = 4;
+const RESTARTS: usize = 16;
 /// Lines of the library's own words that are kept.
 const LOG_MAX: usize = 2000;
 
@@ -27,6 +27,8 @@ const LOG_MAX: usize = 2000;
 pub struct Probe {
     /// The chip that the emulator plays, when the library is the emulator.
     pub emulated: Option<String>,
+    /// Whether times are modelled.
+    pub modelled: bool,
     /// The chip whose facts are believed.
     pub chip: Option<&'static Chip>,
     /// Why the library cannot be opened, or no context made.
@@ -79,8 +81,7 @@ pub fn run(options: &Options, root: &Root) -> Probe {
     }
     let not_asked = || Outcome::Unknown("not asked: the library did not get that far".to_owned());
     if probe.versions.is_some() {
-        let wanted = |check: &Check| !options.contract || check.kind == Kind::Contract;
-        let pairs = all.into_iter().zip(outcomes).filter(|(check, _)| wanted(check));
+        let pairs = all.into_iter().zip(outcomes).filter(|(check, _)| options.wants(check.kind));
         probe.results = pairs.map(|(check, outcome)| (check, outcome.unwrap_or_else(not_asked))).collect();
     }
     probe
@@ -100,7 +101,8 @@ fn session(
     loop {
         match events.recv_timeout(PATIENCE) {
             Ok(Event::Said(line)) => match line {
-                Line::Opened { emulated, chip } => {
+                Line::Opened { emulated, chip, modelled } => {
+                    probe.modelled = modelled;
                     probe.opened = true;
                     probe.emulated = emulated;
                     probe.chip = chip.as_deref().and_then(Chip::by_name);
@@ -163,8 +165,10 @@ fn start(options: &Options, root: &Root, first: usize) -> std::io::Result<(Child
     if let Some(chip) = options.soc {
         command.args(["--soc", chip.name]);
     }
-    if options.contract {
-        command.arg("--contract");
+    for (is_set, name) in [(options.contract, "--contract"), (options.no_times, "--no-times")] {
+        if is_set {
+            command.arg(name);
+        }
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (sender, events) = channel();

@@ -179,7 +179,11 @@ impl Report {
             arch: std::env::consts::ARCH,
             chip: probe.chip.map(|chip| chip.name),
             emulated,
-            times: if emulated { "of the emulator, not of a board" } else { "of this board" },
+            times: match (emulated, probe.modelled) {
+                (true, true) => "modelled by the emulator, not of a board",
+                (true, false) => "of the emulator, not of a board",
+                _ => "of this board",
+            },
             library: name,
             library_version: probe.versions.as_ref().map(|(library, _)| library.clone()),
             driver_version: probe.versions.as_ref().map(|(_, driver)| driver.clone()),

@@ -1,6 +1,6 @@
 //! A context of several M: one B, one core, and the M of each run chosen among those named at creation.
 
-use crate::context::{dimension, Context, MatmulSpec};
+use crate::context::{dimension, Context, MatmulSpec, Operand};
 use crate::error::Error;
 use crate::library::{check, Library};
 use crate::sys;
@@ -72,6 +72,16 @@ impl DynamicContext {
         check(call, code, || format!("M={rows} of {spec}"))?;
         self.context.reshape(rows, io);
         Ok(())
+    }
+
+    /// Bytes that `operand` must have for the largest M: what libraries want to be bound, whatever the present M.
+    pub fn largest_bytes(&self, operand: Operand) -> usize {
+        let bytes = self.shapes.iter().map(|(_, io)| match operand {
+            Operand::A => io.A.size,
+            Operand::B => io.B.size,
+            Operand::C => io.C.size,
+        });
+        bytes.max().unwrap_or(0) as usize
     }
 
     /// The context with its present M, to bind and to run.

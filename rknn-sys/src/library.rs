@@ -25,12 +25,16 @@ pub struct Version {
     pub driver: String,
 }
 
+/// The emulator's clock: modelled nanoseconds of a core, or of all calls when the core is negative.
+type EmulatorClock = unsafe extern "C" fn(core: std::ffi::c_int) -> u64;
+
 macro_rules! functions {
     ($($field:ident: $kind:ty = $symbol:literal),* $(,)?) => {
         /// The resolved functions, with the library that they live in.
         pub(crate) struct Functions {
             $(pub(crate) $field: $kind,)*
             pub(crate) emulated_soc: Option<String>,
+            emulator_clock: Option<EmulatorClock>,
             /// Contexts of several M; some libraries lack them.
             pub(crate) create_dynamic_shape: sys::rknn_matmul_create_dynamic_shape_fn,
             pub(crate) set_dynamic_shape: sys::rknn_matmul_set_dynamic_shape_fn,
@@ -50,6 +54,11 @@ macro_rules! functions {
                         *symbol
                     },)*
                     emulated_soc: emulated_soc(&library),
+                    emulator_clock: {
+                        // SAFETY: only our emulator exports this name, with this type; kept beside its library.
+                        unsafe { library.get::<EmulatorClock>(b"rknpu_emulator_clock_ns\0") }
+                            .ok().map(|symbol| *symbol)
+                    },
                     create_dynamic_shape: {
                         let name = b"rknn_matmul_create_dynamic_shape\0";
                         // SAFETY: as above, but null when it is not there.
@@ -113,6 +122,14 @@ impl Library {
     /// The chip that the emulator plays, or `None` when this is the vendor's library.
     pub fn emulated_soc(&self) -> Option<&str> {
         self.fns.emulated_soc.as_deref()
+    }
+
+    /// The modelled nanoseconds up to the end of `core`'s last run, or of the last call of any kind; `None` where
+    /// time is real, and for an emulator that models none.
+    pub fn modelled_ns(&self, core: Option<usize>) -> Option<u64> {
+        let clock = self.fns.emulator_clock?;
+        // SAFETY: the emulator's function takes a number and reads its own state.
+        Some(unsafe { clock(core.and_then(|core| i32::try_from(core).ok()).unwrap_or(-1)) })
     }
 
     /// The versions of library and driver, asked through an existing context.

@@ -67,8 +67,7 @@ const MODES: [Mode; 4] = [
 
 /// Finds out what works. Never panics and never logs: a library that fails everywhere gives [`Findings::NONE`].
 pub fn quick(library: &Library, chip: &Chip) -> Findings {
-    let Some(believed) = Believed::of(chip, MatmulType::I8) else { return Findings::NONE };
-    let Ok(keeper) = keeper(library, &believed) else { return Findings::NONE };
+    let Ok(keeper) = keeper(library, chip) else { return Findings::NONE };
     let cores = chip.cores.clamp(1, CORES_MAX);
     Quick { library, chip, keeper, cores, left: Cell::new(CONTEXTS_MAX - 1), answers: RefCell::default() }
         .findings()

@@ -6,6 +6,7 @@ use rknn_sys::{Binding, Context, Error, Layout, Library, MatmulSpec, MatmulType,
 
 use super::layout::{Believed, Place};
 use super::matrix::{compare, input_bytes, output_bytes, Matrix, Mismatch};
+use crate::chip::Chip;
 
 /// Which layouts a context uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +84,15 @@ pub struct Rig {
 ///
 /// # Errors
 /// The library's refusal.
-pub fn keeper(library: &Library, believed: &Believed) -> Result<Arc<Context>, Error> {
-    let spec = Mode::NORM.spec(MatmulType::I8, 1, believed.k_align * 4, believed.n_align * 4);
-    Ok(Arc::new(Context::create(library, spec)?))
+pub fn keeper(library: &Library, chip: &Chip) -> Result<Arc<Context>, Error> {
+    let create = |dtype| {
+        // Aligned for every type on every chip.
+        let align = |believed: Believed| (believed.k_align * 4, believed.n_align * 4);
+        let (k, n) = Believed::of(chip, dtype).map_or((128, 128), align);
+        Context::create(library, Mode::NORM.spec(dtype, 1, k, n)).map(Arc::new)
+    };
+    // A library that lacks one of the types may still have the other.
+    create(MatmulType::I8).or_else(|error| create(MatmulType::F16).map_err(|_| error))
 }
 
 impl Rig {

@@ -106,7 +106,17 @@ fn shown(seconds: f64) -> String {
 fn judge(bench: &Bench, seconds: f64, published: Option<f64>, rates: &str) -> Seen {
     let found = format!("{}{rates}", shown(seconds));
     if bench.library.emulated_soc().is_some() {
-        return Err(Stop::Unknown(format!("{found} of the emulator, not of a board")));
+        let Some(published) = published.filter(|_| bench.library.modelled_ns(None).is_some()) else {
+            let whose =
+                if bench.library.modelled_ns(None).is_some() { "modelled" } else { "of the emulator" };
+            return Err(Stop::Unknown(format!("{found}, {whose}, not of a board")));
+        };
+        let ratio = seconds / published;
+        return if (0.5..1.5).contains(&ratio) {
+            Ok(format!("{found}, modelled"))
+        } else {
+            Err(Stop::Unknown(format!("{found}, modelled, {ratio:.2} times the published")))
+        };
     }
     match published {
         None => Err(Stop::Unknown(format!("{found}; nothing to compare with"))),
@@ -127,19 +137,41 @@ fn median<T>(mut once: impl FnMut() -> Result<(Duration, T), Stop>) -> Result<f6
     Ok(times[times.len() / 2].as_secs_f64())
 }
 
-fn timed<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(Duration, T), Stop>
+fn timed<T, E>(bench: &Bench, call: impl FnOnce() -> Result<T, E>) -> Result<(Duration, T), Stop>
 where
     Stop: From<E>,
 {
-    let start = Instant::now();
+    let watch = Watch::start(bench, None);
     let result = call()?;
-    Ok((start.elapsed(), result))
+    Ok((watch.elapsed(bench), result))
+}
+
+/// A clock that was started: the emulator's modelled one where there is one.
+struct Watch {
+    real: Instant,
+    modelled: Option<u64>,
+    core: Option<usize>,
+}
+
+impl Watch {
+    /// A `core`'s own clock tells its runs; all others' calls are told by the common one.
+    fn start(bench: &Bench, core: Option<usize>) -> Self {
+        Self { modelled: bench.library.modelled_ns(core), real: Instant::now(), core }
+    }
+
+    fn elapsed(&self, bench: &Bench) -> Duration {
+        let real = self.real.elapsed();
+        match self.modelled.zip(bench.library.modelled_ns(self.core)) {
+            Some((start, now)) => Duration::from_nanos(now.saturating_sub(start)),
+            None => real,
+        }
+    }
 }
 
 fn create(bench: &Bench) -> Result<f64, Stop> {
     let believed = bench.believed(MatmulType::I8)?;
     let spec = Mode::NATIVE.spec(MatmulType::I8, 8, believed.k_align * 32, believed.n_align * 32);
-    median(|| timed(|| Context::create(bench.library, spec)))
+    median(|| timed(bench, || Context::create(bench.library, spec)))
 }
 
 /// Binds two memories by turns: one that is bound already costs nothing.
@@ -155,7 +187,7 @@ fn bind(bench: &Bench, mode: Mode) -> Result<f64, Stop> {
     median(|| {
         turn += 1;
         let next = both[turn % 2].binding();
-        timed(|| rig.context.bind(Operand::B, &next))
+        timed(bench, || rig.context.bind(Operand::B, &next))
     })
 }
 
@@ -176,7 +208,7 @@ fn sync(bench: &Bench) -> Result<f64, Stop> {
     let mut memory = bench.keeper()?.allocate(1 << 20)?;
     median(|| {
         memory.as_mut_slice().fill(1);
-        timed(|| memory.sync_to_device())
+        timed(bench, || memory.sync_to_device())
     })
 }
 
@@ -184,6 +216,9 @@ fn sync(bench: &Bench) -> Result<f64, Stop> {
 fn runs(bench: &Bench, dtype: MatmulType, shape: (usize, usize, usize), cores: usize) -> Result<f64, Stop> {
     let (m, k, n) = shape;
     bench.believed(dtype)?;
+    if cores > 1 && bench.cores() < cores {
+        return Err(Stop::Unknown(format!("{} of {cores} cores work", bench.cores())));
+    }
     let keeper = bench.keeper()?;
     let spec = Mode::NATIVE.spec(dtype, m, k, n);
     let mut rigs = Vec::new();
@@ -198,9 +233,15 @@ fn runs(bench: &Bench, dtype: MatmulType, shape: (usize, usize, usize), cores: u
         rigs.push(rig);
     }
     if let [rig] = &mut rigs[..] {
-        return median(|| timed(|| rig.context.run()));
+        let core = bench.core(0).or(Some(0));
+        return median(|| {
+            let watch = Watch::start(bench, core);
+            rig.context.run()?;
+            Ok((watch.elapsed(bench), ()))
+        });
     }
     let arrived = AtomicUsize::new(0);
+    let watch = Watch::start(bench, None);
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for rig in &mut rigs {
@@ -224,6 +265,10 @@ fn runs(bench: &Bench, dtype: MatmulType, shape: (usize, usize, usize), cores: u
             let ended = thread.map_err(|error| Stop::Unknown(format!("no thread: {error}")))?.join();
             let took = ended.map_err(|_| Stop::Fail("a thread ended".to_owned()))?.map_err(Stop::Fail)?;
             slowest = slowest.max(took);
+        }
+        // Modelled time is one for all threads.
+        if watch.modelled.is_some() {
+            slowest = watch.elapsed(bench);
         }
         Ok(slowest.as_secs_f64() / TIMES as f64)
     })

@@ -131,12 +131,21 @@ pub struct Bench<'a> {
     /// The chip whose facts are believed.
     pub chip: &'a Chip,
     keeper: OnceCell<Arc<Context>>,
+    good_cores: OnceCell<Vec<usize>>,
+    /// Why the library refuses a type, by the type.
+    refused: [OnceCell<Option<String>>; 3],
 }
 
 impl<'a> Bench<'a> {
     /// A bench; nothing is asked of the library yet.
     pub fn new(library: &'a Library, chip: &'a Chip) -> Self {
-        Self { library, chip, keeper: OnceCell::new() }
+        Self {
+            library,
+            chip,
+            keeper: OnceCell::new(),
+            good_cores: OnceCell::new(),
+            refused: Default::default(),
+        }
     }
 
     /// The context that owns the memories of the checks.
@@ -144,13 +153,7 @@ impl<'a> Bench<'a> {
         if let Some(keeper) = self.keeper.get() {
             return Ok(keeper.clone());
         }
-        // Every chip has i8; the other row only stands in for what cannot be.
-        let believed = Believed::of(self.chip, MatmulType::I8).ok_or_else(|| Error::Range {
-            what: "the i8 row of the chip's table",
-            value: 0,
-            expected: "one row".to_owned(),
-        })?;
-        let made = keeper(self.library, &believed)?;
+        let made = keeper(self.library, self.chip)?;
         Ok(self.keeper.get_or_init(|| made).clone())
     }
 
@@ -166,17 +169,32 @@ impl<'a> Bench<'a> {
     pub(crate) fn believed(&self, dtype: MatmulType) -> Result<Believed, Stop> {
         let believed = Believed::of(self.chip, dtype)
             .ok_or_else(|| Stop::Unknown(format!("{} has no {}", self.chip.title, type_name(dtype))))?;
-        if dtype == MatmulType::I4 && types::belief(self.chip, 10) == types::Belief::Disputed {
-            if let Err(error) = self.library.try_type(10, 1, 128, 128) {
-                return Err(Stop::Unknown(format!("type 10 is not taken here: {error}")));
-            }
+        // What is refused is told by the check of the type alone.
+        let code = types::code(dtype);
+        let refused = self.refused[dtype as usize]
+            .get_or_init(|| self.library.try_type(code, 1, 128, 128).err().map(|error| error.to_string()));
+        if refused.is_some() {
+            return Err(Stop::Unknown(format!("type {code} is not taken here, see type.{code}")));
         }
         Ok(believed)
     }
 
-    /// The core to pin to; `None` on a chip with one.
+    /// A core to pin to, among those that work; `None` on a chip with one.
     pub(crate) fn core(&self, index: usize) -> Option<usize> {
-        (self.chip.cores > 1).then(|| index % self.chip.cores)
+        if self.chip.cores < 2 {
+            return None;
+        }
+        // What a core does wrong is told by the checks of cores alone.
+        let good = self.good_cores.get_or_init(|| {
+            (0..self.chip.cores).filter(|core| cores::is_right(self, *core)).collect::<Vec<_>>()
+        });
+        Some(if good.is_empty() { 0 } else { good[index % good.len()] })
+    }
+
+    /// The cores that work; 1 when none does, so that what is asked of them is refused by the library itself.
+    pub(crate) fn cores(&self) -> usize {
+        let _ = self.core(0);
+        self.good_cores.get().map_or(1, |good| good.len().max(1))
     }
 }
 

@@ -84,7 +84,10 @@ fn dynamic(bench: &Bench) -> Seen {
     let keeper = bench.keeper()?;
     let mut random = Random::new(4);
     let b = random.matrix(dtype, k, n);
-    let mut memory_b = keeper.allocate(made.context().operand_bytes(Operand::B).max(k * n))?;
+    let largest = ROWS.into_iter().max().unwrap_or(1);
+    let mut memory_a = keeper.allocate(made.largest_bytes(Operand::A).max(largest * k))?;
+    let mut memory_b = keeper.allocate(made.largest_bytes(Operand::B).max(k * n))?;
+    let mut memory_c = keeper.allocate(made.largest_bytes(Operand::C).max(largest * n * 4))?;
     b.store(dtype, place_b, memory_b.as_mut_slice());
     memory_b.sync_to_device()?;
     // Up and down again: the shapes must not stick.
@@ -92,8 +95,6 @@ fn dynamic(bench: &Bench) -> Seen {
         made.set_rows(rows)?;
         let context = made.context();
         let a = random.matrix(dtype, rows, k);
-        let mut memory_a = keeper.allocate(context.operand_bytes(Operand::A).max(rows * k))?;
-        let mut memory_c = keeper.allocate(context.operand_bytes(Operand::C).max(rows * n * 4))?;
         a.store(dtype, place_a, memory_a.as_mut_slice());
         memory_a.sync_to_device()?;
         context.bind(Operand::A, &memory_a.binding())?;

@@ -1,5 +1,7 @@
 //! Which matmul types the library takes on this chip.
 
+use rknn_sys::MatmulType;
+
 use super::{source, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
 
@@ -24,6 +26,15 @@ const ASKED: [(i32, &str); 7] = [
     (7, "f16 × i4 → f32"),
     (10, "i4 × i4 → i16"),
 ];
+
+/// The vendor's number of a type that we compute with.
+pub(crate) fn code(dtype: MatmulType) -> i32 {
+    match dtype {
+        MatmulType::F16 => 1,
+        MatmulType::I8 => 2,
+        MatmulType::I4 => 10,
+    }
+}
 
 /// What is believed of the vendor's type `code` on `chip`.
 pub fn belief(chip: &Chip, code: i32) -> Belief {
