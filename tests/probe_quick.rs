@@ -77,6 +77,12 @@ fn a_device_that_refuses_everything_gives_nothing() {
 fn it_is_quick() {
     let (library, chip) = (library(), Chip::by_name("rk3588").expect("known"));
     let start = std::time::Instant::now();
+    let modelled = library.modelled_ns(None);
     quick(&library, chip);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // By the published costs, where the emulator models them: 50 ms at most.
+    if let Some((before, after)) = modelled.zip(library.modelled_ns(None)) {
+        assert!(after - before <= 50_000_000, "{} ns", after - before);
+        println!("{} µs modelled", (after - before) / 1000);
+    }
 }
