@@ -7,14 +7,15 @@ use std::sync::{Arc, LazyLock};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use rknn_sys::sys;
 
-use crate::chip::{Chip, TypeRow};
+use crate::chip::{Chip, TypeRow, MOST_CORES};
+use crate::dtype::Element;
 use crate::layout::{b_to_native, BShape, Layout};
 use crate::memory::{View, DOMAINS};
 use crate::operand::{BoundB, Product, Scratch};
 use crate::status::{refuse, Result, Status};
 
 /// The cores; a run holds one from start to end. As many as the largest chip has.
-static CORES: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
+static CORES: [Mutex<()>; MOST_CORES] = [const { Mutex::new(()) }; MOST_CORES];
 
 /// Live contexts by handle. Handles are never used twice, so that a stale one is found out.
 static CONTEXTS: LazyLock<RwLock<HashMap<u64, Arc<Context>>>> = LazyLock::new(RwLock::default);
@@ -140,11 +141,7 @@ impl Context {
         let native = ac_layout == Layout::Native;
         let (a_block, c_block) = if native { (row.a_block, row.c_block) } else { (b.k, b.n) };
         let product = Product { dtype: row.dtype, rows, b, a_block, c_block };
-        let largest = [
-            row.dtype.input_bytes(product.a_elements()),
-            row.dtype.input_bytes(b.k * b.n),
-            product.c_bytes(),
-        ];
+        let largest = [product.a_bytes(), product.b_bytes(), product.c_bytes()];
         if largest.iter().any(|bytes| u32::try_from(*bytes).is_err()) {
             return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
         }
@@ -154,7 +151,6 @@ impl Context {
     /// Name, dims, bytes and type of A, B and C as the caller must bind them.
     pub fn attrs(&self) -> sys::rknn_matmul_io_attr {
         let Product { dtype, rows: m, b, a_block, c_block } = self.product;
-        let (input, output) = dtype.tensor_types();
         // Native blocks of C are narrower than any N, so that a block as wide as N is the row-major layout.
         let (a_dims, c_dims) = if c_block == b.n {
             (vec![m, b.k], vec![m, b.n])
@@ -167,11 +163,10 @@ impl Context {
             Layout::TpNorm => vec![b.n, b.k],
             Layout::Native => vec![b.n / bn, b.k / bk, bn, bk],
         };
-        let a_bytes = dtype.input_bytes(self.product.a_elements());
         sys::rknn_matmul_io_attr {
-            A: attr(b'A', &a_dims, a_bytes, input),
-            B: attr(b'B', &b_dims, dtype.input_bytes(b.k * b.n), input),
-            C: attr(b'C', &c_dims, self.product.c_bytes(), output),
+            A: attr(b'A', &a_dims, self.product.a_bytes(), dtype.a()),
+            B: attr(b'B', &b_dims, self.product.b_bytes(), dtype.b()),
+            C: attr(b'C', &c_dims, self.product.c_bytes(), dtype.c()),
         }
     }
 
@@ -193,8 +188,8 @@ impl Context {
         let mut state = self.state("rknn_matmul_set_io_mem")?;
         let Product { dtype, b, .. } = self.product;
         let need = match name {
-            "A" => dtype.input_bytes(self.product.a_elements()),
-            "B" => dtype.input_bytes(b.k * b.n),
+            "A" => self.product.a_bytes(),
+            "B" => self.product.b_bytes(),
             "C" => self.product.c_bytes(),
             _ => return refuse(Status::PARAM, format_args!("no operand is called {name:?}")),
         };
@@ -214,7 +209,7 @@ impl Context {
                 }
                 native.resize(need, 0);
                 // SAFETY: the view holds B's `need` bytes, as checked above.
-                unsafe { b_to_native(dtype, &b, self.b_layout, true, view.device(), &mut native) };
+                unsafe { b_to_native(dtype.b(), &b, self.b_layout, true, view.device(), &mut native) };
                 state.b = Some(BoundB::Converted(native, view));
             }
         }
@@ -289,14 +284,14 @@ impl Context {
     }
 }
 
-fn attr(name: u8, dims: &[usize], bytes: usize, kind: i32) -> sys::rknn_matmul_tensor_attr {
+fn attr(name: u8, dims: &[usize], bytes: usize, kind: Element) -> sys::rknn_matmul_tensor_attr {
     let mut out = sys::rknn_matmul_tensor_attr {
         name: [0; 256],
         n_dims: dims.len() as u32,
         dims: [0; 16],
         // `Context::new` refused what does not fit.
         size: bytes as u32,
-        type_: kind,
+        type_: kind.tensor_type(),
     };
     out.name[0] = name as std::ffi::c_char;
     for (to, dim) in out.dims.iter_mut().zip(dims) {

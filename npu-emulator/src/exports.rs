@@ -340,8 +340,8 @@ pub unsafe extern "C" fn rknn_B_normal_layout_to_native_layout(
         // SAFETY: K·N elements each way, by this function's contract.
         unsafe {
             let out =
-                std::slice::from_raw_parts_mut(b_out.cast::<u8>(), row.dtype.input_bytes(shape.k * shape.n));
-            b_to_native(row.dtype, &shape, from, false, b_in.cast(), out);
+                std::slice::from_raw_parts_mut(b_out.cast::<u8>(), row.dtype.b().bytes(shape.k * shape.n));
+            b_to_native(row.dtype.b(), &shape, from, false, b_in.cast(), out);
         }
         Ok(())
     })

@@ -5,6 +5,7 @@
 //! one file descriptor an allocation, I/O address space that runs out, one core a context.
 //!
 //! * [`chip`]: what each SoC can do, as rows of data; `RKNPU_EMU_SOC` picks one;
+//! * [`dtype`]: what A, B and C hold; [`accepted`]: `RKNPU_EMU_TYPES`, which adds types or takes them away;
 //! * [`layout`]: where each element lies, as formulas;
 //! * [`kernels`]: the products, a scalar reference and AVX2;
 //! * [`memory`]: allocations with a host side and a device side, and the I/O address space;
@@ -16,8 +17,10 @@
 //! Overlapping accesses that real hardware would race on (a sync of bytes that a run is using, for example) race
 //! here as well; they are the caller's to order. Everything else a caller can do wrong ends in a code and a line.
 
+pub mod accepted;
 pub mod chip;
 pub mod context;
+pub mod dtype;
 pub mod exports;
 pub mod kernels;
 pub mod layout;

@@ -6,44 +6,19 @@ use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::raw::{self, bind, info, named};
 use common::{on_chip, product, spec, Random, Rig};
 use npu_emulator::exports::*;
-use rknn_sys::sys::{self, rknn_matmul_info, rknn_matmul_tensor_attr, rknn_tensor_mem};
+use rknn_sys::sys::{self, rknn_matmul_info, rknn_tensor_mem};
 use rknn_sys::MatmulType;
 
-fn info(kind: i32, m: i32, k: i32, n: i32) -> rknn_matmul_info {
-    // SAFETY: zero is valid for a plain struct.
-    let mut info: rknn_matmul_info = unsafe { std::mem::zeroed() };
-    (info.M, info.K, info.N, info.type_) = (m, k, n, kind);
-    (info.B_layout, info.AC_layout) = (1, 1);
-    info
-}
-
-fn try_create(mut info: rknn_matmul_info) -> Result<u64, i32> {
-    // SAFETY: zero is valid for a plain struct; three valid pointers.
-    unsafe {
-        let (mut ctx, mut io) = (0, std::mem::zeroed());
-        match rknn_matmul_create(&mut ctx, &mut info, &mut io) {
-            0 => Ok(ctx),
-            code => Err(code),
-        }
-    }
+/// A create's handle or code.
+fn try_create(info: rknn_matmul_info) -> Result<u64, i32> {
+    raw::try_create(info).map(|(ctx, _)| ctx)
 }
 
 fn create(m: i32, k: i32, n: i32) -> u64 {
     try_create(info(2, m, k, n)).expect("a good shape")
-}
-
-fn named(name: &[u8]) -> rknn_matmul_tensor_attr {
-    // SAFETY: zero is valid for a plain struct.
-    let mut attr: rknn_matmul_tensor_attr = unsafe { std::mem::zeroed() };
-    attr.name.iter_mut().zip(name).for_each(|(to, byte)| *to = *byte as _);
-    attr
-}
-
-fn bind(ctx: u64, mem: *mut rknn_tensor_mem, name: &[u8]) -> i32 {
-    // SAFETY: the memory is live or meant to be refused; the attribute is ours.
-    unsafe { rknn_matmul_set_io_mem(ctx, mem, &mut named(name)) }
 }
 
 #[test]

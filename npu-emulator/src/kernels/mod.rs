@@ -133,3 +133,18 @@ pub unsafe fn widen_f16(isa: Isa, source: *const u8, out: &mut [f32]) {
     // SAFETY: the source is readable by contract.
     unsafe { scalar::widen_f16(source, out) }
 }
+
+/// Bytes to halves of the same value, exact: `out[i] = source[i]`, as IEEE bits.
+///
+/// # Safety
+/// `source` is readable for `out.len()` bytes and not written meanwhile.
+pub unsafe fn halve_i8(isa: Isa, source: *const i8, out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
+        // SAFETY: the instructions are there; the source is readable by contract.
+        return unsafe { avx2::halve_i8(source, out) };
+    }
+    let _ = isa;
+    // SAFETY: the source is readable by contract.
+    unsafe { scalar::halve_i8(source, out) }
+}

@@ -2,7 +2,10 @@
 //! and a product computed the plain way.
 #![allow(dead_code, missing_docs)]
 
+pub mod raw;
+
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use half::f16;
@@ -90,7 +93,7 @@ pub fn blocks(soc: &str, dtype: MatmulType) -> (usize, (usize, usize), usize) {
 }
 
 pub fn has_i4(soc: &str) -> bool {
-    matches!(soc, "rk3588" | "rk3576")
+    soc == "rk3588"
 }
 
 pub fn segment(soc: &str) -> usize {
@@ -234,13 +237,19 @@ pub const CHILD: &str = "NPU_EMULATOR_TEST_CHILD";
 
 /// Runs one test of this same binary in a child with the chip set; its output and whether it passed.
 pub fn on_chip(soc: &str, test: &str) -> (bool, String) {
+    let (status, text) = in_child(test, &[("RKNPU_EMU_SOC", soc)]);
+    (status.success(), text)
+}
+
+/// Runs one test of this same binary in a child with these variables; how it ended and what it wrote.
+pub fn in_child(test: &str, variables: &[(&str, &str)]) -> (ExitStatus, String) {
     let exe = std::env::current_exe().expect("a test knows its path");
     let out = std::process::Command::new(exe)
         .args(["--exact", test, "--nocapture"])
-        .env("RKNPU_EMU_SOC", soc)
+        .envs(variables.iter().copied())
         .env(CHILD, "1")
         .output()
         .expect("a test starts");
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    (out.status.success(), text)
+    (out.status, text)
 }
