@@ -23,10 +23,13 @@ static CONTEXTS: LazyLock<RwLock<HashMap<u64, Arc<Context>>>> = LazyLock::new(Rw
 /// The first handle; not a small number, so that a handle is not mistaken for an index.
 static NEXT: AtomicU64 = AtomicU64::new(0x5259_0001);
 
-/// One product on one chip.
+/// One product on one chip, of one M or of several.
 pub struct Context {
     chip: &'static Chip,
+    /// That of the largest M, which is what the operands must hold.
     product: Product,
+    /// Every M that it was made for.
+    shapes: Vec<usize>,
     b_layout: Layout,
     domain: usize,
     /// Held by every call on the context: the vendor's contexts are not for two threads at once.
@@ -37,6 +40,8 @@ pub struct Context {
 struct State {
     /// The pinned core; `None` lets a run take any that is free.
     core: Option<usize>,
+    /// M of the next run, the first one until another is set.
+    rows: usize,
     a: Option<View>,
     b: Option<BoundB>,
     c: Option<View>,
@@ -48,14 +53,31 @@ struct State {
 /// # Errors
 /// -3 without a chip, -5 for a shape, type, layout, quantisation or domain that the chip refuses.
 pub fn create(info: &sys::rknn_matmul_info) -> Result<(u64, sys::rknn_matmul_io_attr)> {
+    let (handle, context) = register(info, &[sys::rknn_matmul_shape { M: info.M, K: info.K, N: info.N }])?;
+    Ok((handle, context.attrs(context.shapes[0])))
+}
+
+/// Registers a new context for `info` with these shapes in place of its M, K and N; its handle and, for each
+/// shape, what the caller must bind. A memory must hold the largest. The first shape is the current one.
+///
+/// # Errors
+/// As [`create`]; also -5 for no shape at all, or one that differs from the first in more than M.
+pub fn create_dynamic(
+    info: &sys::rknn_matmul_info,
+    shapes: &[sys::rknn_matmul_shape],
+) -> Result<(u64, Vec<sys::rknn_matmul_io_attr>)> {
+    let (handle, context) = register(info, shapes)?;
+    Ok((handle, context.shapes.iter().map(|rows| context.attrs(*rows)).collect()))
+}
+
+fn register(info: &sys::rknn_matmul_info, shapes: &[sys::rknn_matmul_shape]) -> Result<(u64, Arc<Context>)> {
     let Some(chip) = Chip::chosen() else {
         return refuse(Status::NO_DEVICE, format_args!("no chip to create a context on"));
     };
-    let context = Context::new(chip, info)?;
-    let attrs = context.attrs();
+    let context = Arc::new(Context::new(chip, info, shapes)?);
     let handle = NEXT.fetch_add(1, Ordering::Relaxed);
-    CONTEXTS.write().insert(handle, Arc::new(context));
-    Ok((handle, attrs))
+    CONTEXTS.write().insert(handle, context.clone());
+    Ok((handle, context))
 }
 
 /// The context of a handle.
@@ -120,9 +142,25 @@ pub fn checked_row(chip: &Chip, code: i32, k: i32, n: i32) -> Result<(&'static T
 }
 
 impl Context {
-    fn new(chip: &'static Chip, info: &sys::rknn_matmul_info) -> Result<Self> {
-        let rows = dimension("M", info.M)?;
-        let (row, b) = checked_row(chip, info.type_, info.K, info.N)?;
+    fn new(
+        chip: &'static Chip,
+        info: &sys::rknn_matmul_info,
+        given: &[sys::rknn_matmul_shape],
+    ) -> Result<Self> {
+        let shapes: Vec<_> = given.iter().map(|shape| dimension("M", shape.M)).collect::<Result<_>>()?;
+        let (Some(first), Some(&rows)) = (given.first(), shapes.iter().max()) else {
+            return refuse(Status::PARAM, format_args!("no shape is given"));
+        };
+        if let Some(other) = given.iter().find(|shape| (shape.K, shape.N) != (first.K, first.N)) {
+            return refuse(
+                Status::PARAM,
+                format_args!(
+                    "K={}, N={} after K={}, N={}: only M may vary",
+                    other.K, other.N, first.K, first.N
+                ),
+            );
+        }
+        let (row, b) = checked_row(chip, info.type_, first.K, first.N)?;
         let b_layout = layout("B", info.B_layout, info.B_quant_type)?;
         let ac_layout = layout("A and C", info.AC_layout, info.AC_quant_type)?;
         let domain = usize::try_from(info.iommu_domain_id).ok().filter(|domain| *domain < DOMAINS);
@@ -145,12 +183,14 @@ impl Context {
         if largest.iter().any(|bytes| u32::try_from(*bytes).is_err()) {
             return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
         }
-        Ok(Self { chip, product, b_layout, domain, state: Mutex::default() })
+        let state = Mutex::new(State { rows: shapes[0], ..State::default() });
+        Ok(Self { chip, product, shapes, b_layout, domain, state })
     }
 
-    /// Name, dims, bytes and type of A, B and C as the caller must bind them.
-    pub fn attrs(&self) -> sys::rknn_matmul_io_attr {
-        let Product { dtype, rows: m, b, a_block, c_block } = self.product;
+    /// Name, dims, bytes and type of A, B and C for `rows` rows, as the caller binds them.
+    pub fn attrs(&self, rows: usize) -> sys::rknn_matmul_io_attr {
+        let product = Product { rows, ..self.product };
+        let Product { dtype, rows: m, b, a_block, c_block } = product;
         // Native blocks of C are narrower than any N, so that a block as wide as N is the row-major layout.
         let (a_dims, c_dims) = if c_block == b.n {
             (vec![m, b.k], vec![m, b.n])
@@ -164,9 +204,9 @@ impl Context {
             Layout::Native => vec![b.n / bn, b.k / bk, bn, bk],
         };
         sys::rknn_matmul_io_attr {
-            A: attr(b'A', &a_dims, self.product.a_bytes(), dtype.a()),
-            B: attr(b'B', &b_dims, self.product.b_bytes(), dtype.b()),
-            C: attr(b'C', &c_dims, self.product.c_bytes(), dtype.c()),
+            A: attr(b'A', &a_dims, product.a_bytes(), dtype.a()),
+            B: attr(b'B', &b_dims, product.b_bytes(), dtype.b()),
+            C: attr(b'C', &c_dims, product.c_bytes(), dtype.c()),
         }
     }
 
@@ -241,16 +281,27 @@ impl Context {
         Ok(())
     }
 
-    /// Accepts the context's own shape: contexts of several shapes are not emulated.
+    /// Makes `shape` that of the next runs.
     ///
     /// # Errors
-    /// -5 for any other shape.
+    /// -5 for a shape that the context was not made for, -1 while another thread is in a call on this context.
     pub fn set_shape(&self, shape: &sys::rknn_matmul_shape) -> Result<()> {
-        let Product { rows, b, .. } = self.product;
-        if (shape.M as usize, shape.K as usize, shape.N as usize) == (rows, b.k, b.n) {
-            return Ok(());
-        }
-        refuse(Status::PARAM, format_args!("the context was made for M={rows}, K={}, N={}", b.k, b.n))
+        let b = self.product.b;
+        let rows = self
+            .shapes
+            .iter()
+            .find(|rows| [**rows, b.k, b.n].map(i32::try_from) == [Ok(shape.M), Ok(shape.K), Ok(shape.N)]);
+        let Some(rows) = rows else {
+            return refuse(
+                Status::PARAM,
+                format_args!(
+                    "M={}, K={}, N={} is none of the context's shapes: M one of {:?}, K={}, N={}",
+                    shape.M, shape.K, shape.N, self.shapes, b.k, b.n
+                ),
+            );
+        };
+        self.state("rknn_matmul_set_dynamic_shape")?.rows = *rows;
+        Ok(())
     }
 
     /// Runs the product on its core and returns when C is in device memory. A time model would wait, and a fault
@@ -261,7 +312,7 @@ impl Context {
     /// -4 without host memory for scratch.
     pub fn run(&self) -> Result<()> {
         let mut state = self.state("rknn_matmul_run")?;
-        let State { core, a, b, c, scratch } = &mut *state;
+        let State { core, rows, a, b, c, scratch } = &mut *state;
         let (Some(a), Some(b)) = (a, b) else {
             return refuse(Status::INPUT, format_args!("rknn_matmul_run: A or B is not bound"));
         };
@@ -271,7 +322,7 @@ impl Context {
         let _core = self.take_core(*core);
         // SAFETY: `bind` checked that each view holds its operand, and keeps the memory alive; the caller orders
         // this run with others on the same bytes.
-        unsafe { self.product.compute(a, b, c, scratch) }
+        unsafe { Product { rows: *rows, ..self.product }.compute(a, b, c, scratch) }
     }
 
     /// Waits for the pinned core; unpinned, takes a free one or waits for the first.

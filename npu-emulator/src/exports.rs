@@ -82,20 +82,40 @@ pub unsafe extern "C" fn rknn_matmul_create(
     })
 }
 
-/// Not emulated: -1 and a line.
+/// Makes a context for several M; `info`'s own M, K and N do not count, and the first shape is current until
+/// another is set (both assumed: the vendor's manual does not say). `io_attrs` gets what to bind for each.
+/// Codes: as `rknn_matmul_create`, and -5 for no shape or one that differs from the first in more than M.
 ///
 /// # Safety
-/// Nothing is read.
+/// See the module; `shapes` and `io_attrs` hold `shape_num` structs each.
 #[no_mangle]
 pub unsafe extern "C" fn rknn_matmul_create_dynamic_shape(
-    _ctx: *mut rknn_context,
-    _info: *mut rknn_matmul_info,
-    _shape_num: c_int,
-    _shapes: *mut sys::rknn_matmul_shape,
-    _io_attrs: *mut rknn_matmul_io_attr,
+    ctx: *mut rknn_context,
+    info: *mut rknn_matmul_info,
+    shape_num: c_int,
+    shapes: *mut sys::rknn_matmul_shape,
+    io_attrs: *mut rknn_matmul_io_attr,
 ) -> c_int {
     let call = "rknn_matmul_create_dynamic_shape";
-    guard(call, || refuse(Status::FAIL, format_args!("{call} is not emulated")))
+    guard(call, || {
+        let Some(count) = usize::try_from(shape_num).ok().filter(|count| *count > 0) else {
+            return refuse(Status::PARAM, format_args!("{call}: {shape_num} shapes"));
+        };
+        // SAFETY: by this function's contract.
+        let (ctx, info, shapes, io_attrs) = unsafe {
+            let (first, attrs) = (required(call, shapes)?, required(call, io_attrs)?);
+            (
+                required(call, ctx)?,
+                required(call, info)?,
+                std::slice::from_raw_parts(first, count),
+                std::slice::from_raw_parts_mut(attrs, count),
+            )
+        };
+        let (handle, attrs) = context::create_dynamic(info, shapes)?;
+        *ctx = handle;
+        io_attrs.copy_from_slice(&attrs);
+        Ok(())
+    })
 }
 
 /// Binds a memory to the operand that `attr` names. Codes: -7 context, -5 memory, name or size, -4 address space.
@@ -177,7 +197,8 @@ pub unsafe extern "C" fn rknn_matmul_get_quant_params(
     })
 }
 
-/// Accepts the shape that the context was made for. Codes: -7 context, -5 null or another shape.
+/// Makes one of the context's shapes that of the next runs. Codes: -7 context, -5 null or a shape that it was not
+/// made for, -1 the context is in use by another thread.
 ///
 /// # Safety
 /// See the module.

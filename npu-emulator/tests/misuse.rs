@@ -56,6 +56,15 @@ fn null_pointers_are_refused() {
         assert_eq!(rknn_matmul_create(null_mut(), &mut info(2, 1, 32, 32), &mut io), -5);
         assert_eq!(rknn_matmul_create(&mut handle, null_mut(), &mut io), -5);
         assert_eq!(rknn_matmul_create(&mut handle, &mut info(2, 1, 32, 32), null_mut()), -5);
+        let (mut shape, dynamic) =
+            (sys::rknn_matmul_shape { M: 1, K: 32, N: 32 }, rknn_matmul_create_dynamic_shape);
+        assert_eq!(dynamic(null_mut(), &mut info(2, 1, 32, 32), 1, &mut shape, &mut io), -5);
+        assert_eq!(dynamic(&mut handle, null_mut(), 1, &mut shape, &mut io), -5);
+        assert_eq!(dynamic(&mut handle, &mut info(2, 1, 32, 32), 1, null_mut(), &mut io), -5);
+        assert_eq!(dynamic(&mut handle, &mut info(2, 1, 32, 32), 1, &mut shape, null_mut()), -5);
+        for count in [0, -1, i32::MIN] {
+            assert_eq!(dynamic(&mut handle, &mut info(2, 1, 32, 32), count, &mut shape, &mut io), -5);
+        }
         assert_eq!(handle, 0);
         assert_eq!(rknn_matmul_set_io_mem(ctx, null_mut(), &mut named(b"A")), -5);
         let mem = rknn_create_mem(ctx, 32);
@@ -200,8 +209,6 @@ fn only_neutral_quantisation_and_the_own_shape_are_taken() {
         assert_eq!(rknn_matmul_set_dynamic_shape(ctx, &mut shape), 0);
         shape.M = -4;
         assert_eq!(rknn_matmul_set_dynamic_shape(ctx, &mut shape), -5);
-        let create = rknn_matmul_create_dynamic_shape;
-        assert_eq!(create(null_mut(), null_mut(), 1, null_mut(), null_mut()), -1);
         assert_eq!(rknn_matmul_destroy(ctx), 0);
     }
 }
