@@ -21,7 +21,10 @@ static CORES: [Mutex<()>; MOST_CORES] = [const { Mutex::new(()) }; MOST_CORES];
 static CONTEXTS: LazyLock<RwLock<HashMap<u64, Arc<Context>>>> = LazyLock::new(RwLock::default);
 
 /// The first handle; not a small number, so that a handle is not mistaken for an index.
-static NEXT: AtomicU64 = AtomicU64::new(0x5259_0001);
+const FIRST: u64 = 0x5259_0001;
+
+/// The next handle.
+static NEXT: AtomicU64 = AtomicU64::new(FIRST);
 
 /// One product on one chip, of one M or of several.
 pub struct Context {
@@ -80,6 +83,12 @@ fn register(info: &sys::rknn_matmul_info, shapes: &[sys::rknn_matmul_shape]) -> 
     Ok((handle, context))
 }
 
+/// Refuses a handle that is no live context's.
+fn missing<T>(handle: u64) -> Result<T> {
+    let was = if (FIRST..NEXT.load(Ordering::Relaxed)).contains(&handle) { ": it was destroyed" } else { "" };
+    refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context{was}"))
+}
+
 /// The context of a handle.
 ///
 /// # Errors
@@ -88,7 +97,7 @@ pub fn find(handle: u64) -> Result<Arc<Context>> {
     let found = CONTEXTS.read().get(&handle).cloned();
     match found {
         Some(context) => Ok(context),
-        None => refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context")),
+        None => missing(handle),
     }
 }
 
@@ -103,7 +112,7 @@ pub fn destroy(handle: u64) -> Result<()> {
             drop(context.state.lock());
             Ok(())
         }
-        None => refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context")),
+        None => missing(handle),
     }
 }
 
@@ -210,6 +219,11 @@ impl Context {
         }
     }
 
+    /// The I/O domain that it belongs to.
+    pub fn domain(&self) -> usize {
+        self.domain
+    }
+
     /// The state, or -1 with a line when another thread is in a call on this context.
     fn state(&self, call: &str) -> Result<MutexGuard<'_, State>> {
         match self.state.try_lock() {
@@ -222,7 +236,7 @@ impl Context {
     /// context's domain. A row-major B is converted here, from what the device sees now.
     ///
     /// # Errors
-    /// -5 for another name or a memory that is too small, -4 when the domain or host memory is used up, -1
+    /// -5 for another name or a memory that is too small or of another domain, -4 when the domain or host memory is used up, -1
     /// while another thread is in a call on this context.
     pub fn bind(&self, name: &str, view: View) -> Result<()> {
         let mut state = self.state("rknn_matmul_set_io_mem")?;
@@ -233,6 +247,15 @@ impl Context {
             "C" => self.product.c_bytes(),
             _ => return refuse(Status::PARAM, format_args!("no operand is called {name:?}")),
         };
+        if let Some(domain) = view.domain.filter(|domain| *domain != self.domain) {
+            return refuse(
+                Status::PARAM,
+                format_args!(
+                    "{name} is a memory of domain {domain}, the context is of domain {}",
+                    self.domain
+                ),
+            );
+        }
         if view.bytes < need {
             let have = view.bytes;
             return refuse(Status::PARAM, format_args!("{name} takes {need} bytes, the memory has {have}"));
@@ -308,7 +331,7 @@ impl Context {
     /// hook fail, between taking the core and giving it back.
     ///
     /// # Errors
-    /// -8 when A or B is not bound, -9 when C is not, -1 while another thread is in a call on this context,
+    /// -8 when A or B is not bound or its memory was destroyed since, -9 when so for C, -1 while another thread is in a call on this context,
     /// -4 without host memory for scratch.
     pub fn run(&self) -> Result<()> {
         let mut state = self.state("rknn_matmul_run")?;
@@ -319,6 +342,11 @@ impl Context {
         let Some(c) = c else {
             return refuse(Status::OUTPUT, format_args!("rknn_matmul_run: C is not bound"));
         };
+        let freed = [("A", a.is_freed()), ("B", b.is_freed()), ("C", c.is_freed())];
+        if let Some((name, _)) = freed.iter().find(|(_, freed)| *freed) {
+            let status = if *name == "C" { Status::OUTPUT } else { Status::INPUT };
+            return refuse(status, format_args!("the memory bound as {name} was destroyed since"));
+        }
         let _core = self.take_core(*core);
         // SAFETY: `bind` checked that each view holds its operand, and keeps the memory alive; the caller orders
         // this run with others on the same bytes.
@@ -369,7 +397,6 @@ mod tests {
         for (name, bytes) in [("A", 32), ("B", 1024), ("C", 128)] {
             let mem = memory::create(bytes, 1);
             context.bind(name, memory::view(mem).expect("live")).expect("fits");
-            memory::destroy(mem).expect("live");
         }
         context.set_core_mask(mask).expect("a core of rk3588");
         context

@@ -15,12 +15,12 @@ use rknn_sys::sys::{self, rknn_context, rknn_matmul_info, rknn_matmul_io_attr, r
 use crate::chip::Chip;
 use crate::layout::{b_to_native, Layout};
 use crate::memory::View;
-use crate::status::{refuse, Result, Status};
-use crate::{context, memory};
+use crate::status::{fail, refuse, Result, Status};
+use crate::{context, memory, strict};
 
 /// Runs `body`; a panic, which is a bug of the emulator, becomes -1 instead of unwinding into C.
-fn guard(call: &str, body: impl FnOnce() -> Result<()>) -> c_int {
-    match catch_unwind(AssertUnwindSafe(body)) {
+fn guard(call: &'static str, body: impl FnOnce() -> Result<()>) -> c_int {
+    match strict::within(call, || catch_unwind(AssertUnwindSafe(body))) {
         Ok(Ok(())) => 0,
         Ok(Err(Status(code))) => code,
         Err(_) => {
@@ -31,7 +31,10 @@ fn guard(call: &str, body: impl FnOnce() -> Result<()>) -> c_int {
 }
 
 /// As [`guard`], for the calls that return a memory.
-fn guard_memory(call: &str, body: impl FnOnce() -> Result<*mut rknn_tensor_mem>) -> *mut rknn_tensor_mem {
+fn guard_memory(
+    call: &'static str,
+    body: impl FnOnce() -> Result<*mut rknn_tensor_mem>,
+) -> *mut rknn_tensor_mem {
     let mut memory = null_mut();
     guard(call, || {
         memory = body()?;
@@ -118,7 +121,8 @@ pub unsafe extern "C" fn rknn_matmul_create_dynamic_shape(
     })
 }
 
-/// Binds a memory to the operand that `attr` names. Codes: -7 context, -5 memory, name or size, -4 address space.
+/// Binds a memory to the operand that `attr` names. Codes: -7 context, -5 memory, name, size or domain, -4 address
+/// space.
 ///
 /// # Safety
 /// See the module.
@@ -173,10 +177,7 @@ pub unsafe extern "C" fn rknn_matmul_set_quant_params(
         if neutral_scale && neutral_zero {
             return Ok(());
         }
-        refuse(
-            Status::PARAM,
-            format_args!("{call}: only one scale of 1 and one zero point of 0 are emulated"),
-        )
+        fail(Status::PARAM, format_args!("{call}: only one scale of 1 and one zero point of 0 are emulated"))
     })
 }
 
@@ -193,7 +194,7 @@ pub unsafe extern "C" fn rknn_matmul_get_quant_params(
     let call = "rknn_matmul_get_quant_params";
     guard(call, || {
         context::find(ctx)?;
-        refuse(Status::FAIL, format_args!("{call} is not emulated"))
+        fail(Status::FAIL, format_args!("{call} is not emulated"))
     })
 }
 
@@ -216,7 +217,8 @@ pub unsafe extern "C" fn rknn_matmul_set_dynamic_shape(
 }
 
 /// Computes C on the device side and returns when it is there.
-/// Codes: -7 context, -8 A or B not bound, -9 C not bound, -1 the context is in use by another thread.
+/// Codes: -7 context, -8 A or B not bound or destroyed since, -9 C likewise, -1 the context is in use by another
+/// thread.
 ///
 /// # Safety
 /// Takes no pointer.
@@ -241,8 +243,8 @@ pub unsafe extern "C" fn rknn_matmul_destroy(ctx: rknn_context) -> c_int {
 #[no_mangle]
 pub unsafe extern "C" fn rknn_create_mem(ctx: rknn_context, size: u32) -> *mut rknn_tensor_mem {
     guard_memory("rknn_create_mem", || {
-        context::find(ctx)?;
-        Ok(memory::create(size.into(), sys::RKNN_ABI_MEM_CACHEABLE.into()))
+        let domain = context::find(ctx)?.domain();
+        Ok(memory::settle(memory::create(size.into(), sys::RKNN_ABI_MEM_CACHEABLE.into()), domain))
     })
 }
 
@@ -254,14 +256,16 @@ pub unsafe extern "C" fn rknn_create_mem(ctx: rknn_context, size: u32) -> *mut r
 #[no_mangle]
 pub unsafe extern "C" fn rknn_create_mem2(ctx: rknn_context, size: u64, flags: u64) -> *mut rknn_tensor_mem {
     guard_memory("rknn_create_mem2", || {
-        if flags & u64::from(sys::RKNN_ABI_MEM_NO_CONTEXT) == 0 {
-            context::find(ctx)?;
+        if flags & u64::from(sys::RKNN_ABI_MEM_NO_CONTEXT) != 0 {
+            return Ok(memory::create(size, flags));
         }
-        Ok(memory::create(size, flags))
+        let domain = context::find(ctx)?.domain();
+        Ok(memory::settle(memory::create(size, flags), domain))
     })
 }
 
 /// A view of `size` bytes at `offset` of the allocation behind `fd`, which the caller maps, whole, at `virt_addr`.
+/// It belongs to the domain of `ctx`, whatever that of the allocation: so one file can serve several domains.
 /// Null, with a line, for a foreign descriptor or a range out of bounds.
 ///
 /// # Safety
@@ -275,12 +279,12 @@ pub unsafe extern "C" fn rknn_create_mem_from_fd(
     offset: i32,
 ) -> *mut rknn_tensor_mem {
     guard_memory("rknn_create_mem_from_fd", || {
-        context::find(ctx)?;
-        Ok(memory::create_from_fd(fd, virt_addr, size, offset))
+        let domain = context::find(ctx)?.domain();
+        Ok(memory::settle(memory::create_from_fd(fd, virt_addr, size, offset), domain))
     })
 }
 
-/// Frees a memory. Codes: -5 memory, -7 context. Contexts that have it bound keep its bytes.
+/// Frees a memory. Codes: -5 memory, -7 context. Contexts that have it bound refuse to run until they get another.
 ///
 /// # Safety
 /// `mem` may be anything; the struct is invalid after success.

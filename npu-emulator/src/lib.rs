@@ -12,7 +12,8 @@
 //! * [`operand`]: what a context has bound, and how it is read and written;
 //! * [`context`]: the state machine from create to run;
 //! * [`exports`]: the C symbols, which check every handle and never unwind;
-//! * [`status`] and [`log`]: the vendor's codes, and the one line that says why.
+//! * [`status`], [`log`] and [`strict`]: the vendor's codes, the one line that says why, and `RKNPU_EMU_STRICT`,
+//!   which makes misuse abort.
 //!
 //! Overlapping accesses that real hardware would race on (a sync of bytes that a run is using, for example) race
 //! here as well; they are the caller's to order. Everything else a caller can do wrong ends in a code and a line.
@@ -28,3 +29,4 @@ pub mod log;
 pub mod memory;
 pub mod operand;
 pub mod status;
+pub mod strict;

@@ -24,6 +24,14 @@ impl BoundB {
             Self::Converted(bytes, _) => bytes.as_ptr(),
         }
     }
+
+    /// Whether a run would read a memory that was destroyed. One that was converted is not read again.
+    pub fn is_freed(&self) -> bool {
+        match self {
+            Self::Native(view) => view.is_freed(),
+            Self::Converted(..) => false,
+        }
+    }
 }
 
 /// The sizes of one product, fixed when its context is made but for M. Blocks are in elements; a row-major A or C has
