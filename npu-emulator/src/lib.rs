@@ -7,7 +7,7 @@
 //! * [`chip`]: what each SoC can do, as rows of data; `RKNPU_EMU_SOC` picks one;
 //! * [`dtype`]: what A, B and C hold; [`accepted`]: `RKNPU_EMU_TYPES`, which adds types or takes them away;
 //! * [`layout`]: where each element lies, as formulas;
-//! * [`kernels`]: the products, a scalar reference and AVX2;
+//! * [`kernels`]: the products: a scalar reference, AVX2 and NEON;
 //! * [`memory`]: allocations with a host side and a device side, and the I/O address space;
 //! * [`operand`]: what a context has bound, and how it is read and written;
 //! * [`context`]: the state machine from create to run;

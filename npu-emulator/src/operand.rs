@@ -231,13 +231,42 @@ impl Product {
     unsafe fn write_c<T>(&self, tile: &[T], first: usize, c: *mut u8) {
         let columns = self.b.block.0;
         let piece = self.c_block.min(columns);
-        let bytes = piece * std::mem::size_of::<T>();
-        for (at, piece) in tile.chunks_exact(piece).enumerate() {
-            let (row, column) = (at * piece.len() / columns, first + at * piece.len() % columns);
-            let to = blocked(self.rows, self.c_block, row, column) * std::mem::size_of::<T>();
-            // SAFETY: a piece does not cross a block of C, so that it is contiguous and within its bytes; copied
-            // as bytes since a view need not be aligned.
-            unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr().cast::<u8>(), c.add(to), bytes) };
+        let size = std::mem::size_of::<T>();
+        let (from_step, to_step) = (columns * size, self.c_block * size);
+        for at in (0..columns).step_by(piece) {
+            let from = tile[at..].as_ptr().cast::<u8>();
+            let to = blocked(self.rows, self.c_block, 0, first + at) * size;
+            // SAFETY: a piece does not cross a block of C, so that it is contiguous and within its bytes; the next
+            // row's is one row of the tile and one of the block further.
+            unsafe {
+                let to = c.add(to);
+                // Most are of one of these sizes, known to the compiler one copy is one instruction.
+                match piece * size {
+                    4 => copy_rows(self.rows, from, from_step, to, to_step, 4),
+                    8 => copy_rows(self.rows, from, from_step, to, to_step, 8),
+                    16 => copy_rows(self.rows, from, from_step, to, to_step, 16),
+                    bytes => copy_rows(self.rows, from, from_step, to, to_step, bytes),
+                }
+            }
         }
+    }
+}
+
+/// Copies `bytes` bytes for each row, the rows being so many bytes apart.
+///
+/// # Safety
+/// The source is readable and the target writable for every row; they do not overlap.
+#[inline(always)]
+unsafe fn copy_rows(
+    rows: usize,
+    from: *const u8,
+    from_step: usize,
+    to: *mut u8,
+    to_step: usize,
+    bytes: usize,
+) {
+    for row in 0..rows {
+        // SAFETY: by contract; copied as bytes since a view need not be aligned.
+        unsafe { std::ptr::copy_nonoverlapping(from.add(row * from_step), to.add(row * to_step), bytes) };
     }
 }
