@@ -40,6 +40,8 @@ pub struct Chip {
     pub k_limit: usize,
     /// The longest K run of a native B: a longer B is several such B, one after the other.
     pub k_segment: usize,
+    /// I/O address space of a domain in bytes.
+    pub io_space: u64,
     /// The element types it has.
     pub types: &'static [TypeRow],
 }
@@ -59,6 +61,9 @@ const fn off(row: TypeRow) -> TypeRow {
     TypeRow { accepted: false, ..row }
 }
 
+/// A domain of any chip, as far as the reports go ("A domain serves about 3.9 GB").
+const DOMAIN: u64 = 3_900_000_000;
+
 /// Every chip.
 ///
 /// The facts have no native layouts of the mixed types: it is assumed that A lies as the chip's f16, B as its i8
@@ -70,6 +75,7 @@ pub const CHIPS: &[Chip] = &[
         cores: 3,
         k_limit: 10240,
         k_segment: 8192,
+        io_space: DOMAIN,
         types: &[
             row(Dtype::F16, (32, 16), 8, (16, 32), 4),
             row(Dtype::I8, (32, 32), 16, (32, 32), 4),
@@ -85,6 +91,7 @@ pub const CHIPS: &[Chip] = &[
         cores: 2,
         k_limit: 4096,
         k_segment: 4096,
+        io_space: DOMAIN,
         types: &[
             row(Dtype::F16, (32, 16), 8, (16, 32), 4),
             row(Dtype::I8, (32, 32), 16, (32, 32), 4),
@@ -95,13 +102,14 @@ pub const CHIPS: &[Chip] = &[
             off(row(Dtype::I4, (32, 64), 32, (64, 32), 4)),
         ],
     },
-    Chip { name: c"rk3566", cores: 1, k_limit: 10240, k_segment: 10240, types: RK356X },
-    Chip { name: c"rk3568", cores: 1, k_limit: 10240, k_segment: 10240, types: RK356X },
+    Chip { name: c"rk3566", cores: 1, k_limit: 10240, k_segment: 10240, io_space: DOMAIN, types: RK356X },
+    Chip { name: c"rk3568", cores: 1, k_limit: 10240, k_segment: 10240, io_space: DOMAIN, types: RK356X },
     Chip {
         name: c"rk3562",
         cores: 1,
         k_limit: 10240,
         k_segment: 10240,
+        io_space: DOMAIN,
         types: &[row(Dtype::F16, (32, 8), 8, (8, 32), 4), row(Dtype::I8, (32, 16), 16, (16, 32), 4)],
     },
 ];

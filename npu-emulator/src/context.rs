@@ -260,7 +260,7 @@ impl Context {
             let have = view.bytes;
             return refuse(Status::PARAM, format_args!("{name} takes {need} bytes, the memory has {have}"));
         }
-        view.allocation.charge(self.domain)?;
+        view.allocation.charge(self.domain, self.chip.io_space)?;
         match name {
             "A" => state.a = Some(view),
             "C" => state.c = Some(view),

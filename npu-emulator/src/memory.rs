@@ -15,9 +15,6 @@ use rknn_sys::sys;
 use crate::status::{refuse, Result, Status};
 use crate::strict::misuse;
 
-/// I/O address space of a domain in bytes (source: "A domain serves about 3.9 GB").
-pub const DOMAIN_BYTES: u64 = 3_900_000_000;
-
 /// I/O domains of an NPU.
 pub const DOMAINS: usize = 16;
 
@@ -135,20 +132,22 @@ impl Allocation {
     /// Charges the allocation to `domain`, once however often it is asked; given back when it is freed.
     ///
     /// # Errors
-    /// -4 when the domain's [`DOMAIN_BYTES`] do not hold it too.
-    pub fn charge(&self, domain: usize) -> Result<()> {
+    /// -4 when the domain's `space` bytes do not hold it too.
+    pub fn charge(&self, domain: usize, space: u64) -> Result<()> {
         let mut used = USED.lock();
         let bit = 1 << domain;
         if self.charged.load(Ordering::Relaxed) & bit != 0 {
             return Ok(());
         }
         let bytes = self.bytes() as u64;
-        if used[domain] + bytes > DOMAIN_BYTES {
+        if used[domain] + bytes > space {
             let in_use = used[domain];
             drop(used);
             return refuse(
                 Status::NO_MEMORY,
-                format_args!("no I/O address space for {bytes} bytes in domain {domain}: {in_use} of {DOMAIN_BYTES} in use"),
+                format_args!(
+                    "no I/O address space for {bytes} bytes in domain {domain}: {in_use} of {space} in use"
+                ),
             );
         }
         used[domain] += bytes;

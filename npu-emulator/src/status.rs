@@ -2,7 +2,7 @@
 
 use rknn_sys::sys;
 
-use crate::strict::misuse;
+use crate::strict::{line, misuse};
 
 /// A negative return code of the vendor's ABI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,6 @@ pub fn refuse<T>(status: Status, message: std::fmt::Arguments<'_>) -> Result<T> 
 
 /// As [`refuse`] for what is no fault of the caller, whatever its code: never ends the process.
 pub fn fail<T>(status: Status, message: std::fmt::Arguments<'_>) -> Result<T> {
-    crate::log::line(message);
+    line(message);
     Err(status)
 }

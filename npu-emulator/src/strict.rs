@@ -16,7 +16,7 @@ thread_local! {
     static CALL: Cell<&'static str> = const { Cell::new("") };
 }
 
-/// Runs `body` as part of the C call of that name, which the lines about misuse then begin with.
+/// Runs `body` as part of the C call of that name, which its lines then begin with.
 pub fn within<R>(call: &'static str, body: impl FnOnce() -> R) -> R {
     let before = CALL.replace(call);
     let result = body();
@@ -31,14 +31,19 @@ fn strict() -> bool {
     })
 }
 
-/// Writes `call: message`; in strict mode a backtrace follows, and the process aborts.
-pub fn misuse(message: Arguments<'_>) {
+/// Writes `call: message`, or the message alone when it names the call or there is none.
+pub fn line(message: Arguments<'_>) {
     let (call, text) = (CALL.get(), message.to_string());
     if call.is_empty() || text.starts_with(call) {
         crate::log::line(message);
     } else {
         crate::log::line(format_args!("{call}: {text}"));
     }
+}
+
+/// Writes the [`line`]; in strict mode a backtrace follows, and the process aborts.
+pub fn misuse(message: Arguments<'_>) {
+    line(message);
     if strict() {
         // A closed stderr changes nothing about the end.
         let _ = writeln!(std::io::stderr(), "{}", Backtrace::force_capture());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::raw::bind;
 use common::{on_chip, product, spec, Random, Rig, CHILD};
 use npu_emulator::exports::*;
-use npu_emulator::memory::{DOMAINS, DOMAIN_BYTES};
+use npu_emulator::memory::DOMAINS;
 use rknn_sys::sys::{self, rknn_tensor_mem};
 use rknn_sys::{Context, Error, Layout, MatmulSpec, MatmulType, Operand};
 
@@ -191,7 +191,7 @@ fn a_domain_holds_3_9_gb_counts_an_allocation_once_and_gives_it_back() {
         attr.name[0] = b'A' as _;
         let big = rknn_create_mem(ctx, 3 << 30);
         let view = rknn_create_mem_from_fd(ctx, (*big).fd, (*big).virt_addr, 4096, 4096);
-        let rest = DOMAIN_BYTES - (3 << 30);
+        let rest = 3_900_000_000 - (3 << 30);
         let (fits, over) = (rknn_create_mem2(ctx, rest, 1), rknn_create_mem2(ctx, 4096, 1));
         for mem in [big, view, big, fits] {
             assert_eq!(rknn_matmul_set_io_mem(ctx, mem, &mut attr), 0);
