@@ -4,6 +4,7 @@
 
 pub mod raw;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -232,7 +233,10 @@ pub fn compare(library: &Library, spec: MatmulSpec, seed: u64) {
     }
 }
 
-/// Set in the children that [`on_chip`] starts.
+/// What starts this binary, with its arguments, when it cannot be started directly.
+pub const RUNNER: &str = "NPU_EMULATOR_TEST_RUNNER";
+
+/// Set in the children that [`in_child`] starts.
 pub const CHILD: &str = "NPU_EMULATOR_TEST_CHILD";
 
 /// Runs one test of this same binary in a child with the chip set; its output and whether it passed.
@@ -244,7 +248,11 @@ pub fn on_chip(soc: &str, test: &str) -> (bool, String) {
 /// Runs one test of this same binary in a child with these variables; how it ended and what it wrote.
 pub fn in_child(test: &str, variables: &[(&str, &str)]) -> (ExitStatus, String) {
     let exe = std::env::current_exe().expect("a test knows its path");
-    let out = std::process::Command::new(exe)
+    // Where this machine cannot start its own binary, a runner (an instruction set emulator) is named.
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace().map(OsStr::new).chain([exe.as_os_str()]);
+    let out = std::process::Command::new(words.next().expect("one at least"))
+        .args(words)
         .args(["--exact", test, "--nocapture"])
         .envs(variables.iter().copied())
         .env(CHILD, "1")
