@@ -3,66 +3,12 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
-use rknn_sys::sys;
-
+use crate::accepted::{changed, TYPES_VARIABLE};
+pub use crate::dtype::Dtype;
 use crate::status::{refuse, Result, Status};
 
 /// The environment variable that picks the chip, read once.
 pub const SOC_VARIABLE: &str = "RKNPU_EMU_SOC";
-
-/// The element types A × B → C that are emulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// f16 × f16 → f32, accumulated in f32.
-    F16,
-    /// i8 × i8 → i32, exact.
-    I8,
-    /// i4 × i4 → i16, accumulated wider, saturated on output.
-    I4,
-}
-
-impl Dtype {
-    /// The vendor's `rknn_matmul_type`.
-    pub fn code(self) -> i32 {
-        (match self {
-            Self::F16 => sys::RKNN_ABI_F16_F16_TO_F32,
-            Self::I8 => sys::RKNN_ABI_I8_I8_TO_I32,
-            Self::I4 => sys::RKNN_ABI_I4_I4_TO_I16,
-        }) as i32
-    }
-
-    /// Bits of one element of A and of B.
-    pub fn input_bits(self) -> usize {
-        match self {
-            Self::F16 => 16,
-            Self::I8 => 8,
-            Self::I4 => 4,
-        }
-    }
-
-    /// Bytes that `count` elements of A or B take; whole because every alignment is even.
-    pub fn input_bytes(self, count: usize) -> usize {
-        count * self.input_bits() / 8
-    }
-
-    /// Bytes of one element of C.
-    pub fn output_bytes(self) -> usize {
-        match self {
-            Self::F16 | Self::I8 => 4,
-            Self::I4 => 2,
-        }
-    }
-
-    /// The vendor's tensor types of A and B, and of C.
-    pub fn tensor_types(self) -> (i32, i32) {
-        let (input, output) = match self {
-            Self::F16 => (sys::RKNN_ABI_TENSOR_F16, sys::RKNN_ABI_TENSOR_F32),
-            Self::I8 => (sys::RKNN_ABI_TENSOR_I8, sys::RKNN_ABI_TENSOR_I32),
-            Self::I4 => (sys::RKNN_ABI_TENSOR_I4, sys::RKNN_ABI_TENSOR_I16),
-        };
-        (input as i32, output as i32)
-    }
-}
 
 /// One element type on one chip: alignments and NATIVE sub-blocks, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,10 +25,12 @@ pub struct TypeRow {
     pub b_block: (usize, usize),
     /// `c` of C's native layout (N/c, M, c).
     pub c_block: usize,
+    /// Whether a create takes it, unless the environment says otherwise.
+    pub accepted: bool,
 }
 
 /// One SoC.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chip {
     /// Its name as in the device tree, after the comma.
     pub name: &'static CStr,
@@ -92,6 +40,8 @@ pub struct Chip {
     pub k_limit: usize,
     /// The longest K run of a native B: a longer B is several such B, one after the other.
     pub k_segment: usize,
+    /// I/O address space of a domain in bytes.
+    pub io_space: u64,
     /// The element types it has.
     pub types: &'static [TypeRow],
 }
@@ -103,19 +53,36 @@ const fn row(
     b_block: (usize, usize),
     c_block: usize,
 ) -> TypeRow {
-    TypeRow { dtype, k_align, n_align, a_block, b_block, c_block }
+    TypeRow { dtype, k_align, n_align, a_block, b_block, c_block, accepted: true }
 }
 
-/// Every chip. C of i4 is blocked by 8 on RK3588 only, as the facts have it.
+/// A row that is only taken when the environment adds its type.
+const fn off(row: TypeRow) -> TypeRow {
+    TypeRow { accepted: false, ..row }
+}
+
+/// A domain of any chip, as far as the reports go ("A domain serves about 3.9 GB").
+const DOMAIN: u64 = 3_900_000_000;
+
+/// Every chip.
+///
+/// The facts have no native layouts of the mixed types: it is assumed that A lies as the chip's f16, B as its i8
+/// or i4 (whose alignments of N hold), and C in fours. So does C of i8 × i8 → i8 and of f16 × f16 → f16. C of i4
+/// is blocked by 8 on RK3588 only, as the facts have it.
 pub const CHIPS: &[Chip] = &[
     Chip {
         name: c"rk3588",
         cores: 3,
         k_limit: 10240,
         k_segment: 8192,
+        io_space: DOMAIN,
         types: &[
-            row(Dtype::I8, (32, 32), 16, (32, 32), 4),
             row(Dtype::F16, (32, 16), 8, (16, 32), 4),
+            row(Dtype::I8, (32, 32), 16, (32, 32), 4),
+            row(Dtype::I8ToI8, (32, 32), 16, (32, 32), 4),
+            row(Dtype::F16ToF16, (32, 16), 8, (16, 32), 4),
+            off(row(Dtype::F16I8, (32, 32), 8, (32, 32), 4)),
+            off(row(Dtype::F16I4, (32, 64), 8, (64, 32), 4)),
             row(Dtype::I4, (32, 64), 32, (64, 32), 8),
         ],
     },
@@ -124,25 +91,43 @@ pub const CHIPS: &[Chip] = &[
         cores: 2,
         k_limit: 4096,
         k_segment: 4096,
+        io_space: DOMAIN,
         types: &[
-            row(Dtype::I8, (32, 32), 16, (32, 32), 4),
             row(Dtype::F16, (32, 16), 8, (16, 32), 4),
-            row(Dtype::I4, (32, 64), 32, (64, 32), 4),
+            row(Dtype::I8, (32, 32), 16, (32, 32), 4),
+            off(row(Dtype::I8ToI8, (32, 32), 16, (32, 32), 4)),
+            off(row(Dtype::F16ToF16, (32, 16), 8, (16, 32), 4)),
+            row(Dtype::F16I8, (32, 32), 8, (32, 32), 4),
+            row(Dtype::F16I4, (32, 64), 8, (64, 32), 4),
+            off(row(Dtype::I4, (32, 64), 32, (64, 32), 4)),
         ],
     },
-    Chip { name: c"rk3566", cores: 1, k_limit: 10240, k_segment: 10240, types: RK356X },
-    Chip { name: c"rk3568", cores: 1, k_limit: 10240, k_segment: 10240, types: RK356X },
+    Chip { name: c"rk3566", cores: 1, k_limit: 10240, k_segment: 10240, io_space: DOMAIN, types: RK356X },
+    Chip { name: c"rk3568", cores: 1, k_limit: 10240, k_segment: 10240, io_space: DOMAIN, types: RK356X },
     Chip {
         name: c"rk3562",
         cores: 1,
         k_limit: 10240,
         k_segment: 10240,
-        types: &[row(Dtype::I8, (32, 16), 16, (16, 32), 4), row(Dtype::F16, (32, 8), 8, (8, 32), 4)],
+        io_space: DOMAIN,
+        types: &[row(Dtype::F16, (32, 8), 8, (8, 32), 4), row(Dtype::I8, (32, 16), 16, (16, 32), 4)],
     },
 ];
 
 const RK356X: &[TypeRow] =
-    &[row(Dtype::I8, (32, 16), 8, (16, 32), 4), row(Dtype::F16, (16, 8), 4, (8, 16), 4)];
+    &[row(Dtype::F16, (16, 8), 4, (8, 16), 4), row(Dtype::I8, (32, 16), 8, (16, 32), 4)];
+
+/// The cores of the chip that has most.
+pub const MOST_CORES: usize = {
+    let (mut most, mut at) = (0, 0);
+    while at < CHIPS.len() {
+        if CHIPS[at].cores > most {
+            most = CHIPS[at].cores;
+        }
+        at += 1;
+    }
+    most
+};
 
 impl Chip {
     /// The chip of that name, for example "rk3588".
@@ -150,22 +135,33 @@ impl Chip {
         CHIPS.iter().find(|chip| chip.name.to_bytes() == name.as_bytes())
     }
 
-    /// The chip that [`SOC_VARIABLE`] names, rk3588 when it is unset; `None`, said once, for an unknown name.
+    /// The chip that [`SOC_VARIABLE`] names, rk3588 when it is unset, with the types that [`TYPES_VARIABLE`]
+    /// adds and takes away; `None`, said once, when either says what cannot be.
     pub fn chosen() -> Option<&'static Self> {
-        static CHOSEN: OnceLock<Option<&'static Chip>> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let name = std::env::var_os(SOC_VARIABLE).unwrap_or_else(|| "rk3588".into());
-            let chip = name.to_str().and_then(Self::by_name);
-            if chip.is_none() {
-                let known: Vec<_> = CHIPS.iter().map(|chip| chip.name.to_string_lossy()).collect();
-                let known = known.join(", ");
-                crate::log::line(format_args!(
-                    "{SOC_VARIABLE}={} is no chip that I know: set it to one of {known}",
-                    name.to_string_lossy()
-                ));
+        static CHOSEN: OnceLock<Option<Chip>> = OnceLock::new();
+        CHOSEN.get_or_init(Self::from_environment).as_ref()
+    }
+
+    fn from_environment() -> Option<Self> {
+        let name = std::env::var_os(SOC_VARIABLE).unwrap_or_else(|| "rk3588".into());
+        let Some(chip) = name.to_str().and_then(Self::by_name) else {
+            let known: Vec<_> = CHIPS.iter().map(|chip| chip.name.to_string_lossy()).collect();
+            let known = known.join(", ");
+            crate::log::line(format_args!(
+                "{SOC_VARIABLE}={} is no chip that I know: set it to one of {known}",
+                name.to_string_lossy()
+            ));
+            return None;
+        };
+        let Some(types) = std::env::var_os(TYPES_VARIABLE) else { return Some(chip.clone()) };
+        match changed(chip, &types.to_string_lossy()) {
+            // Made once a process and kept to its end.
+            Ok(rows) => Some(Self { types: rows.leak(), ..chip.clone() }),
+            Err(why) => {
+                crate::log::line(format_args!("{TYPES_VARIABLE}: {why}; write for example +10 or -7"));
+                None
             }
-            chip
-        })
+        }
     }
 
     /// The row of the vendor's matmul type `code` after the checks of shape that a create makes.
@@ -173,7 +169,7 @@ impl Chip {
     /// # Errors
     /// -5 with the vendor's words, for a type that the chip lacks, K past the limit, K or N not aligned.
     pub fn check(&self, code: i32, k: usize, n: usize) -> Result<&'static TypeRow> {
-        let Some(row) = self.types.iter().find(|row| row.dtype.code() == code) else {
+        let Some(row) = self.types.iter().find(|row| row.accepted && row.dtype.code() == code) else {
             let name = self.name.to_string_lossy();
             return refuse(
                 Status::PARAM,

@@ -7,8 +7,9 @@ use std::sync::{Arc, LazyLock};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use rknn_sys::sys;
 
-use crate::chip::{Chip, TypeRow};
+use crate::chip::{Chip, TypeRow, MOST_CORES};
 use crate::clock::cost::Shape;
+use crate::dtype::Element;
 use crate::faults::quirks::Altered;
 use crate::layout::{b_to_native, BShape, Layout};
 use crate::memory::{View, DOMAINS};
@@ -16,18 +17,24 @@ use crate::operand::{BoundB, Product, Scratch};
 use crate::status::{refuse, Result, Status};
 
 /// The cores; a run holds one from start to end. As many as the largest chip has.
-static CORES: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
+static CORES: [Mutex<()>; MOST_CORES] = [const { Mutex::new(()) }; MOST_CORES];
 
 /// Live contexts by handle. Handles are never used twice, so that a stale one is found out.
 static CONTEXTS: LazyLock<RwLock<HashMap<u64, Arc<Context>>>> = LazyLock::new(RwLock::default);
 
 /// The first handle; not a small number, so that a handle is not mistaken for an index.
-static NEXT: AtomicU64 = AtomicU64::new(0x5259_0001);
+const FIRST: u64 = 0x5259_0001;
 
-/// One product on one chip.
+/// The next handle.
+static NEXT: AtomicU64 = AtomicU64::new(FIRST);
+
+/// One product on one chip, of one M or of several.
 pub struct Context {
     chip: &'static Chip,
+    /// That of the largest M, which is what the operands must hold.
     product: Product,
+    /// Every M that it was made for.
+    shapes: Vec<usize>,
     b_layout: Layout,
     domain: usize,
     /// Held by every call on the context: the vendor's contexts are not for two threads at once.
@@ -44,6 +51,8 @@ impl Drop for Context {
 struct State {
     /// The pinned core; `None` lets a run take any that is free.
     core: Option<usize>,
+    /// M of the next run, the first one until another is set.
+    rows: usize,
     a: Option<View>,
     b: Option<BoundB>,
     c: Option<View>,
@@ -55,14 +64,37 @@ struct State {
 /// # Errors
 /// -3 without a chip, -5 for a shape, type, layout, quantisation or domain that the chip refuses.
 pub fn create(info: &sys::rknn_matmul_info) -> Result<(u64, sys::rknn_matmul_io_attr)> {
+    let (handle, context) = register(info, &[sys::rknn_matmul_shape { M: info.M, K: info.K, N: info.N }])?;
+    Ok((handle, context.attrs(context.shapes[0])))
+}
+
+/// Registers a new context for `info` with these shapes in place of its M, K and N; its handle and, for each
+/// shape, what the caller must bind. A memory must hold the largest. The first shape is the current one.
+///
+/// # Errors
+/// As [`create`]; also -5 for no shape at all, or one that differs from the first in more than M.
+pub fn create_dynamic(
+    info: &sys::rknn_matmul_info,
+    shapes: &[sys::rknn_matmul_shape],
+) -> Result<(u64, Vec<sys::rknn_matmul_io_attr>)> {
+    let (handle, context) = register(info, shapes)?;
+    Ok((handle, context.shapes.iter().map(|rows| context.attrs(*rows)).collect()))
+}
+
+fn register(info: &sys::rknn_matmul_info, shapes: &[sys::rknn_matmul_shape]) -> Result<(u64, Arc<Context>)> {
     let Some(chip) = Chip::chosen() else {
         return refuse(Status::NO_DEVICE, format_args!("no chip to create a context on"));
     };
-    let context = Context::new(chip, info)?;
-    let attrs = context.attrs();
+    let context = Arc::new(Context::new(chip, info, shapes)?);
     let handle = NEXT.fetch_add(1, Ordering::Relaxed);
-    CONTEXTS.write().insert(handle, Arc::new(context));
-    Ok((handle, attrs))
+    CONTEXTS.write().insert(handle, context.clone());
+    Ok((handle, context))
+}
+
+/// Refuses a handle that is no live context's.
+fn missing<T>(handle: u64) -> Result<T> {
+    let was = if (FIRST..NEXT.load(Ordering::Relaxed)).contains(&handle) { ": it was destroyed" } else { "" };
+    refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context{was}"))
 }
 
 /// The context of a handle.
@@ -73,7 +105,7 @@ pub fn find(handle: u64) -> Result<Arc<Context>> {
     let found = CONTEXTS.read().get(&handle).cloned();
     match found {
         Some(context) => Ok(context),
-        None => refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context")),
+        None => missing(handle),
     }
 }
 
@@ -88,7 +120,7 @@ pub fn destroy(handle: u64) -> Result<()> {
             drop(context.state.lock());
             Ok(())
         }
-        None => refuse(Status::CONTEXT, format_args!("{handle:#x} is no live context")),
+        None => missing(handle),
     }
 }
 
@@ -128,9 +160,25 @@ pub fn checked_row(chip: &Chip, code: i32, k: i32, n: i32) -> Result<(&'static T
 }
 
 impl Context {
-    fn new(chip: &'static Chip, info: &sys::rknn_matmul_info) -> Result<Self> {
-        let rows = dimension("M", info.M)?;
-        let (row, b) = checked_row(chip, info.type_, info.K, info.N)?;
+    fn new(
+        chip: &'static Chip,
+        info: &sys::rknn_matmul_info,
+        given: &[sys::rknn_matmul_shape],
+    ) -> Result<Self> {
+        let shapes: Vec<_> = given.iter().map(|shape| dimension("M", shape.M)).collect::<Result<_>>()?;
+        let (Some(first), Some(&rows)) = (given.first(), shapes.iter().max()) else {
+            return refuse(Status::PARAM, format_args!("no shape is given"));
+        };
+        if let Some(other) = given.iter().find(|shape| (shape.K, shape.N) != (first.K, first.N)) {
+            return refuse(
+                Status::PARAM,
+                format_args!(
+                    "K={}, N={} after K={}, N={}: only M may vary",
+                    other.K, other.N, first.K, first.N
+                ),
+            );
+        }
+        let (row, b) = checked_row(chip, info.type_, first.K, first.N)?;
         let b_layout = layout("B", info.B_layout, info.B_quant_type)?;
         let ac_layout = layout("A and C", info.AC_layout, info.AC_quant_type)?;
         let domain = usize::try_from(info.iommu_domain_id).ok().filter(|domain| *domain < DOMAINS);
@@ -149,21 +197,18 @@ impl Context {
         let native = ac_layout == Layout::Native;
         let (a_block, c_block) = if native { (row.a_block, row.c_block) } else { (b.k, b.n) };
         let product = Product { dtype: row.dtype, rows, b, a_block, c_block };
-        let largest = [
-            row.dtype.input_bytes(product.a_elements()),
-            row.dtype.input_bytes(b.k * b.n),
-            product.c_bytes(),
-        ];
+        let largest = [product.a_bytes(), product.b_bytes(), product.c_bytes()];
         if largest.iter().any(|bytes| u32::try_from(*bytes).is_err()) {
             return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
         }
-        Ok(Self { chip, product, b_layout, domain, state: Mutex::default() })
+        let state = Mutex::new(State { rows: shapes[0], ..State::default() });
+        Ok(Self { chip, product, shapes, b_layout, domain, state })
     }
 
-    /// Name, dims, bytes and type of A, B and C as the caller must bind them.
-    pub fn attrs(&self) -> sys::rknn_matmul_io_attr {
-        let Product { dtype, rows: m, b, a_block, c_block } = self.product;
-        let (input, output) = dtype.tensor_types();
+    /// Name, dims, bytes and type of A, B and C for `rows` rows, as the caller binds them.
+    pub fn attrs(&self, rows: usize) -> sys::rknn_matmul_io_attr {
+        let product = Product { rows, ..self.product };
+        let Product { dtype, rows: m, b, a_block, c_block } = product;
         // Native blocks of C are narrower than any N, so that a block as wide as N is the row-major layout.
         let (a_dims, c_dims) = if c_block == b.n {
             (vec![m, b.k], vec![m, b.n])
@@ -176,12 +221,16 @@ impl Context {
             Layout::TpNorm => vec![b.n, b.k],
             Layout::Native => vec![b.n / bn, b.k / bk, bn, bk],
         };
-        let a_bytes = dtype.input_bytes(self.product.a_elements());
         sys::rknn_matmul_io_attr {
-            A: attr(b'A', &a_dims, a_bytes, input),
-            B: attr(b'B', &b_dims, dtype.input_bytes(b.k * b.n), input),
-            C: attr(b'C', &c_dims, self.product.c_bytes(), output),
+            A: attr(b'A', &a_dims, product.a_bytes(), dtype.a()),
+            B: attr(b'B', &b_dims, product.b_bytes(), dtype.b()),
+            C: attr(b'C', &c_dims, product.c_bytes(), dtype.c()),
         }
+    }
+
+    /// The I/O domain that it belongs to.
+    pub fn domain(&self) -> usize {
+        self.domain
     }
 
     /// The state, or -1 with a line when another thread is in a call on this context.
@@ -196,22 +245,31 @@ impl Context {
     /// context's domain. A row-major B is converted here, from what the device sees now.
     ///
     /// # Errors
-    /// -5 for another name or a memory that is too small, -4 when the domain or host memory is used up, -1
+    /// -5 for another name or a memory that is too small or of another domain, -4 when the domain or host memory is used up, -1
     /// while another thread is in a call on this context.
     pub fn bind(&self, name: &str, view: View) -> Result<()> {
         let mut state = self.state("rknn_matmul_set_io_mem")?;
         let Product { dtype, b, .. } = self.product;
         let need = match name {
-            "A" => dtype.input_bytes(self.product.a_elements()),
-            "B" => dtype.input_bytes(b.k * b.n),
+            "A" => self.product.a_bytes(),
+            "B" => self.product.b_bytes(),
             "C" => self.product.c_bytes(),
             _ => return refuse(Status::PARAM, format_args!("no operand is called {name:?}")),
         };
+        if let Some(domain) = view.domain.filter(|domain| *domain != self.domain) {
+            return refuse(
+                Status::PARAM,
+                format_args!(
+                    "{name} is a memory of domain {domain}, the context is of domain {}",
+                    self.domain
+                ),
+            );
+        }
         if view.bytes < need {
             let have = view.bytes;
             return refuse(Status::PARAM, format_args!("{name} takes {need} bytes, the memory has {have}"));
         }
-        view.allocation.charge(self.domain)?;
+        view.allocation.charge(self.domain, self.chip.io_space)?;
         let converted = if name == "B" && self.b_layout != Layout::Native { need } else { 0 };
         let noted = view.clone();
         match name {
@@ -225,7 +283,7 @@ impl Context {
                 }
                 native.resize(need, 0);
                 // SAFETY: the view holds B's `need` bytes, as checked above.
-                unsafe { b_to_native(dtype, &b, self.b_layout, true, view.device(), &mut native) };
+                unsafe { b_to_native(dtype.b(), &b, self.b_layout, true, view.device(), &mut native) };
                 state.b = Some(BoundB::Converted(native, view));
             }
         }
@@ -259,34 +317,50 @@ impl Context {
         Ok(())
     }
 
-    /// Accepts the context's own shape: contexts of several shapes are not emulated.
+    /// Makes `shape` that of the next runs.
     ///
     /// # Errors
-    /// -5 for any other shape.
+    /// -5 for a shape that the context was not made for, -1 while another thread is in a call on this context.
     pub fn set_shape(&self, shape: &sys::rknn_matmul_shape) -> Result<()> {
-        let Product { rows, b, .. } = self.product;
-        if (shape.M as usize, shape.K as usize, shape.N as usize) == (rows, b.k, b.n) {
-            return Ok(());
-        }
-        refuse(Status::PARAM, format_args!("the context was made for M={rows}, K={}, N={}", b.k, b.n))
+        let b = self.product.b;
+        let rows = self
+            .shapes
+            .iter()
+            .find(|rows| [**rows, b.k, b.n].map(i32::try_from) == [Ok(shape.M), Ok(shape.K), Ok(shape.N)]);
+        let Some(rows) = rows else {
+            return refuse(
+                Status::PARAM,
+                format_args!(
+                    "M={}, K={}, N={} is none of the context's shapes: M one of {:?}, K={}, N={}",
+                    shape.M, shape.K, shape.N, self.shapes, b.k, b.n
+                ),
+            );
+        };
+        self.state("rknn_matmul_set_dynamic_shape")?.rows = *rows;
+        Ok(())
     }
 
     /// Runs the product on its core and returns when C is in device memory.
     ///
     /// # Errors
-    /// -8 when A or B is not bound, -9 when C is not, -1 while another thread is in a call on this context,
+    /// -8 when A or B is not bound or its memory was destroyed since, -9 when so for C, -1 while another thread is in a call on this context,
     /// -4 without host memory for scratch.
     pub fn run(&self) -> Result<()> {
         let mut state = self.state("rknn_matmul_run")?;
-        let State { core, a, b, c, scratch } = &mut *state;
+        let State { core, rows, a, b, c, scratch } = &mut *state;
         let (Some(a), Some(b)) = (a, b) else {
             return refuse(Status::INPUT, format_args!("rknn_matmul_run: A or B is not bound"));
         };
         let Some(c) = c else {
             return refuse(Status::OUTPUT, format_args!("rknn_matmul_run: C is not bound"));
         };
+        let freed = [("A", a.is_freed()), ("B", b.is_freed()), ("C", c.is_freed())];
+        if let Some((name, _)) = freed.iter().find(|(_, freed)| *freed) {
+            let status = if *name == "C" { Status::OUTPUT } else { Status::INPUT };
+            return refuse(status, format_args!("the memory bound as {name} was destroyed since"));
+        }
         let (_held, on) = self.take_core(*core);
-        let whole = self.product;
+        let whole = Product { rows: *rows, ..self.product };
         let shape = Shape::of(&whole);
         let crowded = CONTEXTS.read().len() > 1;
         let quirk = Altered::new(&whole, shape.bits.1, b, *core, crowded);
@@ -309,14 +383,14 @@ impl Context {
     }
 }
 
-fn attr(name: u8, dims: &[usize], bytes: usize, kind: i32) -> sys::rknn_matmul_tensor_attr {
+fn attr(name: u8, dims: &[usize], bytes: usize, kind: Element) -> sys::rknn_matmul_tensor_attr {
     let mut out = sys::rknn_matmul_tensor_attr {
         name: [0; 256],
         n_dims: dims.len() as u32,
         dims: [0; 16],
         // `Context::new` refused what does not fit.
         size: bytes as u32,
-        type_: kind,
+        type_: kind.tensor_type(),
     };
     out.name[0] = name as std::ffi::c_char;
     for (to, dim) in out.dims.iter_mut().zip(dims) {
@@ -343,7 +417,6 @@ mod tests {
         for (name, bytes) in [("A", 32), ("B", 1024), ("C", 128)] {
             let mem = memory::create(bytes, 1);
             context.bind(name, memory::view(mem).expect("live")).expect("fits");
-            memory::destroy(mem).expect("live");
         }
         context.set_core_mask(mask).expect("a core of rk3588");
         context

@@ -15,16 +15,16 @@ use rknn_sys::sys::{self, rknn_context, rknn_matmul_info, rknn_matmul_io_attr, r
 use crate::chip::Chip;
 use crate::layout::{b_to_native, Layout};
 use crate::memory::View;
-use crate::status::{refuse, Result, Status};
-use crate::{context, memory};
+use crate::status::{fail, refuse, Result, Status};
+use crate::{context, memory, strict};
 
 /// Runs `body`; a panic, which is a bug of the emulator, becomes -1 instead of unwinding into C.
-fn guard(call: &str, body: impl FnOnce() -> Result<()>) -> c_int {
+fn guard(call: &'static str, body: impl FnOnce() -> Result<()>) -> c_int {
     let body = || {
         crate::faults::before(call)?;
         body()
     };
-    match catch_unwind(AssertUnwindSafe(body)) {
+    match strict::within(call, || catch_unwind(AssertUnwindSafe(body))) {
         Ok(Ok(())) => {
             crate::clock::called(call);
             0
@@ -38,7 +38,10 @@ fn guard(call: &str, body: impl FnOnce() -> Result<()>) -> c_int {
 }
 
 /// As [`guard`], for the calls that return a memory.
-fn guard_memory(call: &str, body: impl FnOnce() -> Result<*mut rknn_tensor_mem>) -> *mut rknn_tensor_mem {
+fn guard_memory(
+    call: &'static str,
+    body: impl FnOnce() -> Result<*mut rknn_tensor_mem>,
+) -> *mut rknn_tensor_mem {
     let mut memory = null_mut();
     guard(call, || {
         memory = body()?;
@@ -89,23 +92,44 @@ pub unsafe extern "C" fn rknn_matmul_create(
     })
 }
 
-/// Not emulated: -1 and a line.
+/// Makes a context for several M; `info`'s own M, K and N do not count, and the first shape is current until
+/// another is set (both assumed: the vendor's manual does not say). `io_attrs` gets what to bind for each.
+/// Codes: as `rknn_matmul_create`, and -5 for no shape or one that differs from the first in more than M.
 ///
 /// # Safety
-/// Nothing is read.
+/// See the module; `shapes` and `io_attrs` hold `shape_num` structs each.
 #[no_mangle]
 pub unsafe extern "C" fn rknn_matmul_create_dynamic_shape(
-    _ctx: *mut rknn_context,
-    _info: *mut rknn_matmul_info,
-    _shape_num: c_int,
-    _shapes: *mut sys::rknn_matmul_shape,
-    _io_attrs: *mut rknn_matmul_io_attr,
+    ctx: *mut rknn_context,
+    info: *mut rknn_matmul_info,
+    shape_num: c_int,
+    shapes: *mut sys::rknn_matmul_shape,
+    io_attrs: *mut rknn_matmul_io_attr,
 ) -> c_int {
     let call = "rknn_matmul_create_dynamic_shape";
-    guard(call, || refuse(Status::FAIL, format_args!("{call} is not emulated")))
+    guard(call, || {
+        let Some(count) = usize::try_from(shape_num).ok().filter(|count| *count > 0) else {
+            return refuse(Status::PARAM, format_args!("{call}: {shape_num} shapes"));
+        };
+        // SAFETY: by this function's contract.
+        let (ctx, info, shapes, io_attrs) = unsafe {
+            let (first, attrs) = (required(call, shapes)?, required(call, io_attrs)?);
+            (
+                required(call, ctx)?,
+                required(call, info)?,
+                std::slice::from_raw_parts(first, count),
+                std::slice::from_raw_parts_mut(attrs, count),
+            )
+        };
+        let (handle, attrs) = context::create_dynamic(info, shapes)?;
+        *ctx = handle;
+        io_attrs.copy_from_slice(&attrs);
+        Ok(())
+    })
 }
 
-/// Binds a memory to the operand that `attr` names. Codes: -7 context, -5 memory, name or size, -4 address space.
+/// Binds a memory to the operand that `attr` names. Codes: -7 context, -5 memory, name, size or domain, -4 address
+/// space.
 ///
 /// # Safety
 /// See the module.
@@ -160,10 +184,7 @@ pub unsafe extern "C" fn rknn_matmul_set_quant_params(
         if neutral_scale && neutral_zero {
             return Ok(());
         }
-        refuse(
-            Status::PARAM,
-            format_args!("{call}: only one scale of 1 and one zero point of 0 are emulated"),
-        )
+        fail(Status::PARAM, format_args!("{call}: only one scale of 1 and one zero point of 0 are emulated"))
     })
 }
 
@@ -180,11 +201,12 @@ pub unsafe extern "C" fn rknn_matmul_get_quant_params(
     let call = "rknn_matmul_get_quant_params";
     guard(call, || {
         context::find(ctx)?;
-        refuse(Status::FAIL, format_args!("{call} is not emulated"))
+        fail(Status::FAIL, format_args!("{call} is not emulated"))
     })
 }
 
-/// Accepts the shape that the context was made for. Codes: -7 context, -5 null or another shape.
+/// Makes one of the context's shapes that of the next runs. Codes: -7 context, -5 null or a shape that it was not
+/// made for, -1 the context is in use by another thread.
 ///
 /// # Safety
 /// See the module.
@@ -202,7 +224,8 @@ pub unsafe extern "C" fn rknn_matmul_set_dynamic_shape(
 }
 
 /// Computes C on the device side and returns when it is there.
-/// Codes: -7 context, -8 A or B not bound, -9 C not bound, -1 the context is in use by another thread.
+/// Codes: -7 context, -8 A or B not bound or destroyed since, -9 C likewise, -1 the context is in use by another
+/// thread.
 ///
 /// # Safety
 /// Takes no pointer.
@@ -227,8 +250,8 @@ pub unsafe extern "C" fn rknn_matmul_destroy(ctx: rknn_context) -> c_int {
 #[no_mangle]
 pub unsafe extern "C" fn rknn_create_mem(ctx: rknn_context, size: u32) -> *mut rknn_tensor_mem {
     guard_memory("rknn_create_mem", || {
-        context::find(ctx)?;
-        Ok(memory::create(size.into(), sys::RKNN_ABI_MEM_CACHEABLE.into()))
+        let domain = context::find(ctx)?.domain();
+        Ok(memory::settle(memory::create(size.into(), sys::RKNN_ABI_MEM_CACHEABLE.into()), domain))
     })
 }
 
@@ -240,14 +263,16 @@ pub unsafe extern "C" fn rknn_create_mem(ctx: rknn_context, size: u32) -> *mut r
 #[no_mangle]
 pub unsafe extern "C" fn rknn_create_mem2(ctx: rknn_context, size: u64, flags: u64) -> *mut rknn_tensor_mem {
     guard_memory("rknn_create_mem2", || {
-        if flags & u64::from(sys::RKNN_ABI_MEM_NO_CONTEXT) == 0 {
-            context::find(ctx)?;
+        if flags & u64::from(sys::RKNN_ABI_MEM_NO_CONTEXT) != 0 {
+            return Ok(memory::create(size, flags));
         }
-        Ok(memory::create(size, flags))
+        let domain = context::find(ctx)?.domain();
+        Ok(memory::settle(memory::create(size, flags), domain))
     })
 }
 
 /// A view of `size` bytes at `offset` of the allocation behind `fd`, which the caller maps, whole, at `virt_addr`.
+/// It belongs to the domain of `ctx`, whatever that of the allocation: so one file can serve several domains.
 /// Null, with a line, for a foreign descriptor or a range out of bounds.
 ///
 /// # Safety
@@ -261,12 +286,12 @@ pub unsafe extern "C" fn rknn_create_mem_from_fd(
     offset: i32,
 ) -> *mut rknn_tensor_mem {
     guard_memory("rknn_create_mem_from_fd", || {
-        context::find(ctx)?;
-        Ok(memory::create_from_fd(fd, virt_addr, size, offset))
+        let domain = context::find(ctx)?.domain();
+        Ok(memory::settle(memory::create_from_fd(fd, virt_addr, size, offset), domain))
     })
 }
 
-/// Frees a memory. Codes: -5 memory, -7 context. Contexts that have it bound keep its bytes.
+/// Frees a memory. Codes: -5 memory, -7 context. Contexts that have it bound refuse to run until they get another.
 ///
 /// # Safety
 /// `mem` may be anything; the struct is invalid after success.
@@ -347,8 +372,8 @@ pub unsafe extern "C" fn rknn_B_normal_layout_to_native_layout(
         // SAFETY: K·N elements each way, by this function's contract.
         unsafe {
             let out =
-                std::slice::from_raw_parts_mut(b_out.cast::<u8>(), row.dtype.input_bytes(shape.k * shape.n));
-            b_to_native(row.dtype, &shape, from, false, b_in.cast(), out);
+                std::slice::from_raw_parts_mut(b_out.cast::<u8>(), row.dtype.b().bytes(shape.k * shape.n));
+            b_to_native(row.dtype.b(), &shape, from, false, b_in.cast(), out);
         }
         Ok(())
     })

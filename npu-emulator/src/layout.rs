@@ -2,7 +2,8 @@
 //!
 //! Indices count elements, not bytes. Elements of four bits lie two to a byte, the even index in the low nibble.
 
-use crate::chip::{Dtype, TypeRow};
+use crate::chip::TypeRow;
+use crate::dtype::Element;
 
 /// An operand's layout (source: the ABI facts, "Types").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +109,9 @@ impl BShape {
 /// conversion function takes them); `out` is always packed.
 ///
 /// # Safety
-/// `source` is readable for the K·N elements of `dtype`, and nothing writes there meanwhile.
+/// `source` is readable for the K·N elements of `kind`, and nothing writes there meanwhile.
 pub unsafe fn b_to_native(
-    dtype: Dtype,
+    kind: Element,
     shape: &BShape,
     from: Layout,
     packed: bool,
@@ -118,20 +119,20 @@ pub unsafe fn b_to_native(
     out: &mut [u8],
 ) {
     let mut at = 0;
-    match dtype {
-        Dtype::F16 => shape.for_each_native(|k, n| {
+    match kind {
+        Element::F16 => shape.for_each_native(|k, n| {
             let from = 2 * shape.index(from, k, n);
             // SAFETY: the index is below K·N, readable by contract.
             let pair = unsafe { [source.add(from).read(), source.add(from + 1).read()] };
             out[at..at + 2].copy_from_slice(&pair);
             at += 2;
         }),
-        Dtype::I8 => shape.for_each_native(|k, n| {
+        Element::I8 => shape.for_each_native(|k, n| {
             // SAFETY: the index is below K·N, readable by contract.
             out[at] = unsafe { source.add(shape.index(from, k, n)).read() };
             at += 1;
         }),
-        Dtype::I4 => shape.for_each_native(|k, n| {
+        Element::I4 => shape.for_each_native(|k, n| {
             let index = shape.index(from, k, n);
             // SAFETY: the byte of an index below K·N, readable by contract in either packing.
             let nibble = unsafe {
@@ -145,5 +146,6 @@ pub unsafe fn b_to_native(
             out[at / 2] = if at % 2 == 0 { nibble } else { out[at / 2] | nibble << 4 };
             at += 1;
         }),
+        Element::F32 | Element::I16 | Element::I32 => unreachable!("no B holds {kind:?}"),
     }
 }

@@ -5,8 +5,9 @@
 //! one file descriptor an allocation, I/O address space that runs out, one core a context.
 //!
 //! * [`chip`]: what each SoC can do, as rows of data; `RKNPU_EMU_SOC` picks one;
+//! * [`dtype`]: what A, B and C hold; [`accepted`]: `RKNPU_EMU_TYPES`, which adds types or takes them away;
 //! * [`layout`]: where each element lies, as formulas;
-//! * [`kernels`]: the products, a scalar reference and AVX2;
+//! * [`kernels`]: the products: a scalar reference, AVX2 and NEON;
 //! * [`memory`]: allocations with a host side and a device side, and the I/O address space;
 //! * [`operand`]: what a context has bound, and how it is read and written;
 //! * [`context`]: the state machine from create to run;
@@ -15,15 +16,18 @@
 //! * [`faults`]: what goes wrong on demand, and reported quirks; `RKNPU_EMU_FAULTS`, whose grammar is told there;
 //! * [`controls`]: the C calls that the vendor's library does not have, for tests:
 //!   `int rknpu_emulator_set_faults(const char *)`, `uint64_t rknpu_emulator_clock_ns(int core)`;
-//! * [`status`] and [`log`]: the vendor's codes, and the one line that says why.
+//! * [`status`], [`log`] and [`strict`]: the vendor's codes, the one line that says why, and `RKNPU_EMU_STRICT`,
+//!   which makes misuse abort.
 //!
 //! Overlapping accesses that real hardware would race on (a sync of bytes that a run is using, for example) race
 //! here as well; they are the caller's to order. Everything else a caller can do wrong ends in a code and a line.
 
+pub mod accepted;
 pub mod chip;
 pub mod clock;
 pub mod context;
 pub mod controls;
+pub mod dtype;
 pub mod exports;
 pub mod faults;
 pub mod kernels;
@@ -33,3 +37,4 @@ pub mod memory;
 pub mod operand;
 pub mod report;
 pub mod status;
+pub mod strict;

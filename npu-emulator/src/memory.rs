@@ -6,16 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 use rknn_sys::sys;
 
 use crate::status::{refuse, Result, Status};
-
-/// I/O address space of a domain in bytes (source: "A domain serves about 3.9 GB").
-pub const DOMAIN_BYTES: u64 = 3_900_000_000;
+use crate::strict::misuse;
 
 /// I/O domains of an NPU.
 pub const DOMAINS: usize = 16;
@@ -134,20 +132,22 @@ impl Allocation {
     /// Charges the allocation to `domain`, once however often it is asked; given back when it is freed.
     ///
     /// # Errors
-    /// -4 when the domain's [`DOMAIN_BYTES`] do not hold it too.
-    pub fn charge(&self, domain: usize) -> Result<()> {
+    /// -4 when the domain's `space` bytes do not hold it too.
+    pub fn charge(&self, domain: usize, space: u64) -> Result<()> {
         let mut used = USED.lock();
         let bit = 1 << domain;
         if self.charged.load(Ordering::Relaxed) & bit != 0 {
             return Ok(());
         }
         let bytes = self.bytes() as u64;
-        if used[domain] + bytes > DOMAIN_BYTES {
+        if used[domain] + bytes > space {
             let in_use = used[domain];
             drop(used);
             return refuse(
                 Status::NO_MEMORY,
-                format_args!("no I/O address space for {bytes} bytes in domain {domain}: {in_use} of {DOMAIN_BYTES} in use"),
+                format_args!(
+                    "no I/O address space for {bytes} bytes in domain {domain}: {in_use} of {space} in use"
+                ),
             );
         }
         used[domain] += bytes;
@@ -186,6 +186,10 @@ pub struct View {
     pub bytes: usize,
     /// Made without a context, so that calls on it need none.
     pub contextless: bool,
+    /// The domain of the context that it was made with; none without one.
+    pub domain: Option<usize>,
+    /// Set when the memory is destroyed; bindings may outlive it.
+    freed: Arc<AtomicBool>,
 }
 
 impl View {
@@ -193,6 +197,11 @@ impl View {
     pub fn device(&self) -> *mut u8 {
         // SAFETY: offset + bytes lie within the allocation, checked when the view was made.
         unsafe { self.allocation.device().add(self.offset) }
+    }
+
+    /// Whether the memory that this is of was destroyed.
+    pub fn is_freed(&self) -> bool {
+        self.freed.load(Ordering::Relaxed)
     }
 
     fn copy(&self, to_device: bool) {
@@ -264,11 +273,11 @@ pub fn create(bytes: u64, flags: u64) -> *mut sys::rknn_tensor_mem {
         | sys::RKNN_ABI_MEM_NO_CONTEXT;
     let both = bit(sys::RKNN_ABI_MEM_CACHEABLE) && bit(sys::RKNN_ABI_MEM_NON_CACHEABLE);
     if flags & !u64::from(known) != 0 || both {
-        crate::log::line(format_args!("memory flags {flags:#x} are unknown or contradict each other"));
+        misuse(format_args!("memory flags {flags:#x} are unknown or contradict each other"));
         return std::ptr::null_mut();
     }
     let Some(size) = u32::try_from(bytes).ok().filter(|size| *size > 0) else {
-        crate::log::line(format_args!("a memory cannot have {bytes} bytes"));
+        misuse(format_args!("a memory cannot have {bytes} bytes"));
         return std::ptr::null_mut();
     };
     let Some(allocation) = Allocation::new(size as usize, !bit(sys::RKNN_ABI_MEM_NON_CACHEABLE)) else {
@@ -278,7 +287,8 @@ pub fn create(bytes: u64, flags: u64) -> *mut sys::rknn_tensor_mem {
     BY_FILE.lock().insert(allocation.id, Arc::downgrade(&allocation));
     let (host, fd) = (allocation.host.base.as_ptr(), allocation.fd.as_raw_fd());
     let contextless = bit(sys::RKNN_ABI_MEM_NO_CONTEXT);
-    let view = View { allocation, offset: 0, bytes: size as usize, contextless };
+    let freed = Arc::default();
+    let view = View { allocation, offset: 0, bytes: size as usize, contextless, domain: None, freed };
     publish(view, host.cast(), fd, flags as u32)
 }
 
@@ -293,19 +303,35 @@ pub fn create_from_fd(
 ) -> *mut sys::rknn_tensor_mem {
     let found = file_id(fd).and_then(|id| BY_FILE.lock().get(&id).and_then(Weak::upgrade));
     let Some(allocation) = found else {
-        crate::log::line(format_args!("fd {fd} is not of an allocation of mine"));
+        misuse(format_args!("fd {fd} is not of an allocation of mine"));
         return std::ptr::null_mut();
     };
     let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes as usize));
     if virt_addr.is_null() || bytes == 0 || end.is_none_or(|end| end > allocation.bytes()) {
-        crate::log::line(format_args!(
+        misuse(format_args!(
             "a view of {bytes} bytes at {offset} does not fit {} bytes, or has no address",
             allocation.bytes()
         ));
         return std::ptr::null_mut();
     }
-    let view = View { allocation, offset: offset as usize, bytes: bytes as usize, contextless: false };
+    let (offset, bytes, freed) = (offset as usize, bytes as usize, Arc::default());
+    let view = View { allocation, offset, bytes, contextless: false, domain: None, freed };
     publish(view, virt_addr, fd, sys::RKNN_ABI_MEM_CACHEABLE)
+}
+
+/// Gives a new memory, which may be null, to a domain: contexts of another one refuse it.
+pub fn settle(mem: *mut sys::rknn_tensor_mem, domain: usize) -> *mut sys::rknn_tensor_mem {
+    if let Some(record) = RECORDS.lock().get_mut(&(mem as usize)) {
+        record.view.domain = Some(domain);
+    }
+    mem
+}
+
+/// Refuses a pointer that is no live memory.
+fn missing<T>(mem: *const sys::rknn_tensor_mem) -> Result<T> {
+    let retired = RETIRED.lock().iter().any(|public| std::ptr::eq(public.0.as_ptr(), mem));
+    let was = if retired { ": it was destroyed" } else { "" };
+    refuse(Status::PARAM, format_args!("{mem:p} is no live memory{was}"))
 }
 
 /// What stands behind a handle.
@@ -316,7 +342,7 @@ pub fn view(mem: *const sys::rknn_tensor_mem) -> Result<View> {
     let found = RECORDS.lock().get(&(mem as usize)).map(|record| record.view.clone());
     match found {
         Some(view) => Ok(view),
-        None => refuse(Status::PARAM, format_args!("{mem:p} is no live memory")),
+        None => missing(mem),
     }
 }
 
@@ -328,6 +354,7 @@ pub fn destroy(mem: *const sys::rknn_tensor_mem) -> Result<()> {
     let record = RECORDS.lock().remove(&(mem as usize));
     match record {
         Some(record) => {
+            record.view.freed.store(true, Ordering::Relaxed);
             let mut retired = RETIRED.lock();
             retired.push_back(record.public);
             if retired.len() > RETIRED_MOST {
@@ -335,7 +362,7 @@ pub fn destroy(mem: *const sys::rknn_tensor_mem) -> Result<()> {
             }
             Ok(())
         }
-        None => refuse(Status::PARAM, format_args!("{mem:p} is no live memory")),
+        None => missing(mem),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use rknn_sys::sys;
 
+use crate::strict::{line, misuse};
+
 /// A negative return code of the vendor's ABI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status(pub i32);
@@ -21,13 +23,27 @@ impl Status {
     pub const INPUT: Self = Self(sys::RKNN_ABI_ERR_INPUT_INVALID);
     /// -9: the output is not bound.
     pub const OUTPUT: Self = Self(sys::RKNN_ABI_ERR_OUTPUT_INVALID);
+
+    /// Whether a call gets this code by what its caller did, so that a correct caller never sees it.
+    pub fn is_misuse(self) -> bool {
+        [Self::FAIL, Self::PARAM, Self::CONTEXT, Self::INPUT, Self::OUTPUT].contains(&self)
+    }
 }
 
 /// A result whose error is the vendor's code.
 pub type Result<T> = std::result::Result<T, Status>;
 
-/// Logs `message` and gives `status` back: the one way by which calls fail.
+/// Logs `message` and gives `status` back; misuse, by its code, is [`misuse`].
 pub fn refuse<T>(status: Status, message: std::fmt::Arguments<'_>) -> Result<T> {
-    crate::log::line(message);
+    if status.is_misuse() {
+        misuse(message);
+        return Err(status);
+    }
+    fail(status, message)
+}
+
+/// As [`refuse`] for what is no fault of the caller, whatever its code: never ends the process.
+pub fn fail<T>(status: Status, message: std::fmt::Arguments<'_>) -> Result<T> {
+    line(message);
     Err(status)
 }

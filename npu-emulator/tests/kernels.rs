@@ -101,6 +101,20 @@ fn every_half_widens_exactly() {
 }
 
 #[test]
+fn every_byte_halves_exactly() {
+    // 256 values twice and five more, so that a rest follows the vectors.
+    let bytes: Vec<i8> = (0..517).map(|at| at as u8 as i8).collect();
+    for isa in [Isa::Scalar, Isa::best()] {
+        let mut out = vec![0xffffu16; bytes.len()];
+        // SAFETY: a byte for each half.
+        unsafe { kernels::halve_i8(isa, bytes.as_ptr(), &mut out) };
+        for (byte, got) in bytes.iter().zip(out) {
+            assert_eq!(f16::from_bits(got).to_f64(), f64::from(*byte));
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "too short")]
 fn a_short_a_is_refused() {
     i8_both(16, 2, &[0; 32], &[0; 512]);

@@ -4,9 +4,10 @@ mod common;
 
 use std::sync::Arc;
 
+use common::raw::bind;
 use common::{on_chip, product, spec, Random, Rig, CHILD};
 use npu_emulator::exports::*;
-use npu_emulator::memory::{DOMAINS, DOMAIN_BYTES};
+use npu_emulator::memory::DOMAINS;
 use rknn_sys::sys::{self, rknn_tensor_mem};
 use rknn_sys::{Context, Error, Layout, MatmulSpec, MatmulType, Operand};
 
@@ -154,19 +155,28 @@ fn memory_that_is_not_cached_has_one_side() {
 }
 
 #[test]
-fn a_bound_memory_may_be_destroyed_before_the_run() {
+fn a_run_refuses_a_bound_memory_that_was_destroyed() {
     let ctx = handle(0);
-    let operands = [(b'A', 32u32), (b'B', 1024), (b'C', 128)];
+    let operands = [(b'A', 32u32, -8), (b'B', 1024, -8), (b'C', 128, -9)];
     // SAFETY: live handles, zeroed plain structs.
     unsafe {
-        for (name, size) in operands {
+        let bound = operands.map(|(name, size, _)| {
             let mem = rknn_create_mem(ctx, size);
-            let mut attr: sys::rknn_matmul_tensor_attr = std::mem::zeroed();
-            attr.name[0] = name as _;
-            assert_eq!(rknn_matmul_set_io_mem(ctx, mem, &mut attr), 0);
-            assert_eq!(rknn_destroy_mem(ctx, mem), 0);
-        }
+            assert_eq!(bind(ctx, mem, &[name]), 0);
+            mem
+        });
         assert_eq!(rknn_matmul_run(ctx), 0);
+        for (mem, (name, size, code)) in bound.into_iter().zip(operands) {
+            assert_eq!(rknn_destroy_mem(ctx, mem), 0);
+            assert_eq!(rknn_matmul_run(ctx), code);
+            // Another memory in its place, and all is well. The old one is gone for every call.
+            let other = rknn_create_mem(ctx, size);
+            assert_eq!(bind(ctx, other, &[name]), 0);
+            assert_eq!(rknn_matmul_run(ctx), 0);
+            assert_eq!(rknn_destroy_mem(ctx, mem), -5);
+            assert_eq!(rknn_mem_sync(ctx, mem, TO), -5);
+            assert_eq!(bind(ctx, mem, &[name]), -5);
+        }
         assert_eq!(rknn_matmul_destroy(ctx), 0);
     }
 }
@@ -181,13 +191,15 @@ fn a_domain_holds_3_9_gb_counts_an_allocation_once_and_gives_it_back() {
         attr.name[0] = b'A' as _;
         let big = rknn_create_mem(ctx, 3 << 30);
         let view = rknn_create_mem_from_fd(ctx, (*big).fd, (*big).virt_addr, 4096, 4096);
-        let rest = DOMAIN_BYTES - (3 << 30);
+        let rest = 3_900_000_000 - (3 << 30);
         let (fits, over) = (rknn_create_mem2(ctx, rest, 1), rknn_create_mem2(ctx, 4096, 1));
         for mem in [big, view, big, fits] {
             assert_eq!(rknn_matmul_set_io_mem(ctx, mem, &mut attr), 0);
         }
         assert_eq!(rknn_matmul_set_io_mem(ctx, over, &mut attr), -4);
-        assert_eq!(rknn_matmul_set_io_mem(elsewhere, over, &mut attr), 0, "another domain has room");
+        let other = rknn_create_mem2(elsewhere, 4096, 1);
+        assert_eq!(rknn_matmul_set_io_mem(elsewhere, other, &mut attr), 0, "another domain has room");
+        rknn_destroy_mem(elsewhere, other);
         // The big one goes with its last memory, since no context has it bound any more.
         assert_eq!(rknn_destroy_mem(ctx, big), 0);
         assert_eq!(rknn_matmul_set_io_mem(ctx, over, &mut attr), -4, "the view holds all of it");
@@ -198,6 +210,28 @@ fn a_domain_holds_3_9_gb_counts_an_allocation_once_and_gives_it_back() {
         }
         rknn_matmul_destroy(ctx);
         rknn_matmul_destroy(elsewhere);
+    }
+}
+
+#[test]
+fn a_memory_is_bound_in_its_own_domain_only() {
+    let (one, two) = (handle(1), handle(2));
+    // SAFETY: live handles.
+    unsafe {
+        let mem = rknn_create_mem(one, 32);
+        assert_eq!(bind(two, mem, b"A"), -5);
+        assert_eq!(bind(one, mem, b"A"), 0);
+        // The file can be given to another domain, and memory without a context goes to any.
+        let view = rknn_create_mem_from_fd(two, (*mem).fd, (*mem).virt_addr, 32, 0);
+        assert_eq!(bind(one, view, b"A"), -5);
+        assert_eq!(bind(two, view, b"A"), 0);
+        let free = rknn_create_mem2(0, 32, 0x20000);
+        assert_eq!([bind(one, free, b"A"), bind(two, free, b"A")], [0, 0]);
+        for mem in [mem, view] {
+            assert_eq!(rknn_destroy_mem(one, mem), 0);
+        }
+        assert_eq!(rknn_destroy_mem(0, free), 0);
+        assert_eq!([rknn_matmul_destroy(one), rknn_matmul_destroy(two)], [0, 0]);
     }
 }
 

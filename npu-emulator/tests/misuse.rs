@@ -6,44 +6,19 @@ use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::raw::{self, bind, info, named};
 use common::{on_chip, product, spec, Random, Rig};
 use npu_emulator::exports::*;
-use rknn_sys::sys::{self, rknn_matmul_info, rknn_matmul_tensor_attr, rknn_tensor_mem};
+use rknn_sys::sys::{self, rknn_matmul_info, rknn_tensor_mem};
 use rknn_sys::MatmulType;
 
-fn info(kind: i32, m: i32, k: i32, n: i32) -> rknn_matmul_info {
-    // SAFETY: zero is valid for a plain struct.
-    let mut info: rknn_matmul_info = unsafe { std::mem::zeroed() };
-    (info.M, info.K, info.N, info.type_) = (m, k, n, kind);
-    (info.B_layout, info.AC_layout) = (1, 1);
-    info
-}
-
-fn try_create(mut info: rknn_matmul_info) -> Result<u64, i32> {
-    // SAFETY: zero is valid for a plain struct; three valid pointers.
-    unsafe {
-        let (mut ctx, mut io) = (0, std::mem::zeroed());
-        match rknn_matmul_create(&mut ctx, &mut info, &mut io) {
-            0 => Ok(ctx),
-            code => Err(code),
-        }
-    }
+/// A create's handle or code.
+fn try_create(info: rknn_matmul_info) -> Result<u64, i32> {
+    raw::try_create(info).map(|(ctx, _)| ctx)
 }
 
 fn create(m: i32, k: i32, n: i32) -> u64 {
     try_create(info(2, m, k, n)).expect("a good shape")
-}
-
-fn named(name: &[u8]) -> rknn_matmul_tensor_attr {
-    // SAFETY: zero is valid for a plain struct.
-    let mut attr: rknn_matmul_tensor_attr = unsafe { std::mem::zeroed() };
-    attr.name.iter_mut().zip(name).for_each(|(to, byte)| *to = *byte as _);
-    attr
-}
-
-fn bind(ctx: u64, mem: *mut rknn_tensor_mem, name: &[u8]) -> i32 {
-    // SAFETY: the memory is live or meant to be refused; the attribute is ours.
-    unsafe { rknn_matmul_set_io_mem(ctx, mem, &mut named(name)) }
 }
 
 #[test]
@@ -81,6 +56,15 @@ fn null_pointers_are_refused() {
         assert_eq!(rknn_matmul_create(null_mut(), &mut info(2, 1, 32, 32), &mut io), -5);
         assert_eq!(rknn_matmul_create(&mut handle, null_mut(), &mut io), -5);
         assert_eq!(rknn_matmul_create(&mut handle, &mut info(2, 1, 32, 32), null_mut()), -5);
+        let (mut shape, dynamic) =
+            (sys::rknn_matmul_shape { M: 1, K: 32, N: 32 }, rknn_matmul_create_dynamic_shape);
+        assert_eq!(dynamic(null_mut(), &mut info(2, 1, 32, 32), 1, &mut shape, &mut io), -5);
+        assert_eq!(dynamic(&mut handle, null_mut(), 1, &mut shape, &mut io), -5);
+        assert_eq!(dynamic(&mut handle, &mut info(2, 1, 32, 32), 1, null_mut(), &mut io), -5);
+        assert_eq!(dynamic(&mut handle, &mut info(2, 1, 32, 32), 1, &mut shape, null_mut()), -5);
+        for count in [0, -1, i32::MIN] {
+            assert_eq!(dynamic(&mut handle, &mut info(2, 1, 32, 32), count, &mut shape, &mut io), -5);
+        }
         assert_eq!(handle, 0);
         assert_eq!(rknn_matmul_set_io_mem(ctx, null_mut(), &mut named(b"A")), -5);
         let mem = rknn_create_mem(ctx, 32);
@@ -225,8 +209,6 @@ fn only_neutral_quantisation_and_the_own_shape_are_taken() {
         assert_eq!(rknn_matmul_set_dynamic_shape(ctx, &mut shape), 0);
         shape.M = -4;
         assert_eq!(rknn_matmul_set_dynamic_shape(ctx, &mut shape), -5);
-        let create = rknn_matmul_create_dynamic_shape;
-        assert_eq!(create(null_mut(), null_mut(), 1, null_mut(), null_mut()), -1);
         assert_eq!(rknn_matmul_destroy(ctx), 0);
     }
 }
@@ -256,7 +238,6 @@ fn two_threads_in_one_context_get_a_code_or_the_right_result() {
         for (name, size) in [(b"A", 64 * 2048), (b"B", 2048 * 1024), (b"C", 64 * 1024 * 4)] {
             let mem = rknn_create_mem(ctx, size);
             assert_eq!(bind(ctx, mem, name), 0);
-            assert_eq!(rknn_destroy_mem(ctx, mem), 0);
         }
         let hammer = || {
             let mut refused = 0;
@@ -332,11 +313,11 @@ fn the_log_uses_the_vendors_words() {
     let (passed, text) = on_chip("rk3566", "child_is_refused_by_a_small_chip");
     assert!(passed, "{text}");
     for line in [
-        "npu-emulator: unsupported matmul dtype 10 in this platform",
-        "npu-emulator: K(10272) > limit(10240)",
-        "npu-emulator: K(48) must be align with 32",
-        "npu-emulator: N(24) must be align with 16",
-        "npu-emulator: core mask 0x2 is not one of 1 cores",
+        "npu-emulator: rknn_matmul_create: unsupported matmul dtype 10 in this platform",
+        "npu-emulator: rknn_matmul_create: K(10272) > limit(10240)",
+        "npu-emulator: rknn_matmul_create: K(48) must be align with 32",
+        "npu-emulator: rknn_matmul_create: N(24) must be align with 16",
+        "npu-emulator: rknn_matmul_set_core_mask: core mask 0x2 is not one of 1 cores",
     ] {
         assert!(text.contains(line), "{line:?} is missing:\n{text}");
     }

@@ -116,8 +116,8 @@ impl Shape {
         let Product { dtype, rows, b, c_block, .. } = *product;
         Self {
             code: dtype.code(),
-            bits: (dtype.input_bits(), dtype.input_bits()),
-            c_bytes: dtype.output_bytes(),
+            bits: (dtype.a().bits(), dtype.b().bits()),
+            c_bytes: dtype.c().bytes(1),
             native: c_block != b.n,
             size: (rows, b.k, b.n),
         }

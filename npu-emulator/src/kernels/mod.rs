@@ -6,7 +6,26 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
+
+/// Calls the kernel of `$isa`, or the reference where the machine lacks it. Lengths are checked before.
+macro_rules! dispatch {
+    ($isa:expr, $kernel:ident($($argument:expr),*)) => {{
+        let isa = if $isa == Isa::best() { $isa } else { Isa::Scalar };
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the instructions are there, the lengths were checked, the source is readable by contract.
+            Isa::Avx2 => unsafe { avx2::$kernel($($argument),*) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the instructions are there, the lengths were checked, the source is readable by contract.
+            Isa::Neon => unsafe { neon::$kernel($($argument),*) },
+            // SAFETY: the lengths were checked, the source is readable by contract.
+            _ => unsafe { scalar::$kernel($($argument),*) },
+        }
+    }};
+}
 
 /// One run of K within a [`Panel`]: `k_blocks` sub-blocks (columns, k), contiguous in memory.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +66,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// AArch64 with NEON.
+    Neon,
 }
 
 impl Isa {
@@ -58,6 +79,10 @@ impl Isa {
             && std::arch::is_x86_feature_detected!("f16c")
         {
             return Self::Avx2;
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self::Neon;
         }
         Self::Scalar
     }
@@ -75,14 +100,7 @@ impl Isa {
 pub unsafe fn i8_panel(isa: Isa, a: &[i16], rows: usize, panel: &Panel<'_>, out: &mut [i32]) {
     panel.check(a.len(), rows, out.len());
     assert!(panel.block_k % 32 == 0, "integer sub-blocks hold 32 of K");
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
-        // SAFETY: the instructions are there, the lengths were checked, the segments are readable by contract.
-        return unsafe { avx2::i8_panel(a, rows, panel, out) };
-    }
-    let _ = isa;
-    // SAFETY: the segments are readable by contract.
-    unsafe { scalar::i8_panel(a, rows, panel, out) }
+    dispatch!(isa, i8_panel(a, rows, panel, out))
 }
 
 /// `out[m][c] = Σk a[m][k] · b[k][c]` in f32; B is IEEE half, denormals, infinities and NaN included.
@@ -94,14 +112,7 @@ pub unsafe fn i8_panel(isa: Isa, a: &[i16], rows: usize, panel: &Panel<'_>, out:
 /// As [`i8_panel`].
 pub unsafe fn f16_panel(isa: Isa, a: &[f32], rows: usize, panel: &Panel<'_>, out: &mut [f32]) {
     panel.check(a.len(), rows, out.len());
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
-        // SAFETY: the instructions are there, the lengths were checked, the segments are readable by contract.
-        return unsafe { avx2::f16_panel(a, rows, panel, out) };
-    }
-    let _ = isa;
-    // SAFETY: the segments are readable by contract.
-    unsafe { scalar::f16_panel(a, rows, panel, out) }
+    dispatch!(isa, f16_panel(a, rows, panel, out))
 }
 
 /// Spreads packed four-bit integers to bytes, even element first; `out` holds two for each byte of `source`.
@@ -109,14 +120,7 @@ pub unsafe fn f16_panel(isa: Isa, a: &[f32], rows: usize, panel: &Panel<'_>, out
 /// # Safety
 /// `source` is readable for `out.len() / 2` bytes and not written meanwhile.
 pub unsafe fn unpack_i4(isa: Isa, source: *const u8, out: &mut [i8]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
-        // SAFETY: the instructions are there; the source is readable by contract.
-        return unsafe { avx2::unpack_i4(source, out) };
-    }
-    let _ = isa;
-    // SAFETY: the source is readable by contract.
-    unsafe { scalar::unpack_i4(source, out) }
+    dispatch!(isa, unpack_i4(source, out))
 }
 
 /// Halves to f32: `out[i] = source[i]`, exact.
@@ -124,12 +128,13 @@ pub unsafe fn unpack_i4(isa: Isa, source: *const u8, out: &mut [i8]) {
 /// # Safety
 /// `source` is readable for `out.len() · 2` bytes, aligned or not, and not written meanwhile.
 pub unsafe fn widen_f16(isa: Isa, source: *const u8, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 && Isa::best() == Isa::Avx2 {
-        // SAFETY: the instructions are there; the source is readable by contract.
-        return unsafe { avx2::widen_f16(source, out) };
-    }
-    let _ = isa;
-    // SAFETY: the source is readable by contract.
-    unsafe { scalar::widen_f16(source, out) }
+    dispatch!(isa, widen_f16(source, out))
+}
+
+/// Bytes to halves of the same value, exact: `out[i] = source[i]`, as IEEE bits.
+///
+/// # Safety
+/// `source` is readable for `out.len()` bytes and not written meanwhile.
+pub unsafe fn halve_i8(isa: Isa, source: *const i8, out: &mut [u16]) {
+    dispatch!(isa, halve_i8(source, out))
 }

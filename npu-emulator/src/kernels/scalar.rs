@@ -85,3 +85,14 @@ pub(super) unsafe fn widen_f16(source: *const u8, out: &mut [f32]) {
         *value = f16::from_bits(unsafe { source.cast::<u16>().add(at).read_unaligned() }).to_f32();
     }
 }
+
+/// See [`super::halve_i8`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn halve_i8(source: *const i8, out: &mut [u16]) {
+    for (at, value) in out.iter_mut().enumerate() {
+        // SAFETY: a byte for each element is readable.
+        *value = f16::from_f32(f32::from(unsafe { source.add(at).read() })).to_bits();
+    }
+}

@@ -2,7 +2,11 @@
 //! and a product computed the plain way.
 #![allow(dead_code, missing_docs)]
 
+pub mod raw;
+
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use half::f16;
@@ -94,7 +98,7 @@ pub fn blocks(soc: &str, dtype: MatmulType) -> (usize, (usize, usize), usize) {
 }
 
 pub fn has_i4(soc: &str) -> bool {
-    matches!(soc, "rk3588" | "rk3576")
+    soc == "rk3588"
 }
 
 pub fn segment(soc: &str) -> usize {
@@ -233,20 +237,33 @@ pub fn compare(library: &Library, spec: MatmulSpec, seed: u64) {
     }
 }
 
-/// Set in the children that [`on_chip`] starts.
+/// What starts this binary, with its arguments, when it cannot be started directly.
+pub const RUNNER: &str = "NPU_EMULATOR_TEST_RUNNER";
+
+/// Set in the children that [`in_child`] starts.
 pub const CHILD: &str = "NPU_EMULATOR_TEST_CHILD";
 
 /// Runs one test of this same binary in a child with the chip set; its output and whether it passed.
 pub fn on_chip(soc: &str, test: &str) -> (bool, String) {
+    let (status, text) = in_child(test, &[("RKNPU_EMU_SOC", soc)]);
+    (status.success(), text)
+}
+
+/// Runs one test of this same binary in a child with these variables; how it ended and what it wrote.
+pub fn in_child(test: &str, variables: &[(&str, &str)]) -> (ExitStatus, String) {
     let exe = std::env::current_exe().expect("a test knows its path");
-    let out = std::process::Command::new(exe)
+    // Where this machine cannot start its own binary, a runner (an instruction set emulator) is named.
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace().map(OsStr::new).chain([exe.as_os_str()]);
+    let out = std::process::Command::new(words.next().expect("one at least"))
+        .args(words)
         .args(["--exact", test, "--nocapture"])
-        .env("RKNPU_EMU_SOC", soc)
+        .envs(variables.iter().copied())
         .env(CHILD, "1")
         .output()
         .expect("a test starts");
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    (out.status.success(), text)
+    (out.status, text)
 }
 
 /// Whether this process was started by [`on_chip`] or [`in_child_on_rk3588`].
