@@ -35,6 +35,7 @@ fn cmake_builds_and_installs_the_plugin() {
             .unwrap_or_else(|| panic!("{name} is installed"))
     };
     assert!(installed("include/ggml-rknpu.h").is_file());
+    output(Command::new(installed("bin/rknpu-doctor")).arg("--version"));
     let library = installed("libggml-rknpu.so");
     let (out, _) =
         output(lab.npu("llama-bench", "rk3588").arg("--list-devices").env("GGML_BACKEND_PATH", &library));

@@ -15,6 +15,9 @@ use crate::child::{Line, MARK};
 use crate::machine::Root;
 use crate::Options;
 
+/// What starts a program of this processor where another one runs: "qemu-aarch64-static -L /", say.
+const RUNNER: &str = "RKNPU_DOCTOR_RUNNER";
+
 /// How long a check may take: the driver's own time-outs are shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a child that died is started again.
@@ -156,8 +159,23 @@ fn outcome(status: ExitStatus) -> String {
     }
 }
 
+/// A command that starts this program again; under an emulated processor by way of [`RUNNER`].
+fn this_program() -> std::io::Result<Command> {
+    let program = std::env::current_exe()?;
+    let runner = std::env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    Ok(match words.next() {
+        None => Command::new(program),
+        Some(first) => {
+            let mut command = Command::new(first);
+            command.args(words).arg(program);
+            command
+        }
+    })
+}
+
 fn start(options: &Options, root: &Root, first: usize) -> std::io::Result<(Child, Receiver<Event>)> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = this_program()?;
     command.arg("--child").arg(first.to_string()).arg("--root").arg(root.path());
     if let Some(library) = &options.library {
         command.arg("--library").arg(library);

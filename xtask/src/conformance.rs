@@ -26,7 +26,13 @@ pub struct Options {
     /// The chip; without it the emulator plays each, and a vendor's library goes by the device tree
     #[arg(long)]
     soc: Option<String>,
+    /// Build for this target and run by cargo's CARGO_TARGET_<TARGET>_RUNNER (an emulator of its processor)
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
 }
+
+/// What starts programs of another processor; the doctor starts its own children by it.
+const DOCTOR_RUNNER: &str = "RKNPU_DOCTOR_RUNNER";
 
 /// What the suite runs with.
 struct Built {
@@ -78,12 +84,20 @@ pub fn command(options: &Options) -> Result<()> {
         (Some(path), _) | (None, Npu::Library { path, .. }) => Some(path.clone()),
         (None, _) => None,
     };
-    let built = build()?;
+    let built = build(options.target.as_deref())?;
+    let runner = options.target.as_deref().map(runner).unwrap_or_default();
     let named = chosen.soc().or(known(env::var("RKNPU_EMU_SOC").ok()));
     let mut total = Counts::default();
     let mut run = |soc: Option<&str>, heading: &str| -> Result<()> {
         println!("{heading}");
-        let mut doctor = Command::new(&built.doctor);
+        let mut doctor = match runner.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&built.doctor).env(DOCTOR_RUNNER, runner.join(" "));
+                command
+            }
+            None => Command::new(&built.doctor),
+        };
         doctor.arg("--contract").arg("--library").arg(library.as_deref().unwrap_or(&built.emulator));
         if let Some(soc) = soc {
             doctor.args(["--soc", soc]).env("RKNPU_EMU_SOC", soc);
@@ -108,6 +122,12 @@ pub fn command(options: &Options) -> Result<()> {
         0 => Ok(()),
         failed => Err(Error::Refused(format!("{failed} checks failed, marked ✗ above"))),
     }
+}
+
+/// The words of cargo's runner for `target`; none where programs of the target run by themselves.
+fn runner(target: &str) -> Vec<String> {
+    let name = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
+    env::var(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 fn known(name: Option<String>) -> Option<&'static str> {
@@ -140,7 +160,7 @@ fn checked(doctor: &mut Command) -> Result<Counts> {
     })
 }
 
-fn build() -> Result<Built> {
+fn build(target: Option<&str>) -> Result<Built> {
     let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let (Some(doctor), Some(emulator)) = (path(TEST_DOCTOR), path(TEST_EMULATOR)) {
         return Ok(Built { doctor, emulator });
@@ -148,6 +168,7 @@ fn build() -> Result<Built> {
     packages::ensure(&[Need::Cxx])?;
     let mut cargo = plugin::cargo();
     cargo.args(["build", "--release", "-p", "rknpu-doctor", "-p", "npu-emulator"]);
+    cargo.args(target.map(|target| format!("--target={target}")));
     cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = process::spawn(&mut cargo)?;
     let (mut doctor, mut emulator) = (None, None);
