@@ -67,6 +67,7 @@ impl Ggml {
     pub fn open(lab: &Lab) -> Self {
         std::env::set_var("RKNPU_LIBRARY", &lab.emulator);
         std::env::set_var("RKNPU_EMU_SOC", "rk3588");
+        std::env::set_var("RKNPU_EMU_STRICT", "1");
         // As a program's own dependency is opened, and as an addon is: the plugin must find its host either way.
         let flags =
             RTLD_NOW | if std::env::var_os("GGML_TEST_LOCAL").is_some() { RTLD_LOCAL } else { RTLD_GLOBAL };

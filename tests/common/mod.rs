@@ -52,7 +52,9 @@ impl Lab {
         command
             .env("GGML_BACKEND_PATH", &self.plugin)
             .env("RKNPU_LIBRARY", &self.emulator)
-            .env("RKNPU_EMU_SOC", soc);
+            .env("RKNPU_EMU_SOC", soc)
+            // Any misuse of the vendor's calls aborts the host, and with it the test.
+            .env("RKNPU_EMU_STRICT", "1");
         command
     }
 
