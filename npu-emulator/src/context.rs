@@ -14,6 +14,7 @@ use crate::faults::quirks::Altered;
 use crate::layout::{b_to_native, BShape, Layout};
 use crate::memory::{View, DOMAINS};
 use crate::operand::{BoundB, Product, Scratch};
+use crate::quant::Quantisation;
 use crate::status::{refuse, Result, Status};
 
 /// The cores; a run holds one from start to end. As many as the largest chip has.
@@ -56,6 +57,7 @@ struct State {
     a: Option<View>,
     b: Option<BoundB>,
     c: Option<View>,
+    quant: Quantisation,
     scratch: Scratch,
 }
 
@@ -196,7 +198,7 @@ impl Context {
         }
         let native = ac_layout == Layout::Native;
         let (a_block, c_block) = if native { (row.a_block, row.c_block) } else { (b.k, b.n) };
-        let product = Product { dtype: row.dtype, rows, b, a_block, c_block };
+        let product = Product { dtype: row.dtype, rows, b, a_block, c_block, ratio: 1.0 };
         let largest = [product.a_bytes(), product.b_bytes(), product.c_bytes()];
         if largest.iter().any(|bytes| u32::try_from(*bytes).is_err()) {
             return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
@@ -208,7 +210,7 @@ impl Context {
     /// Name, dims, bytes and type of A, B and C for `rows` rows, as the caller binds them.
     pub fn attrs(&self, rows: usize) -> sys::rknn_matmul_io_attr {
         let product = Product { rows, ..self.product };
-        let Product { dtype, rows: m, b, a_block, c_block } = product;
+        let Product { dtype, rows: m, b, a_block, c_block, .. } = product;
         // Native blocks of C are narrower than any N, so that a block as wide as N is the row-major layout.
         let (a_dims, c_dims) = if c_block == b.n {
             (vec![m, b.k], vec![m, b.n])
@@ -317,6 +319,26 @@ impl Context {
         Ok(())
     }
 
+    /// Sets what the next runs take an operand's scale to be, see [`Quantisation::set`].
+    ///
+    /// # Errors
+    /// As there; -1 while another thread is in a call on this context.
+    ///
+    /// # Safety
+    /// The parameters' pointers are null or valid for their lengths.
+    pub unsafe fn set_quant_params(&self, params: &sys::rknn_quant_params) -> Result<()> {
+        // SAFETY: by this function's contract.
+        unsafe { self.state("rknn_matmul_set_quant_params")?.quant.set(params) }
+    }
+
+    /// Shows what is set, see [`Quantisation::get`].
+    ///
+    /// # Errors
+    /// As there; -1 while another thread is in a call on this context.
+    pub fn quant_params(&self, params: &mut sys::rknn_quant_params) -> Result<f32> {
+        self.state("rknn_matmul_get_quant_params")?.quant.get(params)
+    }
+
     /// Makes `shape` that of the next runs.
     ///
     /// # Errors
@@ -347,7 +369,7 @@ impl Context {
     /// -4 without host memory for scratch.
     pub fn run(&self) -> Result<()> {
         let mut state = self.state("rknn_matmul_run")?;
-        let State { core, rows, a, b, c, scratch } = &mut *state;
+        let State { core, rows, a, b, c, quant, scratch } = &mut *state;
         let (Some(a), Some(b)) = (a, b) else {
             return refuse(Status::INPUT, format_args!("rknn_matmul_run: A or B is not bound"));
         };
@@ -360,7 +382,7 @@ impl Context {
             return refuse(status, format_args!("the memory bound as {name} was destroyed since"));
         }
         let (_held, on) = self.take_core(*core);
-        let whole = Product { rows: *rows, ..self.product };
+        let whole = Product { rows: *rows, ratio: quant.ratio(), ..self.product };
         let shape = Shape::of(&whole);
         let crowded = CONTEXTS.read().len() > 1;
         let quirk = Altered::new(&whole, shape.bits.1, b, *core, crowded);

@@ -15,7 +15,7 @@ use rknn_sys::sys::{self, rknn_context, rknn_matmul_info, rknn_matmul_io_attr, r
 use crate::chip::Chip;
 use crate::layout::{b_to_native, Layout};
 use crate::memory::View;
-use crate::status::{fail, refuse, Result, Status};
+use crate::status::{refuse, Result, Status};
 use crate::{context, memory, strict};
 
 /// Runs `body`; a panic, which is a bug of the emulator, becomes -1 instead of unwinding into C.
@@ -160,8 +160,10 @@ pub unsafe extern "C" fn rknn_matmul_set_core_mask(ctx: rknn_context, core_mask:
     guard("rknn_matmul_set_core_mask", || context::find(ctx)?.set_core_mask(core_mask))
 }
 
-/// Accepts the neutral parameters (one scale of 1, one zero point of 0), -5 otherwise: the scales belong on the
-/// CPU, since the vendor's library has been seen to return zeros for others.
+/// Sets scale and zero point of the operand that `params` names ("A", "B", "C"): one scale above 0 and one zero point
+/// of 0, since no other is known to work on real libraries. Only an i8 C (type 3) depends on them: it is
+/// saturate(round(sum · sA·sB/sC)), ties to even. Every other C holds the bare sums.
+/// Codes: -7 context, -5 null or other parameters than these, -1 the context is in use by another thread.
 ///
 /// # Safety
 /// See the module; `scale` and `zp` are null or valid for their lengths.
@@ -172,36 +174,34 @@ pub unsafe extern "C" fn rknn_matmul_set_quant_params(
 ) -> c_int {
     let call = "rknn_matmul_set_quant_params";
     guard(call, || {
-        context::find(ctx)?;
+        let context = context::find(ctx)?;
         // SAFETY: by this function's contract.
-        let params = unsafe { required(call, params)? };
-        let neutral_scale = params.scale_len == 0
-            // SAFETY: not null, and valid for one by contract.
-            || params.scale_len == 1 && !params.scale.is_null() && unsafe { *params.scale } == 1.0;
-        let neutral_zero = params.zp_len == 0
-            // SAFETY: not null, and valid for one by contract.
-            || params.zp_len == 1 && !params.zp.is_null() && unsafe { *params.zp } == 0;
-        if neutral_scale && neutral_zero {
-            return Ok(());
-        }
-        fail(Status::PARAM, format_args!("{call}: only one scale of 1 and one zero point of 0 are emulated"))
+        unsafe { context.set_quant_params(required(call, params)?) }
     })
 }
 
-/// Not emulated: -1 and a line.
+/// Points `params` at scale and zero point of the operand that it names, 1 and 0 until they are set; `scale`, which
+/// may be null, gets the scale. The context owns what is pointed at, until it is destroyed or the next set of that
+/// operand. Codes: as `rknn_matmul_set_quant_params`.
 ///
 /// # Safety
-/// Nothing is read.
+/// See the module.
 #[no_mangle]
 pub unsafe extern "C" fn rknn_matmul_get_quant_params(
     ctx: rknn_context,
-    _params: *mut sys::rknn_quant_params,
-    _scale: *mut f32,
+    params: *mut sys::rknn_quant_params,
+    scale: *mut f32,
 ) -> c_int {
     let call = "rknn_matmul_get_quant_params";
     guard(call, || {
-        context::find(ctx)?;
-        fail(Status::FAIL, format_args!("{call} is not emulated"))
+        let context = context::find(ctx)?;
+        // SAFETY: by this function's contract.
+        let found = context.quant_params(unsafe { required(call, params)? })?;
+        if !scale.is_null() {
+            // SAFETY: not null, hence valid by contract.
+            unsafe { scale.write(found) };
+        }
+        Ok(())
     })
 }
 

@@ -9,7 +9,7 @@
 //! * [`layout`]: where each element lies, as formulas;
 //! * [`kernels`]: the products: a scalar reference, AVX2 and NEON;
 //! * [`memory`]: allocations with a host side and a device side, and the I/O address space;
-//! * [`operand`]: what a context has bound, and how it is read and written;
+//! * [`operand`]: what a context has bound, and how it is read and written; [`quant`]: the scales of i8 outputs;
 //! * [`context`]: the state machine from create to run;
 //! * [`exports`]: the C symbols, which check every handle and never unwind;
 //! * [`clock`] and [`report`]: what the chip would have taken, modelled; `RKNPU_EMU_REPORT` names a JSON file;
@@ -35,6 +35,7 @@ pub mod layout;
 pub mod log;
 pub mod memory;
 pub mod operand;
+pub mod quant;
 pub mod report;
 pub mod status;
 pub mod strict;

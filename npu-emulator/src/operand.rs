@@ -56,6 +56,8 @@ pub struct Product {
     pub a_block: usize,
     /// C is (N/c, M, c).
     pub c_block: usize,
+    /// What the sums are multiplied by where C is i8, as [`crate::quant`] tells. No other C has it.
+    pub ratio: f64,
 }
 
 /// Buffers that a context keeps between runs, so that a warm run does not allocate.
@@ -150,7 +152,8 @@ impl Product {
                 match self.dtype.c() {
                     Element::I8 => {
                         let narrow = take(&mut scratch.tile_byte, tile)?;
-                        saturate(out, narrow, |sum| sum.clamp(i8::MIN.into(), i8::MAX.into()) as i8);
+                        // A cast saturates.
+                        saturate(out, narrow, |sum| (f64::from(sum) * self.ratio).round_ties_even() as i8);
                         self.write_c(narrow, n_block * bn, c.device());
                     }
                     Element::I16 => {

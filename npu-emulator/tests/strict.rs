@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::in_child;
-use common::raw::{bind, filled, info, set_shape, try_create, try_create_dynamic};
+use common::raw::{bind, filled, info, set_scales, set_shape, try_create, try_create_dynamic};
 use npu_emulator::exports::*;
 use rknn_sys::sys::{rknn_matmul_info, rknn_tensor_mem};
 
@@ -84,6 +84,19 @@ const CASES: &[Case] = &[
     }),
     ("two K", -5, "rknn_matmul_create_dynamic_shape", "K=32, N=32 after K=64, N=32", || {
         try_create_dynamic(info(2, 0, 0, 0), &[(1, 64, 32), (1, 32, 32)]).map(|_| ()).expect_err("refused")
+    }),
+    (
+        "scales",
+        -5,
+        "rknn_matmul_set_quant_params",
+        "2 scales and 1 zero points for B: give one of each",
+        || set_scales(context(), b"B", &mut [1.0, 1.0], &mut [0]),
+    ),
+    ("zero point", -5, "rknn_matmul_set_quant_params", "scale 0.5 and zero point 3 of A", || {
+        set_scales(context(), b"A", &mut [0.5], &mut [3])
+    }),
+    ("quantised name", -5, "rknn_matmul_set_quant_params", "no operand is called \"D\"", || {
+        set_scales(context(), b"D", &mut [0.5], &mut [0])
     }),
     ("no such shape", -5, "rknn_matmul_set_dynamic_shape", "M=2, K=32, N=32 is none of", || {
         set_shape(context(), 2, 32, 32)

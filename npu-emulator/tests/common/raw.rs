@@ -72,6 +72,25 @@ pub fn set_shape(ctx: u64, m: i32, k: i32, n: i32) -> i32 {
     unsafe { rknn_matmul_set_dynamic_shape(ctx, &mut sys::rknn_matmul_shape { M: m, K: k, N: n }) }
 }
 
+/// Parameters of a name that point to these.
+pub fn quant_params(name: &[u8], scales: &mut [f32], zeros: &mut [i32]) -> sys::rknn_quant_params {
+    let mut out = sys::rknn_quant_params {
+        name: [0; 256],
+        scale: scales.as_mut_ptr(),
+        scale_len: scales.len() as i32,
+        zp: zeros.as_mut_ptr(),
+        zp_len: zeros.len() as i32,
+    };
+    out.name.iter_mut().zip(name).for_each(|(to, byte)| *to = *byte as _);
+    out
+}
+
+/// Sets them.
+pub fn set_scales(ctx: u64, name: &[u8], scales: &mut [f32], zeros: &mut [i32]) -> i32 {
+    // SAFETY: pointers to as many as told.
+    unsafe { rknn_matmul_set_quant_params(ctx, &mut quant_params(name, scales, zeros)) }
+}
+
 pub fn named(name: &[u8]) -> rknn_matmul_tensor_attr {
     // SAFETY: zero is valid for a plain struct.
     let mut attr: rknn_matmul_tensor_attr = unsafe { std::mem::zeroed() };
@@ -143,7 +162,19 @@ pub struct Place<'a> {
 }
 
 /// C of a context of its own, through memories of exactly the sizes that it asks for.
-pub fn run(code: i32, place: Place<'_>, (m, k, n): (usize, usize, usize), a: &[u16], b: &[u16]) -> Vec<f64> {
+pub fn run(code: i32, place: Place<'_>, shape: (usize, usize, usize), a: &[u16], b: &[u16]) -> Vec<f64> {
+    run_scaled(code, place, shape, a, b, &[])
+}
+
+/// As [`run`], after these scales were set.
+pub fn run_scaled(
+    code: i32,
+    place: Place<'_>,
+    (m, k, n): (usize, usize, usize),
+    a: &[u16],
+    b: &[u16],
+    scales: &[(&[u8], f32)],
+) -> Vec<f64> {
     let (kind_a, kind_b, ..) = elements(code);
     let mut info = info(code, m as i32, k as i32, n as i32);
     let number = |layout| i16::from(layout == Layout::Native);
@@ -158,6 +189,9 @@ pub fn run(code: i32, place: Place<'_>, (m, k, n): (usize, usize, usize), a: &[u
     for (mem, attr) in mems.iter().zip([io.A, io.B, io.C]) {
         // SAFETY: live handles; the attribute is a copy.
         assert_eq!(unsafe { rknn_matmul_set_io_mem(ctx, *mem, &mut { attr }) }, 0);
+    }
+    for (name, scale) in scales {
+        assert_eq!(set_scales(ctx, name, &mut [*scale], &mut [0]), 0);
     }
     // SAFETY: a live context, whose memories outlive the run.
     unsafe {
