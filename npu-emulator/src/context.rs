@@ -12,7 +12,7 @@ use crate::clock::cost::Shape;
 use crate::dtype::Element;
 use crate::faults::quirks::Altered;
 use crate::layout::{b_to_native, BShape, Layout};
-use crate::memory::{View, DOMAINS};
+use crate::memory::{Share, View, DOMAINS};
 use crate::operand::{BoundB, Product, Scratch};
 use crate::quant::Quantisation;
 use crate::status::{refuse, Result, Status};
@@ -38,6 +38,8 @@ pub struct Context {
     shapes: Vec<usize>,
     b_layout: Layout,
     domain: usize,
+    /// Its own part of the domain, for as long as it lives.
+    _share: Share,
     /// Held by every call on the context: the vendor's contexts are not for two threads at once.
     state: Mutex<State>,
 }
@@ -64,7 +66,8 @@ struct State {
 /// Registers a new context for `info`; its handle and what the caller must bind.
 ///
 /// # Errors
-/// -3 without a chip, -5 for a shape, type, layout, quantisation or domain that the chip refuses.
+/// -3 without a chip, -5 for a shape, type, layout, quantisation or domain that the chip refuses, -4 when the domain
+/// has no room for another context.
 pub fn create(info: &sys::rknn_matmul_info) -> Result<(u64, sys::rknn_matmul_io_attr)> {
     let (handle, context) = register(info, &[sys::rknn_matmul_shape { M: info.M, K: info.K, N: info.N }])?;
     Ok((handle, context.attrs(context.shapes[0])))
@@ -204,7 +207,8 @@ impl Context {
             return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
         }
         let state = Mutex::new(State { rows: shapes[0], ..State::default() });
-        Ok(Self { chip, product, shapes, b_layout, domain, state })
+        let share = Share::take(domain, chip.io_space)?;
+        Ok(Self { chip, product, shapes, b_layout, domain, _share: share, state })
     }
 
     /// Name, dims, bytes and type of A, B and C for `rows` rows, as the caller binds them.

@@ -72,7 +72,8 @@ fn live_memory(ctx: rknn_context, mem: *const rknn_tensor_mem) -> Result<View> {
 }
 
 /// Makes a context; `ctx` gets its handle and `io_attr` what to bind.
-/// Codes: -3 no chip, -5 null, or a shape, type, layout, quantisation or domain that the chip refuses.
+/// Codes: -3 no chip, -5 null, or a shape, type, layout, quantisation or domain that the chip refuses, -4 no address
+/// space left for it in the domain.
 ///
 /// # Safety
 /// See the module.

@@ -18,8 +18,49 @@ use crate::strict::misuse;
 /// I/O domains of an NPU.
 pub const DOMAINS: usize = 16;
 
+/// What a context takes of its domain until it is destroyed: measured as 0.3 to 0.5 MB each (`docs/facts.md`).
+pub const CONTEXT_BYTES: u64 = 400_000;
+
 /// Bytes in use of each domain.
 static USED: Mutex<[u64; DOMAINS]> = Mutex::new([0; DOMAINS]);
+
+/// Counts `bytes` more in `domain`.
+///
+/// # Errors
+/// -4 when the domain's `space` bytes do not hold them too.
+fn add(used: &mut [u64; DOMAINS], domain: usize, bytes: u64, what: &str, space: u64) -> Result<()> {
+    let in_use = used[domain];
+    if in_use + bytes > space {
+        return refuse(
+            Status::NO_MEMORY,
+            format_args!(
+                "no I/O address space for {what}{bytes} bytes in domain {domain}: {in_use} of {space} in use"
+            ),
+        );
+    }
+    used[domain] += bytes;
+    Ok(())
+}
+
+/// A context's part of its domain, given back on drop.
+pub struct Share(usize);
+
+impl Share {
+    /// Takes [`CONTEXT_BYTES`] of `domain`.
+    ///
+    /// # Errors
+    /// -4 when the domain's `space` bytes do not hold them too.
+    pub fn take(domain: usize, space: u64) -> Result<Self> {
+        add(&mut USED.lock(), domain, CONTEXT_BYTES, "a context's ", space)?;
+        Ok(Self(domain))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        USED.lock()[self.0] -= CONTEXT_BYTES;
+    }
+}
 
 /// An anonymous or memfd mapping, unmapped on drop.
 struct Mapping {
@@ -139,18 +180,7 @@ impl Allocation {
         if self.charged.load(Ordering::Relaxed) & bit != 0 {
             return Ok(());
         }
-        let bytes = self.bytes() as u64;
-        if used[domain] + bytes > space {
-            let in_use = used[domain];
-            drop(used);
-            return refuse(
-                Status::NO_MEMORY,
-                format_args!(
-                    "no I/O address space for {bytes} bytes in domain {domain}: {in_use} of {space} in use"
-                ),
-            );
-        }
-        used[domain] += bytes;
+        add(&mut used, domain, self.bytes() as u64, "", space)?;
         self.charged.fetch_or(bit, Ordering::Relaxed);
         Ok(())
     }

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::raw::bind;
+use common::raw::{self, bind, filled, info};
 use common::{on_chip, product, spec, Random, Rig, CHILD};
 use npu_emulator::exports::*;
 use npu_emulator::memory::DOMAINS;
@@ -191,7 +191,8 @@ fn a_domain_holds_3_9_gb_counts_an_allocation_once_and_gives_it_back() {
         attr.name[0] = b'A' as _;
         let big = rknn_create_mem(ctx, 3 << 30);
         let view = rknn_create_mem_from_fd(ctx, (*big).fd, (*big).virt_addr, 4096, 4096);
-        let rest = 3_900_000_000 - (3 << 30);
+        // Less the context's own part.
+        let rest = 3_900_000_000 - (3 << 30) - 400_000;
         let (fits, over) = (rknn_create_mem2(ctx, rest, 1), rknn_create_mem2(ctx, 4096, 1));
         for mem in [big, view, big, fits] {
             assert_eq!(rknn_matmul_set_io_mem(ctx, mem, &mut attr), 0);
@@ -211,6 +212,42 @@ fn a_domain_holds_3_9_gb_counts_an_allocation_once_and_gives_it_back() {
         rknn_matmul_destroy(ctx);
         rknn_matmul_destroy(elsewhere);
     }
+}
+
+#[test]
+fn contexts_use_up_their_domain_until_they_are_destroyed() {
+    let domain = 9;
+    let try_create = || {
+        let mut info = info(2, 1, 32, 32);
+        info.iommu_domain_id = domain;
+        raw::try_create(info).map(|(ctx, _)| ctx)
+    };
+    let mut made = Vec::new();
+    let code = loop {
+        match try_create() {
+            Ok(ctx) => made.push(ctx),
+            Err(code) => break code,
+        }
+    };
+    assert_eq!((code, made.len()), (-4, 3_900_000_000 / 400_000), "the facts: 0.3 to 0.5 MB each");
+    let destroy = |ctx| {
+        // SAFETY: takes no pointer.
+        assert_eq!(unsafe { rknn_matmul_destroy(ctx) }, 0);
+    };
+    // Full for memories too, not for another domain; and what a context had is another's when it is gone.
+    let mem = filled(made[0], &[0; 32]);
+    assert_eq!(bind(made[0], mem, b"A"), -4);
+    destroy(handle(domain - 1));
+    destroy(made.pop().expect("many"));
+    assert_eq!(bind(made[0], mem, b"A"), 0);
+    assert_eq!(try_create(), Err(-4), "the memory is in its place");
+    // SAFETY: a live memory.
+    assert_eq!(unsafe { rknn_destroy_mem(made[0], mem) }, 0);
+    destroy(made.swap_remove(0));
+    made.push(try_create().expect("room for one"));
+    made.push(try_create().expect("and for another"));
+    assert_eq!(try_create(), Err(-4));
+    made.into_iter().for_each(destroy);
 }
 
 #[test]
