@@ -182,7 +182,14 @@ impl Context {
     /// # Errors
     /// The vendor's code, for a core that the chip does not have.
     pub fn set_core(&mut self, core: usize) -> Result<(), Error> {
-        let mask = 1i32 << core.min(15);
+        self.set_core_mask(1i32 << core.min(15))
+    }
+
+    /// Passes any core mask on: 0 is auto, bit n is core n. The library decides what it takes.
+    ///
+    /// # Errors
+    /// The vendor's code, for a mask that it refuses.
+    pub fn set_core_mask(&mut self, mask: i32) -> Result<(), Error> {
         let set = self.library.fns.set_core_mask.expect("resolved at open");
         // SAFETY: the handle is live until drop.
         let code = unsafe { set(self.handle, mask) };

@@ -20,6 +20,9 @@ pub(super) fn checks(chip: &Chip) -> Vec<Check> {
     let believed = format!("there are {} cores and no more", chip.cores);
     let advice = "the board has more cores than our table: please send the report";
     checks.push(Check::new("core.none", believed, source::HEADER, advice, beyond));
+    let believed = "a mask of several cores is refused, or taken without wrong numbers";
+    let advice = "harmless to the plugin, which pins a context to one core: please send the report";
+    checks.push(Check::new("core.masks", believed, source::REPORTS, advice, masks));
     checks
 }
 
@@ -52,6 +55,47 @@ fn product(bench: &Bench, dtype: MatmulType, core: usize) -> Result<(), Stop> {
     let mut random = Random::new(31 + core as u64);
     let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
     Ok(rig.product(&a, &b, Mode::NORM.places(&believed))?)
+}
+
+/// Two cores, three, and the header's "all".
+const MASKS: [i32; 3] = [3, 7, 0xffff];
+
+fn masks(bench: &Bench) -> Seen {
+    let dtype = match bench.believed(MatmulType::I8) {
+        Ok(_) => MatmulType::I8,
+        Err(_) => MatmulType::F16,
+    };
+    let believed = bench.believed(dtype)?;
+    let (k, n) = (believed.k_align * 4, believed.n_align * 6);
+    let mut random = Random::new(37);
+    let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
+    let (mut refused, mut taken) = (Vec::new(), Vec::new());
+    for mask in MASKS {
+        let mut rig = Rig::new(bench.library, &bench.keeper()?, Mode::NORM.spec(dtype, 3, k, n), None)?;
+        let name = format!("{mask:#x}");
+        let was = if rig.context.set_core_mask(mask).is_err() {
+            // The context must have stayed good.
+            if let Some(core) = bench.core(0) {
+                rig.context.set_core(core)?;
+            }
+            refused.push(name.clone());
+            "refused"
+        } else {
+            // What a core does wrong is told by its own check.
+            if bench.cores() < bench.chip.cores {
+                return Err(Stop::Unknown(format!("{name} is taken, but not every core works")));
+            }
+            taken.push(name.clone());
+            "taken"
+        };
+        rig.product(&a, &b, Mode::NORM.places(&believed))
+            .map_err(|trouble| Stop::Fail(format!("{name} is {was}, then: {trouble}")))?;
+    }
+    Ok(match (refused.join(", "), taken.join(", ")) {
+        (refused, taken) if taken.is_empty() => format!("{refused} refused"),
+        (refused, taken) if refused.is_empty() => format!("{taken} taken, right numbers"),
+        (refused, taken) => format!("{refused} refused; {taken} taken, right numbers"),
+    })
 }
 
 fn beyond(bench: &Bench) -> Seen {
