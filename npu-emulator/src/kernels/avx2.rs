@@ -178,17 +178,15 @@ pub(super) unsafe fn unpack_i4(source: *const u8, out: &mut [i8]) {
     let whole = out.len() / 32;
     // SAFETY: 16 bytes make 32 elements; `out` and the source hold `whole` times as many, and the rest.
     unsafe {
-        let (low, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
+        let low = _mm256_set1_epi8(15);
+        let signed = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+            0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1,
+        ));
         for at in 0..whole {
-            let bytes = _mm_loadu_si128(source.add(at * 16).cast());
-            let even = _mm_and_si128(bytes, low);
-            let odd = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low);
-            // (x ^ 8) - 8 extends the sign of four bits.
-            let even = _mm_sub_epi8(_mm_xor_si128(even, eight), eight);
-            let odd = _mm_sub_epi8(_mm_xor_si128(odd, eight), eight);
-            let to = out.as_mut_ptr().add(at * 32);
-            _mm_storeu_si128(to.cast(), _mm_unpacklo_epi8(even, odd));
-            _mm_storeu_si128(to.add(16).cast(), _mm_unpackhi_epi8(even, odd));
+            // Each byte alone in 16 bits: its low half stays, its high half goes to the byte above.
+            let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(source.add(at * 16).cast()));
+            let halves = _mm256_and_si256(_mm256_or_si256(bytes, _mm256_slli_epi16::<4>(bytes)), low);
+            _mm256_storeu_si256(out.as_mut_ptr().add(at * 32).cast(), _mm256_shuffle_epi8(signed, halves));
         }
         super::scalar::unpack_i4(source.add(whole * 16), &mut out[whole * 32..]);
     }
