@@ -2,7 +2,7 @@
 //!
 //! The modules in the order of the data's way, from the host to the NPU and back: [`ffi`] (the C ABI), [`host`]
 //! (registration, devices, products), [`policy`] (which pipeline), [`weights`] (conversion), [`plan`] (cutting),
-//! [`kernels`] (the CPU's share), [`engine`] (the NPU's share). [`chip`] is what each chip can do; [`observe`] is
+//! [`kernels`] (the CPU's share), [`engine`] (the NPU's share). [`chip`] is what each chip can do, [`mode`] how far one is trusted; [`observe`] is
 //! what people are told; [`probe`] finds out what holds on this very board. `ARCHITECTURE.md` walks the whole way.
 
 pub mod chip;
@@ -10,6 +10,7 @@ pub mod engine;
 pub mod ffi;
 pub mod host;
 pub mod kernels;
+pub mod mode;
 pub mod observe;
 pub mod plan;
 pub mod policy;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ggml_rknpu::chip::Chip;
-use ggml_rknpu::engine::{Activations, Engine, Mode};
+use ggml_rknpu::engine::{Activations, Engine};
+use ggml_rknpu::mode::Mode;
 use ggml_rknpu::observe::Stats;
 use ggml_rknpu::policy::Pipeline;
 use ggml_rknpu::weights::Source;

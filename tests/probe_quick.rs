@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use ggml_rknpu::chip::{Chip, CHIPS, CORES_MAX};
-use ggml_rknpu::probe::{quick, Findings};
+use ggml_rknpu::mode::Mode;
+use ggml_rknpu::probe::quick;
 use rknn_sys::Library;
 
 /// The chip that a child process checks the emulator against.
@@ -20,7 +21,7 @@ fn library() -> Library {
 }
 
 /// What the probe finds in a child in which the emulator plays `played`, taken for a `believed`.
-fn findings(played: &str, believed: &str) -> Findings {
+fn findings(played: &str, believed: &str) -> Mode {
     let exe = std::env::current_exe().expect("a test knows its path");
     let out = Command::new(exe)
         .args(["--exact", "child", "--nocapture"])
@@ -46,7 +47,7 @@ fn a_sound_device_of_each_chip_is_found_sound() {
     for chip in &CHIPS {
         let mut cores = [false; CORES_MAX];
         cores[..chip.cores].fill(true);
-        assert_eq!(findings(chip.name, chip.name), Findings { cores, ..Findings::BELIEVED }, "{}", chip.name);
+        assert_eq!(findings(chip.name, chip.name), Mode { cores, ..Mode::BELIEVED }, "{}", chip.name);
     }
 }
 
@@ -70,7 +71,7 @@ fn a_core_that_is_not_there_is_no_good_core() {
 #[test]
 fn a_device_that_refuses_everything_gives_nothing() {
     // An unknown chip: the emulator refuses every context.
-    assert_eq!(findings("rk0000", "rk3588"), Findings::NONE);
+    assert_eq!(findings("rk0000", "rk3588"), Mode::NONE);
 }
 
 #[test]

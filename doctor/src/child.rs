@@ -4,8 +4,9 @@
 use std::io::Write;
 
 use ggml_rknpu::chip::Chip;
+use ggml_rknpu::mode::Mode;
 use ggml_rknpu::probe::full::{checks, Bench, Outcome};
-use ggml_rknpu::probe::{quick, Findings};
+use ggml_rknpu::probe::quick;
 use rknn_sys::Library;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,7 @@ pub enum Line {
     /// No context can be made.
     Dead(String),
     /// What the plugin would find.
-    Quick(Findings),
+    Quick(Mode),
     /// The check of this index begins.
     Begin(usize),
     /// It has ended.

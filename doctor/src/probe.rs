@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use ggml_rknpu::chip::Chip;
+use ggml_rknpu::mode::Mode;
 use ggml_rknpu::probe::full::{checks, Check, Outcome};
-use ggml_rknpu::probe::Findings;
 
 use crate::child::{Line, MARK};
 use crate::machine::Root;
@@ -41,7 +41,7 @@ pub struct Probe {
     /// Versions of library and driver.
     pub versions: Option<(String, String)>,
     /// What the plugin would find.
-    pub quick: Option<Findings>,
+    pub quick: Option<Mode>,
     /// Each check with its outcome.
     pub results: Vec<(Check, Outcome)>,
     /// What the library wrote to stdout and stderr.

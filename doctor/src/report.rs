@@ -1,7 +1,7 @@
 //! All that was found, as data: what `--json` prints and `--report` writes.
 
+use ggml_rknpu::mode::Mode;
 use ggml_rknpu::probe::full::{Kind, Outcome};
-use ggml_rknpu::probe::Findings;
 use serde::Serialize;
 
 use crate::machine::{self, Root};
@@ -106,7 +106,7 @@ pub struct Report {
     /// One or two sentences that sum it up.
     pub verdict: String,
     /// What the plugin's own quick probe finds.
-    pub quick: Option<Findings>,
+    pub quick: Option<Mode>,
     /// Everything that was looked at.
     pub sections: Vec<Section>,
     /// Checks of the contract in which this NPU differs from our table of facts.

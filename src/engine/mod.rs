@@ -3,7 +3,6 @@
 //! * [`weight`]: a weight on the NPU, converted and split over the cores;
 //! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
 //! * [`scratch`]: the memories of activations and results, by size class;
-//! * [`mode`]: the best way to use the NPU that is known to be right;
 //! * [`pack`]: a tile's rows into A;
 //! * [`matmul`]: pack rows → run the slices → unpack results, tile by tile.
 //!
@@ -12,7 +11,6 @@
 
 mod core;
 mod matmul;
-mod mode;
 mod pack;
 mod scratch;
 mod weight;
@@ -27,11 +25,11 @@ use self::matmul::Room;
 use self::scratch::Scratch;
 use crate::chip::Chip;
 use crate::kernels::rotate::Rotation;
+use crate::mode::Mode;
 use crate::observe::{Held, Stats};
 use crate::weights::PackError;
 
 pub use self::matmul::Activations;
-pub use self::mode::Mode;
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.

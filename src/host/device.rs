@@ -78,7 +78,7 @@ impl Device {
         let emulated = library.emulated_soc().is_some();
         let mode = |version: Option<&Version>| {
             let candidate = Candidate { chip, version, emulated };
-            candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip).into())
+            candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip))
         };
         let engine = Engine::open(&library, chip, mode, &stats)
             .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;

@@ -10,9 +10,8 @@ use rknn_sys::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::chip::Chip;
-use crate::engine::Mode;
 use crate::log;
-use crate::probe::Findings;
+use crate::mode::Mode;
 
 /// What `RKNPU_PROBE` says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,13 +45,6 @@ struct Subject {
     driver: String,
     boot: String,
     plugin: String,
-}
-
-impl From<Findings> for Mode {
-    fn from(found: Findings) -> Self {
-        let Findings { i8, f16, native_b, native_ac, views, cores } = found;
-        Self { i8, f16, native_b, native_ac, views, cores }
-    }
 }
 
 /// What is kept on disk.

@@ -17,4 +17,4 @@ pub mod quick;
 pub mod rig;
 pub mod views;
 
-pub use quick::{quick, Findings};
+pub use quick::quick;

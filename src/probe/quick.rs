@@ -10,42 +10,10 @@ use rknn_sys::{Context, Library, MatmulType};
 
 use super::layout::Believed;
 use super::matrix::Random;
-use super::rig::{keeper, Mode, Rig};
+use super::rig::{keeper, Layouts, Rig};
 use super::views::all_at_once;
 use crate::chip::{Chip, CORES_MAX};
-
-/// What the quick probe found to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Findings {
-    /// i8 × i8 → i32 gives right numbers in the layouts below.
-    pub i8: bool,
-    /// f16 × f16 → f32 gives right numbers in the layouts below.
-    pub f16: bool,
-    /// A native B gives right results; otherwise a row-major one does.
-    pub native_b: bool,
-    /// Native A and C give right results; otherwise row-major ones do.
-    pub native_ac: bool,
-    /// B bound as offset views of one allocation gives right results with all good cores running at once.
-    pub views: bool,
-    /// A context on this core gives right numbers, of each type that works.
-    pub cores: [bool; CORES_MAX],
-}
-
-impl Findings {
-    /// What is believed of a sound board.
-    pub const BELIEVED: Self =
-        Self { i8: true, f16: true, native_b: true, native_ac: true, views: true, cores: [true; CORES_MAX] };
-
-    /// Nothing works.
-    pub const NONE: Self = Self {
-        i8: false,
-        f16: false,
-        native_b: false,
-        native_ac: false,
-        views: false,
-        cores: [false; CORES_MAX],
-    };
-}
+use crate::mode::Mode;
 
 /// The most contexts that a probe makes.
 pub const CONTEXTS_MAX: u32 = 20;
@@ -58,23 +26,23 @@ const VIEW_BLOCKS: usize = 12;
 /// The types of the plugin's pipelines.
 const TYPES: [MatmulType; 2] = [MatmulType::I8, MatmulType::F16];
 /// The best first; a row-major B costs a conversion at each bind, row-major A and C less.
-const MODES: [Mode; 4] = [
-    Mode::NATIVE,
-    Mode { native_b: true, native_ac: false },
-    Mode { native_b: false, native_ac: true },
-    Mode::NORM,
+const MODES: [Layouts; 4] = [
+    Layouts::NATIVE,
+    Layouts { native_b: true, native_ac: false },
+    Layouts { native_b: false, native_ac: true },
+    Layouts::NORM,
 ];
 
-/// Finds out what works. Never panics and never logs: a library that fails everywhere gives [`Findings::NONE`].
-pub fn quick(library: &Library, chip: &Chip) -> Findings {
-    let Ok(keeper) = keeper(library, chip) else { return Findings::NONE };
+/// Finds out what works. Never panics and never logs: a library that fails everywhere gives [`Mode::NONE`].
+pub fn quick(library: &Library, chip: &Chip) -> Mode {
+    let Ok(keeper) = keeper(library, chip) else { return Mode::NONE };
     let cores = chip.cores.clamp(1, CORES_MAX);
     Quick { library, chip, keeper, cores, left: Cell::new(CONTEXTS_MAX - 1), answers: RefCell::default() }
         .findings()
 }
 
 /// One question: a type, in a mode, on a core.
-type Question = (MatmulType, Mode, usize);
+type Question = (MatmulType, Layouts, usize);
 
 struct Quick<'a> {
     library: &'a Library,
@@ -86,16 +54,16 @@ struct Quick<'a> {
 }
 
 impl Quick<'_> {
-    fn findings(&self) -> Findings {
-        let Some(reference) = self.reference() else { return Findings::NONE };
+    fn findings(&self) -> Mode {
+        let Some(reference) = self.reference() else { return Mode::NONE };
         // On one good core, what differs between modes is the modes.
-        let right = |mode: Mode| TYPES.map(|dtype| self.is_right(dtype, mode, reference));
+        let right = |mode: Layouts| TYPES.map(|dtype| self.is_right(dtype, mode, reference));
         let usable = MODES.into_iter().fold([false; 2], |usable, mode| {
             let missing = usable.iter().any(|usable| !usable);
             let found = if missing { right(mode) } else { usable };
             [usable[0] || found[0], usable[1] || found[1]]
         });
-        let serves = |mode: &Mode, types: [bool; 2]| {
+        let serves = |mode: &Layouts, types: [bool; 2]| {
             TYPES.iter().zip(types).all(|(dtype, wanted)| !wanted || self.is_right(*dtype, *mode, reference))
         };
         // The first mode that serves all usable types; without one, the best of a single type.
@@ -104,14 +72,14 @@ impl Quick<'_> {
             .into_iter()
             .filter(|types| types.iter().any(|wanted| *wanted))
             .find_map(|types| MODES.into_iter().find(|mode| serves(mode, types)).map(|mode| (mode, types)));
-        let Some((mode, types)) = chosen else { return Findings::NONE };
+        let Some((mode, types)) = chosen else { return Mode::NONE };
 
         let mut cores = [false; CORES_MAX];
         for (core, good) in cores.iter_mut().enumerate().take(self.cores) {
             *good = TYPES.iter().zip(types).all(|(dtype, used)| !used || self.is_right(*dtype, mode, core));
         }
         let dtype = if types[0] { MatmulType::I8 } else { MatmulType::F16 };
-        Findings {
+        Mode {
             i8: types[0],
             f16: types[1],
             native_b: mode.native_b,
@@ -124,17 +92,17 @@ impl Quick<'_> {
     /// A core that gives right numbers in some mode: core 0 natively on a sound board, with one question.
     fn reference(&self) -> Option<usize> {
         let of = |dtype| {
-            if self.is_right(dtype, Mode::NATIVE, 0) {
+            if self.is_right(dtype, Layouts::NATIVE, 0) {
                 return Some(0);
             }
-            let norm = (0..self.cores).find(|core| self.is_right(dtype, Mode::NORM, *core));
-            norm.or_else(|| (1..self.cores).find(|core| self.is_right(dtype, Mode::NATIVE, *core)))
+            let norm = (0..self.cores).find(|core| self.is_right(dtype, Layouts::NORM, *core));
+            norm.or_else(|| (1..self.cores).find(|core| self.is_right(dtype, Layouts::NATIVE, *core)))
         };
         of(MatmulType::I8).or_else(|| of(MatmulType::F16))
     }
 
     /// A rig of an M = [`ROWS`] product; `None` when it is refused or too many were made.
-    fn rig(&self, dtype: MatmulType, mode: Mode, core: usize, (k, n): (usize, usize)) -> Option<Rig> {
+    fn rig(&self, dtype: MatmulType, mode: Layouts, core: usize, (k, n): (usize, usize)) -> Option<Rig> {
         self.left.set(self.left.get().checked_sub(1)?);
         // On a chip with one core there is nothing to choose, and its driver may know no masks.
         let core = (self.cores > 1).then_some(core);
@@ -142,7 +110,7 @@ impl Quick<'_> {
     }
 
     /// The answer to one question, asked of the library once.
-    fn is_right(&self, dtype: MatmulType, mode: Mode, core: usize) -> bool {
+    fn is_right(&self, dtype: MatmulType, mode: Layouts, core: usize) -> bool {
         let question = (dtype, mode, core);
         let known =
             self.answers.borrow().iter().find(|(asked, _)| *asked == question).map(|(_, right)| *right);
@@ -153,7 +121,7 @@ impl Quick<'_> {
         })
     }
 
-    fn ask(&self, dtype: MatmulType, mode: Mode, core: usize) -> Option<()> {
+    fn ask(&self, dtype: MatmulType, mode: Layouts, core: usize) -> Option<()> {
         let believed = Believed::of(self.chip, dtype)?;
         let (k, n) = (believed.k_align * 4, believed.n_align * 6);
         let mut rig = self.rig(dtype, mode, core, (k, n))?;
@@ -163,7 +131,7 @@ impl Quick<'_> {
     }
 
     /// Whether views of one allocation, one a good core and at least two, give right results at once.
-    fn run_views(&self, dtype: MatmulType, mode: Mode, cores: &[bool; CORES_MAX]) -> Option<()> {
+    fn run_views(&self, dtype: MatmulType, mode: Layouts, cores: &[bool; CORES_MAX]) -> Option<()> {
         let mut good: Vec<usize> = (0..CORES_MAX).filter(|core| cores[*core]).collect();
         let first = *good.first()?;
         // With one core two contexts of it take turns, so that an offset that is not zero is seen as well.

@@ -10,14 +10,14 @@ use crate::chip::Chip;
 
 /// Which layouts a context uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mode {
+pub struct Layouts {
     /// B is native.
     pub native_b: bool,
     /// A and C are native.
     pub native_ac: bool,
 }
 
-impl Mode {
+impl Layouts {
     /// Everything native.
     pub const NATIVE: Self = Self { native_b: true, native_ac: true };
     /// Everything row-major.
@@ -89,7 +89,7 @@ pub fn keeper(library: &Library, chip: &Chip) -> Result<Arc<Context>, Error> {
         // Aligned for every type on every chip.
         let align = |believed: Believed| (believed.k_align * 4, believed.n_align * 4);
         let (k, n) = Believed::of(chip, dtype).map_or((128, 128), align);
-        Context::create(library, Mode::NORM.spec(dtype, 1, k, n)).map(Arc::new)
+        Context::create(library, Layouts::NORM.spec(dtype, 1, k, n)).map(Arc::new)
     };
     // A library that lacks one of the types may still have the other.
     create(MatmulType::I8).or_else(|error| create(MatmulType::F16).map_err(|_| error))

@@ -5,7 +5,7 @@ use rknn_sys::{Context, MatmulType};
 use super::{source, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
 use crate::probe::matrix::Random;
-use crate::probe::rig::{Mode, Rig};
+use crate::probe::rig::{Layouts, Rig};
 
 pub(super) fn checks(chip: &Chip) -> Vec<Check> {
     let advice = "the plugin leaves this core out; if the driver is older than 0.9.6, update the kernel";
@@ -49,12 +49,12 @@ pub(super) fn is_right(bench: &Bench, core: usize) -> bool {
 fn product(bench: &Bench, dtype: MatmulType, core: usize) -> Result<(), Stop> {
     let believed = bench.believed(dtype)?;
     let (k, n) = (believed.k_align * 4, believed.n_align * 6);
-    let spec = Mode::NORM.spec(dtype, 3, k, n);
+    let spec = Layouts::NORM.spec(dtype, 3, k, n);
     let pinned = (bench.chip.cores > 1).then_some(core);
     let mut rig = Rig::new(bench.library, &bench.keeper()?, spec, pinned)?;
     let mut random = Random::new(31 + core as u64);
     let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
-    Ok(rig.product(&a, &b, Mode::NORM.places(&believed))?)
+    Ok(rig.product(&a, &b, Layouts::NORM.places(&believed))?)
 }
 
 /// Two cores, three, and the header's "all".
@@ -71,7 +71,7 @@ fn masks(bench: &Bench) -> Seen {
     let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
     let (mut refused, mut taken) = (Vec::new(), Vec::new());
     for mask in MASKS {
-        let mut rig = Rig::new(bench.library, &bench.keeper()?, Mode::NORM.spec(dtype, 3, k, n), None)?;
+        let mut rig = Rig::new(bench.library, &bench.keeper()?, Layouts::NORM.spec(dtype, 3, k, n), None)?;
         let name = format!("{mask:#x}");
         let was = if rig.context.set_core_mask(mask).is_err() {
             // The context must have stayed good.
@@ -88,7 +88,7 @@ fn masks(bench: &Bench) -> Seen {
             taken.push(name.clone());
             "taken"
         };
-        rig.product(&a, &b, Mode::NORM.places(&believed))
+        rig.product(&a, &b, Layouts::NORM.places(&believed))
             .map_err(|trouble| Stop::Fail(format!("{name} is {was}, then: {trouble}")))?;
     }
     Ok(match (refused.join(", "), taken.join(", ")) {
@@ -103,7 +103,7 @@ fn beyond(bench: &Bench) -> Seen {
         return Err(Stop::Unknown("not asked: with one core nothing is pinned".to_owned()));
     }
     let believed = bench.believed(MatmulType::I8)?;
-    let spec = Mode::NORM.spec(MatmulType::I8, 1, believed.k_align * 4, believed.n_align * 4);
+    let spec = Layouts::NORM.spec(MatmulType::I8, 1, believed.k_align * 4, believed.n_align * 4);
     let mut context = Context::create(bench.library, spec)?;
     match context.set_core(bench.chip.cores) {
         Err(_) => Ok(format!("core {} is refused", bench.chip.cores)),

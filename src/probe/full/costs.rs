@@ -10,7 +10,7 @@ use super::{source, type_name, types_of, Bench, Check, Kind, Seen, Stop};
 use crate::chip::Chip;
 use crate::probe::layout::Place;
 use crate::probe::matrix::{input_bytes, output_bytes, Matrix};
-use crate::probe::rig::{Mode, Rig};
+use crate::probe::rig::{Layouts, Rig};
 
 /// How often a call is timed; the median counts.
 const TIMES: usize = 9;
@@ -170,12 +170,12 @@ impl Watch {
 
 fn create(bench: &Bench) -> Result<f64, Stop> {
     let believed = bench.believed(MatmulType::I8)?;
-    let spec = Mode::NATIVE.spec(MatmulType::I8, 8, believed.k_align * 32, believed.n_align * 32);
+    let spec = Layouts::NATIVE.spec(MatmulType::I8, 8, believed.k_align * 32, believed.n_align * 32);
     median(|| timed(bench, || Context::create(bench.library, spec)))
 }
 
 /// Binds two memories by turns: one that is bound already costs nothing.
-fn bind(bench: &Bench, mode: Mode) -> Result<f64, Stop> {
+fn bind(bench: &Bench, mode: Layouts) -> Result<f64, Stop> {
     let believed = bench.believed(MatmulType::I8)?;
     // 64 KiB: K and N of 256 are whole blocks everywhere.
     let spec = mode.spec(MatmulType::I8, 1, 256.max(believed.k_align), 256.max(believed.n_align));
@@ -192,11 +192,11 @@ fn bind(bench: &Bench, mode: Mode) -> Result<f64, Stop> {
 }
 
 fn bind_native(bench: &Bench) -> Result<f64, Stop> {
-    bind(bench, Mode::NATIVE)
+    bind(bench, Layouts::NATIVE)
 }
 
 fn bind_normal(bench: &Bench) -> Result<f64, Stop> {
-    bind(bench, Mode { native_b: false, native_ac: true })
+    bind(bench, Layouts { native_b: false, native_ac: true })
 }
 
 fn smallest_run(bench: &Bench) -> Result<f64, Stop> {
@@ -220,7 +220,7 @@ fn runs(bench: &Bench, dtype: MatmulType, shape: (usize, usize, usize), cores: u
         return Err(Stop::Unknown(format!("{} of {cores} cores work", bench.cores())));
     }
     let keeper = bench.keeper()?;
-    let spec = Mode::NATIVE.spec(dtype, m, k, n);
+    let spec = Layouts::NATIVE.spec(dtype, m, k, n);
     let mut rigs = Vec::new();
     for core in 0..cores {
         let mut rig = Rig::new(bench.library, &keeper, spec, bench.core(core))?;

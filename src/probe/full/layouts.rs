@@ -6,12 +6,12 @@ use super::{source, type_name, types_of, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
 use crate::probe::layout::{Believed, Place};
 use crate::probe::matrix::{Matrix, Random};
-use crate::probe::rig::{Mode, Rig, Trouble};
+use crate::probe::rig::{Layouts, Rig, Trouble};
 
 /// Rows of the products that tell one operand from the others: native A and C of one row are row-major.
 const ROWS: usize = 5;
-const B_ONLY: Mode = Mode { native_b: true, native_ac: false };
-const AC_ONLY: Mode = Mode { native_b: false, native_ac: true };
+const B_ONLY: Layouts = Layouts { native_b: true, native_ac: false };
+const AC_ONLY: Layouts = Layouts { native_b: false, native_ac: true };
 const ADVICE: &str = "the plugin goes on with row-major layouts, which are slower: please send the report";
 
 pub(super) fn checks(chip: &Chip) -> Vec<Check> {
@@ -36,7 +36,13 @@ fn shape(believed: &Believed) -> (usize, usize) {
     (believed.k_align * 4, believed.n_align * 6)
 }
 
-fn rig(bench: &Bench, dtype: MatmulType, mode: Mode, rows: usize, believed: &Believed) -> Result<Rig, Stop> {
+fn rig(
+    bench: &Bench,
+    dtype: MatmulType,
+    mode: Layouts,
+    rows: usize,
+    believed: &Believed,
+) -> Result<Rig, Stop> {
     let (k, n) = shape(believed);
     Ok(Rig::new(bench.library, &bench.keeper()?, mode.spec(dtype, rows, k, n), bench.core(0))?)
 }
@@ -47,7 +53,7 @@ fn normal(bench: &Bench, dtype: MatmulType) -> Seen {
     let mut random = Random::new(11);
     for rows in [1, ROWS] {
         let (a, b) = (random.matrix(dtype, rows, k), random.matrix(dtype, k, n));
-        rig(bench, dtype, Mode::NORM, rows, &believed)?.product(&a, &b, [Place::RowMajor; 3])?;
+        rig(bench, dtype, Layouts::NORM, rows, &believed)?.product(&a, &b, [Place::RowMajor; 3])?;
     }
     Ok("right numbers".to_owned())
 }
@@ -58,7 +64,11 @@ fn native(bench: &Bench, dtype: MatmulType) -> Seen {
     let mut random = Random::new(12);
     for rows in [1, ROWS, 32] {
         let (a, b) = (random.matrix(dtype, rows, k), random.matrix(dtype, k, n));
-        rig(bench, dtype, Mode::NATIVE, rows, &believed)?.product(&a, &b, Mode::NATIVE.places(&believed))?;
+        rig(bench, dtype, Layouts::NATIVE, rows, &believed)?.product(
+            &a,
+            &b,
+            Layouts::NATIVE.places(&believed),
+        )?;
     }
     Ok("right numbers".to_owned())
 }

@@ -8,7 +8,7 @@ use super::{source, type_name, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
 use crate::probe::layout::{Believed, Place};
 use crate::probe::matrix::{compare, Matrix, Random};
-use crate::probe::rig::{Mode, Rig};
+use crate::probe::rig::{Layouts, Rig};
 use crate::probe::views::all_at_once;
 
 /// Threads that run at once on views, on fewer cores as well.
@@ -68,7 +68,7 @@ pub(super) fn checks(_chip: &Chip) -> Vec<Check> {
     checks
 }
 
-fn i8_rig(bench: &Bench, mode: Mode) -> Result<(Rig, Believed, (Matrix, Matrix)), Stop> {
+fn i8_rig(bench: &Bench, mode: Layouts) -> Result<(Rig, Believed, (Matrix, Matrix)), Stop> {
     let dtype = MatmulType::I8;
     let believed = bench.believed(dtype)?;
     let (k, n) = (believed.k_align * 4, believed.n_align * 6);
@@ -79,7 +79,7 @@ fn i8_rig(bench: &Bench, mode: Mode) -> Result<(Rig, Believed, (Matrix, Matrix))
 
 fn coherence(bench: &Bench) -> Seen {
     let dtype = MatmulType::I8;
-    let (mut rig, _, (first, b)) = i8_rig(bench, Mode::NORM)?;
+    let (mut rig, _, (first, b)) = i8_rig(bench, Layouts::NORM)?;
     rig.product(&first, &b, [Place::RowMajor; 3])?;
     let second = Random::new(42).matrix(dtype, first.rows, first.columns);
     let (old, new) = (first.times(&b), second.times(&b));
@@ -107,7 +107,7 @@ fn coherence(bench: &Bench) -> Seen {
 
 fn frozen(bench: &Bench) -> Seen {
     let dtype = MatmulType::I8;
-    let (mut rig, _, (a, b)) = i8_rig(bench, Mode::NORM)?;
+    let (mut rig, _, (a, b)) = i8_rig(bench, Layouts::NORM)?;
     rig.put_a(&a, Place::RowMajor)?;
     let mut bound = rig.put_b(&b, Place::RowMajor)?;
     rig.run()?;
@@ -156,8 +156,8 @@ fn views(bench: &Bench, dtype: MatmulType) -> Seen {
     let believed = bench.believed(dtype)?;
     let (k, n) = (believed.k_align * 12, believed.n_align * 12);
     let keeper = bench.keeper()?;
-    let spec = Mode::NATIVE.spec(dtype, 5, k, n);
-    let places = Mode::NATIVE.places(&believed);
+    let spec = Layouts::NATIVE.spec(dtype, 5, k, n);
+    let places = Layouts::NATIVE.places(&believed);
     let mut random = Random::new(45);
     let alone = Rig::new(bench.library, &keeper, spec, bench.core(0))?.product(
         &random.matrix(dtype, 5, k),
@@ -179,7 +179,7 @@ fn domain(bench: &Bench, domain: u8) -> Result<(), Stop> {
     let dtype = MatmulType::I8;
     let believed = bench.believed(dtype)?;
     let (k, n) = (believed.k_align * 4, believed.n_align * 4);
-    let spec = MatmulSpec { domain, ..Mode::NORM.spec(dtype, 2, k, n) };
+    let spec = MatmulSpec { domain, ..Layouts::NORM.spec(dtype, 2, k, n) };
     let keeper = Arc::new(Context::create(bench.library, spec)?);
     let mut rig = Rig::new(bench.library, &keeper, spec, bench.core(0))?;
     let mut random = Random::new(44 + u64::from(domain));

@@ -5,7 +5,7 @@ use rknn_sys::MatmulType;
 use super::{source, types_of, Bench, Check, Seen};
 use crate::chip::Chip;
 use crate::probe::matrix::{Matrix, Random};
-use crate::probe::rig::{Mode, Rig};
+use crate::probe::rig::{Layouts, Rig};
 
 const ADVICE: &str =
     "results of this type cannot be trusted: update librknnrt to 2.3.2, and please send the report";
@@ -24,9 +24,9 @@ pub(super) fn checks(chip: &Chip) -> Vec<Check> {
 
 fn product(bench: &Bench, dtype: MatmulType, a: &Matrix, b: &Matrix) -> Result<(), super::Stop> {
     let believed = bench.believed(dtype)?;
-    let spec = Mode::NORM.spec(dtype, a.rows, a.columns, b.columns);
+    let spec = Layouts::NORM.spec(dtype, a.rows, a.columns, b.columns);
     let mut rig = Rig::new(bench.library, &bench.keeper()?, spec, bench.core(0))?;
-    Ok(rig.product(a, b, Mode::NORM.places(&believed))?)
+    Ok(rig.product(a, b, Layouts::NORM.places(&believed))?)
 }
 
 /// Sums of about 2²⁶ whose low bits vary: no float of 24 bits holds them.

@@ -6,7 +6,7 @@ use super::{source, type_name, types_of, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
 use crate::probe::layout::Believed;
 use crate::probe::matrix::{compare, Matrix, Random};
-use crate::probe::rig::{Mode, Rig, Trouble};
+use crate::probe::rig::{Layouts, Rig, Trouble};
 
 /// The M of the dynamic context.
 const ROWS: [usize; 3] = [1, 8, 33];
@@ -49,7 +49,7 @@ fn alignment(bench: &Bench, dtype: MatmulType, of_k: bool) -> Seen {
     let align = if of_k { believed.k_align } else { believed.n_align };
     let create = |value: usize| {
         let (k, n) = if of_k { (value, believed.n_align * 4) } else { (believed.k_align * 4, value) };
-        Context::create(bench.library, Mode::NORM.spec(dtype, 1, k, n)).map(drop)
+        Context::create(bench.library, Layouts::NORM.spec(dtype, 1, k, n)).map(drop)
     };
     // An odd multiple, so that a coarser alignment shows.
     let good = align * 3;
@@ -70,8 +70,9 @@ fn longest(bench: &Bench, dtype: MatmulType) -> Seen {
     let bound = if dtype == MatmulType::I4 { 1 } else { 16 };
     let mut small = |rows, columns| Matrix::of(rows, columns, |_, _| random.within(-bound, bound));
     let (a, b) = (small(1, k), small(k, n));
-    let mut rig = Rig::new(bench.library, &bench.keeper()?, Mode::NORM.spec(dtype, 1, k, n), bench.core(0))?;
-    rig.product(&a, &b, Mode::NORM.places(&believed))?;
+    let mut rig =
+        Rig::new(bench.library, &bench.keeper()?, Layouts::NORM.spec(dtype, 1, k, n), bench.core(0))?;
+    rig.product(&a, &b, Layouts::NORM.places(&believed))?;
     Ok("right numbers".to_owned())
 }
 
@@ -84,12 +85,15 @@ fn dynamic(bench: &Bench) -> Seen {
     let b = random.matrix(dtype, k, n);
     // Native, where the blocks of A and C depend on M, unless a context of one M is wrong: layouts have checks of
     // their own.
-    let alone = |mode: Mode| -> Result<(), Trouble> {
+    let alone = |mode: Layouts| -> Result<(), Trouble> {
         let mut rig = Rig::new(bench.library, &keeper, mode.spec(dtype, ROWS[1], k, n), bench.core(0))?;
         rig.product(&Random::new(5).matrix(dtype, ROWS[1], k), &b, mode.places(&believed))
     };
-    let (mode, how) =
-        if alone(Mode::NATIVE).is_ok() { (Mode::NATIVE, "native") } else { (Mode::NORM, "row-major") };
+    let (mode, how) = if alone(Layouts::NATIVE).is_ok() {
+        (Layouts::NATIVE, "native")
+    } else {
+        (Layouts::NORM, "row-major")
+    };
     let [place_a, place_b, place_c] = mode.places(&believed);
     let mut made = DynamicContext::create(bench.library, mode.spec(dtype, ROWS[0], k, n), &ROWS)?;
     let largest = ROWS.into_iter().max().unwrap_or(1);

@@ -28,8 +28,22 @@ impl Mode {
     pub fn believed(chip: &Chip) -> Self {
         let mut cores = [false; CORES_MAX];
         cores[..chip.cores.min(CORES_MAX)].fill(true);
-        Self { i8: true, f16: true, native_b: true, native_ac: true, views: true, cores }
+        Self { cores, ..Self::BELIEVED }
     }
+
+    /// What is believed of a sound board with all cores that there may be.
+    pub const BELIEVED: Self =
+        Self { i8: true, f16: true, native_b: true, native_ac: true, views: true, cores: [true; CORES_MAX] };
+
+    /// Nothing works.
+    pub const NONE: Self = Self {
+        i8: false,
+        f16: false,
+        native_b: false,
+        native_ac: false,
+        views: false,
+        cores: [false; CORES_MAX],
+    };
 
     /// The layout of weights.
     pub fn b_layout(&self) -> Layout {
