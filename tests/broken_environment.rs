@@ -31,6 +31,8 @@ fn one_line_and_no_device_when_something_is_missing() {
         ("RKNPU_LIBRARY", "libm.so.6", "has no function rknn_matmul_create"),
         ("RKNPU_EMU_SOC", "rk9999", "rk9999"),
         ("RKNPU_SOC", "rk9999", "expected one of rk3588"),
+        ("RKNPU_PIPELINE", "W2A2", "expected one of W16A16, W8A8"),
+        ("RKNPU_PROBE", "maybe", "expected off, quick or full"),
         ("RKNPU_LOG", "loud", "expected error, warn, info or debug"),
     ] {
         let (out, lines) = devices(&lab, name, value);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::trust::Probe;
 use crate::chip::Chip;
 use crate::observe::log::Level;
+use crate::policy::Pipeline;
 
 /// What the user asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Config {
     pub chip: Option<&'static str>,
     /// `RKNPU_LOG`: which lines are shown.
     pub log: Option<Level>,
+    /// `RKNPU_PIPELINE`: the pipeline of all weights, whatever their type.
+    pub pipeline: Option<Pipeline>,
     /// `RKNPU_PROBE`: how far the device is trusted.
     pub probe: Probe,
     /// `RKNPU_REPORT`: where the report goes at exit.
@@ -46,6 +49,16 @@ impl Config {
                 None => return Err(format!("RKNPU_LOG is \"{name}\", expected error, warn, info or debug")),
             },
         };
+        let pipeline = match text("RKNPU_PIPELINE") {
+            None => None,
+            Some(name) => match Pipeline::by_name(&name) {
+                Some(pipeline) => Some(pipeline),
+                None => {
+                    let names = Pipeline::ALL.map(Pipeline::name).join(", ");
+                    return Err(format!("RKNPU_PIPELINE is \"{name}\", expected one of {names}"));
+                }
+            },
+        };
         let probe = match text("RKNPU_PROBE") {
             None => Probe::default(),
             Some(name) => match Probe::by_name(&name) {
@@ -58,6 +71,7 @@ impl Config {
             disabled: text("RKNPU_DISABLE").is_some_and(|value| value != "0"),
             chip,
             log,
+            pipeline,
             probe,
             report: set("RKNPU_REPORT").map(PathBuf::from),
         })
@@ -86,6 +100,8 @@ mod tests {
         let error = read(&[("RKNPU_SOC", "rk9999")]).unwrap_err();
         assert!(error.contains("rk9999") && error.contains("rk3588"), "{error}");
         assert!(read(&[("RKNPU_LOG", "loud")]).unwrap_err().contains("loud"));
+        assert_eq!(read(&[("RKNPU_PIPELINE", "w8a8")]).unwrap().pipeline, Some(Pipeline::W8A8));
+        assert!(read(&[("RKNPU_PIPELINE", "W2A2")]).unwrap_err().contains("W16A16, W8A8"));
         assert_eq!(read(&[("RKNPU_PROBE", "off")]).unwrap().probe, Probe::Off);
         assert!(read(&[("RKNPU_PROBE", "maybe")]).unwrap_err().contains("off, quick or full"));
     }

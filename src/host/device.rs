@@ -31,6 +31,8 @@ pub struct Device {
     description: CString,
     chip: &'static Chip,
     engine: Mutex<Engine>,
+    /// The pipeline that the user wants for all weights.
+    forced: Option<Pipeline>,
     weights: Mutex<Cache<NpuWeight>>,
     stats: Arc<Stats>,
     failures: AtomicU32,
@@ -94,6 +96,7 @@ impl Device {
             description: CString::new(description).unwrap_or_default(),
             chip,
             engine: Mutex::new(engine),
+            forced: config.pipeline,
             weights: Mutex::default(),
             stats,
             failures: AtomicU32::new(0),
@@ -117,7 +120,7 @@ impl Device {
     pub fn multiply(&self, job: &mut Job) -> bool {
         let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
         let rows = job.activations.rows;
-        let pipeline = Pipeline::of(job.weight.reader.is_quantized());
+        let pipeline = self.forced.unwrap_or(Pipeline::of(job.weight.reader.is_quantized()));
         let given_up = self.given_up.load(Relaxed);
         let done = if given_up { None } else { self.try_multiply(job, pipeline) };
         self.stats.count_product(job.name, shape, rows, done);

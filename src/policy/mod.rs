@@ -15,6 +15,11 @@ impl Pipeline {
     /// All of them, in the order of their index.
     pub const ALL: [Self; 2] = [Self::W16A16, Self::W8A8];
 
+    /// The pipeline of that name, in any case.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|pipeline| pipeline.name().eq_ignore_ascii_case(name))
+    }
+
     /// The pipeline of a weight type: floats keep 16 bits, everything quantised has at most 8 bits of its own.
     pub fn of(quantized: bool) -> Self {
         if quantized {

@@ -5,6 +5,7 @@
 //! | `setup` | fetches and builds what is missing: system packages, the host, the models, the plugin |
 //! | `run` | a stock llama.cpp answers a prompt through the plugin; shows what ran where |
 //! | `exec` | any program of the host with the plugin and the NPU |
+//! | `accuracy` | KL divergence of files and pipelines to the reference, CPU and NPU side by side |
 //! | `test` | the whole test suite |
 //! | `conformance` | what we rely on, checked against a librknnrt.so: ours, or the vendor's on a board |
 //!
@@ -12,6 +13,7 @@
 //! Results go to stdout, progress and complaints to stderr; an error is one line that begins `error: `,
 //! with exit code 1 (2 for a wrong command line).
 
+mod accuracy;
 mod cache;
 mod conformance;
 mod env;
@@ -48,6 +50,8 @@ enum Command {
     Run(Box<run::Options>),
     /// Run any program of the host with the plugin and the NPU
     Exec(exec::Options),
+    /// Measure how far files and pipelines are from the reference's logits, on CPU and NPU
+    Accuracy(Box<accuracy::Options>),
     /// Run the whole test suite
     Test(test::Options),
     /// Check a librknnrt.so against everything that we rely on: the emulator, or the vendor's on a board
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::command(),
         Command::Run(options) => run::command(&options),
         Command::Exec(options) => exec::command(&options),
+        Command::Accuracy(options) => accuracy::command(&options),
         Command::Test(options) => test::command(&options),
         Command::Conformance(options) => conformance::command(&options),
     };

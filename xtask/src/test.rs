@@ -78,7 +78,7 @@ pub fn command(options: &Options) -> Result<()> {
         cargo.env(setup::TEST_PLUGIN, &plugin.library).env(setup::TEST_EMULATOR, &plugin.emulator);
     }
     cargo.env("GGML_RKNPU_XTASK", own).env(SKIPS, &skips);
-    let text = plugin::workspace().join("../shared/data/wiki.test.raw");
+    let text = plugin::workspace().join(plugin::TEXT);
     if let Ok(text) = text.canonicalize() {
         cargo.env("GGML_RKNPU_TEST_TEXT", text);
     }

@@ -11,6 +11,9 @@ use serde::Deserialize;
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 
+/// The evaluation text, from the workspace, where somebody has put it.
+pub const TEXT: &str = "../shared/data/wiki.test.raw";
+
 /// The two files that a host is given.
 #[derive(Debug, Clone)]
 pub struct Plugin {
