@@ -60,25 +60,6 @@ pub struct ggml_tensor {
     pub extra: *mut ::core::ffi::c_void,
     pub padding: [::core::ffi::c_char; 8usize],
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_tensor"][::core::mem::size_of::<ggml_tensor>() - 336usize];
-    ["Alignment of ggml_tensor"][::core::mem::align_of::<ggml_tensor>() - 8usize];
-    ["Offset of field: ggml_tensor::type_"][::core::mem::offset_of!(ggml_tensor, type_) - 0usize];
-    ["Offset of field: ggml_tensor::buffer"][::core::mem::offset_of!(ggml_tensor, buffer) - 8usize];
-    ["Offset of field: ggml_tensor::ne"][::core::mem::offset_of!(ggml_tensor, ne) - 16usize];
-    ["Offset of field: ggml_tensor::nb"][::core::mem::offset_of!(ggml_tensor, nb) - 48usize];
-    ["Offset of field: ggml_tensor::op"][::core::mem::offset_of!(ggml_tensor, op) - 80usize];
-    ["Offset of field: ggml_tensor::op_params"][::core::mem::offset_of!(ggml_tensor, op_params) - 84usize];
-    ["Offset of field: ggml_tensor::flags"][::core::mem::offset_of!(ggml_tensor, flags) - 148usize];
-    ["Offset of field: ggml_tensor::src"][::core::mem::offset_of!(ggml_tensor, src) - 152usize];
-    ["Offset of field: ggml_tensor::view_src"][::core::mem::offset_of!(ggml_tensor, view_src) - 232usize];
-    ["Offset of field: ggml_tensor::view_offs"][::core::mem::offset_of!(ggml_tensor, view_offs) - 240usize];
-    ["Offset of field: ggml_tensor::data"][::core::mem::offset_of!(ggml_tensor, data) - 248usize];
-    ["Offset of field: ggml_tensor::name"][::core::mem::offset_of!(ggml_tensor, name) - 256usize];
-    ["Offset of field: ggml_tensor::extra"][::core::mem::offset_of!(ggml_tensor, extra) - 320usize];
-    ["Offset of field: ggml_tensor::padding"][::core::mem::offset_of!(ggml_tensor, padding) - 328usize];
-};
 pub type ggml_to_float_t =
     ::core::option::Option<unsafe extern "C" fn(x: *const ::core::ffi::c_void, y: *mut f32, k: i64)>;
 pub type ggml_from_float_t =
@@ -94,25 +75,6 @@ pub struct ggml_type_traits {
     pub to_float: ggml_to_float_t,
     pub from_float_ref: ggml_from_float_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_type_traits"][::core::mem::size_of::<ggml_type_traits>() - 56usize];
-    ["Alignment of ggml_type_traits"][::core::mem::align_of::<ggml_type_traits>() - 8usize];
-    ["Offset of field: ggml_type_traits::type_name"]
-        [::core::mem::offset_of!(ggml_type_traits, type_name) - 0usize];
-    ["Offset of field: ggml_type_traits::blck_size"]
-        [::core::mem::offset_of!(ggml_type_traits, blck_size) - 8usize];
-    ["Offset of field: ggml_type_traits::blck_size_interleave"]
-        [::core::mem::offset_of!(ggml_type_traits, blck_size_interleave) - 16usize];
-    ["Offset of field: ggml_type_traits::type_size"]
-        [::core::mem::offset_of!(ggml_type_traits, type_size) - 24usize];
-    ["Offset of field: ggml_type_traits::is_quantized"]
-        [::core::mem::offset_of!(ggml_type_traits, is_quantized) - 32usize];
-    ["Offset of field: ggml_type_traits::to_float"]
-        [::core::mem::offset_of!(ggml_type_traits, to_float) - 40usize];
-    ["Offset of field: ggml_type_traits::from_float_ref"]
-        [::core::mem::offset_of!(ggml_type_traits, from_float_ref) - 48usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_init_params {
@@ -120,17 +82,6 @@ pub struct ggml_init_params {
     pub mem_buffer: *mut ::core::ffi::c_void,
     pub no_alloc: bool,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_init_params"][::core::mem::size_of::<ggml_init_params>() - 24usize];
-    ["Alignment of ggml_init_params"][::core::mem::align_of::<ggml_init_params>() - 8usize];
-    ["Offset of field: ggml_init_params::mem_size"]
-        [::core::mem::offset_of!(ggml_init_params, mem_size) - 0usize];
-    ["Offset of field: ggml_init_params::mem_buffer"]
-        [::core::mem::offset_of!(ggml_init_params, mem_buffer) - 8usize];
-    ["Offset of field: ggml_init_params::no_alloc"]
-        [::core::mem::offset_of!(ggml_init_params, no_alloc) - 16usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_buffer_type_i {
@@ -162,28 +113,6 @@ pub struct ggml_backend_buffer_type_i {
     >,
     pub is_host: ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_buffer_type_i"][::core::mem::size_of::<ggml_backend_buffer_type_i>() - 64usize];
-    ["Alignment of ggml_backend_buffer_type_i"]
-        [::core::mem::align_of::<ggml_backend_buffer_type_i>() - 8usize];
-    ["Offset of field: ggml_backend_buffer_type_i::get_name"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_name) - 0usize];
-    ["Offset of field: ggml_backend_buffer_type_i::alloc_buffer"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, alloc_buffer) - 8usize];
-    ["Offset of field: ggml_backend_buffer_type_i::alloc_buffer_n"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, alloc_buffer_n) - 16usize];
-    ["Offset of field: ggml_backend_buffer_type_i::get_alignment"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_alignment) - 24usize];
-    ["Offset of field: ggml_backend_buffer_type_i::get_max_size"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_max_size) - 32usize];
-    ["Offset of field: ggml_backend_buffer_type_i::get_alloc_size"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_alloc_size) - 40usize];
-    ["Offset of field: ggml_backend_buffer_type_i::get_alloc_size_n"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, get_alloc_size_n) - 48usize];
-    ["Offset of field: ggml_backend_buffer_type_i::is_host"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type_i, is_host) - 56usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_buffer_type {
@@ -191,17 +120,6 @@ pub struct ggml_backend_buffer_type {
     pub device: ggml_backend_dev_t,
     pub context: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_buffer_type"][::core::mem::size_of::<ggml_backend_buffer_type>() - 80usize];
-    ["Alignment of ggml_backend_buffer_type"][::core::mem::align_of::<ggml_backend_buffer_type>() - 8usize];
-    ["Offset of field: ggml_backend_buffer_type::iface"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type, iface) - 0usize];
-    ["Offset of field: ggml_backend_buffer_type::device"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type, device) - 64usize];
-    ["Offset of field: ggml_backend_buffer_type::context"]
-        [::core::mem::offset_of!(ggml_backend_buffer_type, context) - 72usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_buffer_i {
@@ -273,33 +191,6 @@ pub struct ggml_backend_buffer_i {
     pub clear: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t, value: u8)>,
     pub reset: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t)>,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_buffer_i"][::core::mem::size_of::<ggml_backend_buffer_i>() - 88usize];
-    ["Alignment of ggml_backend_buffer_i"][::core::mem::align_of::<ggml_backend_buffer_i>() - 8usize];
-    ["Offset of field: ggml_backend_buffer_i::free_buffer"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, free_buffer) - 0usize];
-    ["Offset of field: ggml_backend_buffer_i::get_base"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, get_base) - 8usize];
-    ["Offset of field: ggml_backend_buffer_i::init_tensor"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, init_tensor) - 16usize];
-    ["Offset of field: ggml_backend_buffer_i::memset_tensor"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, memset_tensor) - 24usize];
-    ["Offset of field: ggml_backend_buffer_i::set_tensor"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, set_tensor) - 32usize];
-    ["Offset of field: ggml_backend_buffer_i::get_tensor"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, get_tensor) - 40usize];
-    ["Offset of field: ggml_backend_buffer_i::set_tensor_2d"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, set_tensor_2d) - 48usize];
-    ["Offset of field: ggml_backend_buffer_i::get_tensor_2d"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, get_tensor_2d) - 56usize];
-    ["Offset of field: ggml_backend_buffer_i::cpy_tensor"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, cpy_tensor) - 64usize];
-    ["Offset of field: ggml_backend_buffer_i::clear"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, clear) - 72usize];
-    ["Offset of field: ggml_backend_buffer_i::reset"]
-        [::core::mem::offset_of!(ggml_backend_buffer_i, reset) - 80usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_buffer {
@@ -309,21 +200,6 @@ pub struct ggml_backend_buffer {
     pub size: usize,
     pub usage: i32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_buffer"][::core::mem::size_of::<ggml_backend_buffer>() - 120usize];
-    ["Alignment of ggml_backend_buffer"][::core::mem::align_of::<ggml_backend_buffer>() - 8usize];
-    ["Offset of field: ggml_backend_buffer::iface"]
-        [::core::mem::offset_of!(ggml_backend_buffer, iface) - 0usize];
-    ["Offset of field: ggml_backend_buffer::buft"]
-        [::core::mem::offset_of!(ggml_backend_buffer, buft) - 88usize];
-    ["Offset of field: ggml_backend_buffer::context"]
-        [::core::mem::offset_of!(ggml_backend_buffer, context) - 96usize];
-    ["Offset of field: ggml_backend_buffer::size"]
-        [::core::mem::offset_of!(ggml_backend_buffer, size) - 104usize];
-    ["Offset of field: ggml_backend_buffer::usage"]
-        [::core::mem::offset_of!(ggml_backend_buffer, usage) - 112usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_graph_optimize_params {
@@ -420,41 +296,6 @@ pub struct ggml_backend_i {
         ),
     >,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_i"][::core::mem::size_of::<ggml_backend_i>() - 128usize];
-    ["Alignment of ggml_backend_i"][::core::mem::align_of::<ggml_backend_i>() - 8usize];
-    ["Offset of field: ggml_backend_i::get_name"][::core::mem::offset_of!(ggml_backend_i, get_name) - 0usize];
-    ["Offset of field: ggml_backend_i::free"][::core::mem::offset_of!(ggml_backend_i, free) - 8usize];
-    ["Offset of field: ggml_backend_i::set_tensor_async"]
-        [::core::mem::offset_of!(ggml_backend_i, set_tensor_async) - 16usize];
-    ["Offset of field: ggml_backend_i::get_tensor_async"]
-        [::core::mem::offset_of!(ggml_backend_i, get_tensor_async) - 24usize];
-    ["Offset of field: ggml_backend_i::set_tensor_2d_async"]
-        [::core::mem::offset_of!(ggml_backend_i, set_tensor_2d_async) - 32usize];
-    ["Offset of field: ggml_backend_i::get_tensor_2d_async"]
-        [::core::mem::offset_of!(ggml_backend_i, get_tensor_2d_async) - 40usize];
-    ["Offset of field: ggml_backend_i::cpy_tensor_async"]
-        [::core::mem::offset_of!(ggml_backend_i, cpy_tensor_async) - 48usize];
-    ["Offset of field: ggml_backend_i::synchronize"]
-        [::core::mem::offset_of!(ggml_backend_i, synchronize) - 56usize];
-    ["Offset of field: ggml_backend_i::graph_plan_create"]
-        [::core::mem::offset_of!(ggml_backend_i, graph_plan_create) - 64usize];
-    ["Offset of field: ggml_backend_i::graph_plan_free"]
-        [::core::mem::offset_of!(ggml_backend_i, graph_plan_free) - 72usize];
-    ["Offset of field: ggml_backend_i::graph_plan_update"]
-        [::core::mem::offset_of!(ggml_backend_i, graph_plan_update) - 80usize];
-    ["Offset of field: ggml_backend_i::graph_plan_compute"]
-        [::core::mem::offset_of!(ggml_backend_i, graph_plan_compute) - 88usize];
-    ["Offset of field: ggml_backend_i::graph_compute"]
-        [::core::mem::offset_of!(ggml_backend_i, graph_compute) - 96usize];
-    ["Offset of field: ggml_backend_i::event_record"]
-        [::core::mem::offset_of!(ggml_backend_i, event_record) - 104usize];
-    ["Offset of field: ggml_backend_i::event_wait"]
-        [::core::mem::offset_of!(ggml_backend_i, event_wait) - 112usize];
-    ["Offset of field: ggml_backend_i::graph_optimize"]
-        [::core::mem::offset_of!(ggml_backend_i, graph_optimize) - 120usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend {
@@ -463,15 +304,6 @@ pub struct ggml_backend {
     pub device: ggml_backend_dev_t,
     pub context: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend"][::core::mem::size_of::<ggml_backend>() - 152usize];
-    ["Alignment of ggml_backend"][::core::mem::align_of::<ggml_backend>() - 8usize];
-    ["Offset of field: ggml_backend::guid"][::core::mem::offset_of!(ggml_backend, guid) - 0usize];
-    ["Offset of field: ggml_backend::iface"][::core::mem::offset_of!(ggml_backend, iface) - 8usize];
-    ["Offset of field: ggml_backend::device"][::core::mem::offset_of!(ggml_backend, device) - 136usize];
-    ["Offset of field: ggml_backend::context"][::core::mem::offset_of!(ggml_backend, context) - 144usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_dev_caps {
@@ -481,21 +313,6 @@ pub struct ggml_backend_dev_caps {
     pub events: bool,
     pub mmap_support: bool,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_dev_caps"][::core::mem::size_of::<ggml_backend_dev_caps>() - 5usize];
-    ["Alignment of ggml_backend_dev_caps"][::core::mem::align_of::<ggml_backend_dev_caps>() - 1usize];
-    ["Offset of field: ggml_backend_dev_caps::async_"]
-        [::core::mem::offset_of!(ggml_backend_dev_caps, async_) - 0usize];
-    ["Offset of field: ggml_backend_dev_caps::host_buffer"]
-        [::core::mem::offset_of!(ggml_backend_dev_caps, host_buffer) - 1usize];
-    ["Offset of field: ggml_backend_dev_caps::buffer_from_host_ptr"]
-        [::core::mem::offset_of!(ggml_backend_dev_caps, buffer_from_host_ptr) - 2usize];
-    ["Offset of field: ggml_backend_dev_caps::events"]
-        [::core::mem::offset_of!(ggml_backend_dev_caps, events) - 3usize];
-    ["Offset of field: ggml_backend_dev_caps::mmap_support"]
-        [::core::mem::offset_of!(ggml_backend_dev_caps, mmap_support) - 4usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_dev_props {
@@ -507,25 +324,6 @@ pub struct ggml_backend_dev_props {
     pub device_id: *const ::core::ffi::c_char,
     pub caps: ggml_backend_dev_caps,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_dev_props"][::core::mem::size_of::<ggml_backend_dev_props>() - 56usize];
-    ["Alignment of ggml_backend_dev_props"][::core::mem::align_of::<ggml_backend_dev_props>() - 8usize];
-    ["Offset of field: ggml_backend_dev_props::name"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, name) - 0usize];
-    ["Offset of field: ggml_backend_dev_props::description"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, description) - 8usize];
-    ["Offset of field: ggml_backend_dev_props::memory_free"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, memory_free) - 16usize];
-    ["Offset of field: ggml_backend_dev_props::memory_total"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, memory_total) - 24usize];
-    ["Offset of field: ggml_backend_dev_props::type_"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, type_) - 32usize];
-    ["Offset of field: ggml_backend_dev_props::device_id"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, device_id) - 40usize];
-    ["Offset of field: ggml_backend_dev_props::caps"]
-        [::core::mem::offset_of!(ggml_backend_dev_props, caps) - 48usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_device_i {
@@ -569,41 +367,6 @@ pub struct ggml_backend_device_i {
     pub event_synchronize:
         ::core::option::Option<unsafe extern "C" fn(dev: ggml_backend_dev_t, event: ggml_backend_event_t)>,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_device_i"][::core::mem::size_of::<ggml_backend_device_i>() - 120usize];
-    ["Alignment of ggml_backend_device_i"][::core::mem::align_of::<ggml_backend_device_i>() - 8usize];
-    ["Offset of field: ggml_backend_device_i::get_name"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_name) - 0usize];
-    ["Offset of field: ggml_backend_device_i::get_description"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_description) - 8usize];
-    ["Offset of field: ggml_backend_device_i::get_memory"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_memory) - 16usize];
-    ["Offset of field: ggml_backend_device_i::get_type"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_type) - 24usize];
-    ["Offset of field: ggml_backend_device_i::get_props"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_props) - 32usize];
-    ["Offset of field: ggml_backend_device_i::init_backend"]
-        [::core::mem::offset_of!(ggml_backend_device_i, init_backend) - 40usize];
-    ["Offset of field: ggml_backend_device_i::get_buffer_type"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_buffer_type) - 48usize];
-    ["Offset of field: ggml_backend_device_i::get_host_buffer_type"]
-        [::core::mem::offset_of!(ggml_backend_device_i, get_host_buffer_type) - 56usize];
-    ["Offset of field: ggml_backend_device_i::buffer_from_host_ptr"]
-        [::core::mem::offset_of!(ggml_backend_device_i, buffer_from_host_ptr) - 64usize];
-    ["Offset of field: ggml_backend_device_i::supports_op"]
-        [::core::mem::offset_of!(ggml_backend_device_i, supports_op) - 72usize];
-    ["Offset of field: ggml_backend_device_i::supports_buft"]
-        [::core::mem::offset_of!(ggml_backend_device_i, supports_buft) - 80usize];
-    ["Offset of field: ggml_backend_device_i::offload_op"]
-        [::core::mem::offset_of!(ggml_backend_device_i, offload_op) - 88usize];
-    ["Offset of field: ggml_backend_device_i::event_new"]
-        [::core::mem::offset_of!(ggml_backend_device_i, event_new) - 96usize];
-    ["Offset of field: ggml_backend_device_i::event_free"]
-        [::core::mem::offset_of!(ggml_backend_device_i, event_free) - 104usize];
-    ["Offset of field: ggml_backend_device_i::event_synchronize"]
-        [::core::mem::offset_of!(ggml_backend_device_i, event_synchronize) - 112usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_device {
@@ -611,17 +374,6 @@ pub struct ggml_backend_device {
     pub reg: ggml_backend_reg_t,
     pub context: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_device"][::core::mem::size_of::<ggml_backend_device>() - 136usize];
-    ["Alignment of ggml_backend_device"][::core::mem::align_of::<ggml_backend_device>() - 8usize];
-    ["Offset of field: ggml_backend_device::iface"]
-        [::core::mem::offset_of!(ggml_backend_device, iface) - 0usize];
-    ["Offset of field: ggml_backend_device::reg"]
-        [::core::mem::offset_of!(ggml_backend_device, reg) - 120usize];
-    ["Offset of field: ggml_backend_device::context"]
-        [::core::mem::offset_of!(ggml_backend_device, context) - 128usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_reg_i {
@@ -638,19 +390,6 @@ pub struct ggml_backend_reg_i {
         ) -> *mut ::core::ffi::c_void,
     >,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_reg_i"][::core::mem::size_of::<ggml_backend_reg_i>() - 32usize];
-    ["Alignment of ggml_backend_reg_i"][::core::mem::align_of::<ggml_backend_reg_i>() - 8usize];
-    ["Offset of field: ggml_backend_reg_i::get_name"]
-        [::core::mem::offset_of!(ggml_backend_reg_i, get_name) - 0usize];
-    ["Offset of field: ggml_backend_reg_i::get_device_count"]
-        [::core::mem::offset_of!(ggml_backend_reg_i, get_device_count) - 8usize];
-    ["Offset of field: ggml_backend_reg_i::get_device"]
-        [::core::mem::offset_of!(ggml_backend_reg_i, get_device) - 16usize];
-    ["Offset of field: ggml_backend_reg_i::get_proc_address"]
-        [::core::mem::offset_of!(ggml_backend_reg_i, get_proc_address) - 24usize];
-};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_reg {
@@ -658,16 +397,6 @@ pub struct ggml_backend_reg {
     pub iface: ggml_backend_reg_i,
     pub context: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of ggml_backend_reg"][::core::mem::size_of::<ggml_backend_reg>() - 48usize];
-    ["Alignment of ggml_backend_reg"][::core::mem::align_of::<ggml_backend_reg>() - 8usize];
-    ["Offset of field: ggml_backend_reg::api_version"]
-        [::core::mem::offset_of!(ggml_backend_reg, api_version) - 0usize];
-    ["Offset of field: ggml_backend_reg::iface"][::core::mem::offset_of!(ggml_backend_reg, iface) - 8usize];
-    ["Offset of field: ggml_backend_reg::context"]
-        [::core::mem::offset_of!(ggml_backend_reg, context) - 40usize];
-};
 pub type ggml_backend_buffer_init_fn = ::core::option::Option<
     unsafe extern "C" fn(
         buft: ggml_backend_buffer_type_t,

@@ -12,6 +12,8 @@ fn sys_is_what_bindgen_makes_of_the_header() {
         .allowlist_file(".*ggml_host_abi.h")
         .raw_line("// Made by bindgen from include/ggml_host_abi.h; see tests/bindings.rs. Do not edit.")
         .use_core()
+        // tests/layout.rs checks sizes and offsets against the host itself.
+        .layout_tests(false)
         .disable_header_comment()
         .generate()
         .expect("bindgen reads the header")
