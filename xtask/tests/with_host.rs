@@ -172,3 +172,41 @@ fn a_disabled_plugin_leaves_the_work_to_the_cpu() {
     assert_eq!(result["npu_flops_share"], 0.0);
     assert!(result["note"].as_str().unwrap().contains("RKNPU_DISABLE=1"), "{result}");
 }
+
+#[test]
+fn accuracy_puts_cpu_and_npu_side_by_side() {
+    let Some(text) = env::var_os("GGML_RKNPU_TEST_TEXT") else {
+        println!("skipped: GGML_RKNPU_TEST_TEXT names no text");
+        if let Some(file) = env::var_os("GGML_RKNPU_SKIPS") {
+            let mut file = OpenOptions::new().append(true).create(true).open(file).unwrap();
+            writeln!(file, "accuracy_puts_cpu_and_npu_side_by_side: GGML_RKNPU_TEST_TEXT names no text")
+                .unwrap();
+        }
+        return;
+    };
+    let arguments =
+        ["accuracy", "-m", "q8_0", "--pipelines", "default,W16A16", "--chunks", "1", "--json", "--text"];
+    let Some(mut accuracy) = xtask(&arguments) else { return };
+    let rows = last_json(&accuracy.arg(&text).output().unwrap());
+    let rows = rows.as_array().unwrap();
+    let on: Vec<_> = rows.iter().map(|row| row["on"].as_str().unwrap()).collect();
+    assert_eq!(on, ["CPU", "default", "W16A16"]);
+    for row in rows {
+        let (kl, top) = (row["kl"].as_f64().unwrap(), row["same_top"].as_f64().unwrap());
+        assert!(
+            (0.0..0.02).contains(&kl) && top > 90.0 && row["perplexity"].as_f64().unwrap() > 1.0,
+            "{row}"
+        );
+    }
+    // 16 bits lose nothing that the file has, 8 bits do.
+    assert!(rows[2]["kl"].as_f64() < rows[1]["kl"].as_f64(), "{rows:?}");
+
+    let Some(mut accuracy) =
+        xtask(&["accuracy", "-m", "q8_0", "--pipelines", "W2A2", "--chunks", "1", "--text"])
+    else {
+        return;
+    };
+    let output = accuracy.arg(&text).output().unwrap();
+    let (_, stderr) = texts(&output);
+    assert!(!output.status.success() && stderr.contains("expected one of W16A16, W8A8"), "{stderr}");
+}
