@@ -7,7 +7,7 @@ use std::process::Command;
 use clap::Args;
 use serde::Serialize;
 
-use crate::env::{Npu, NpuChoice};
+use crate::env::{Npu, NpuOptions};
 use crate::error::{Error, IoContext, Result};
 use crate::model::Model;
 use crate::process;
@@ -37,12 +37,8 @@ pub struct Options {
     /// The text; without it the evaluation text beside the checkout
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// The chip: emulated, or forced on a vendor's library that does not tell
-    #[arg(long)]
-    soc: Option<String>,
-    /// Which NPU to use
-    #[arg(long, value_enum, default_value_t = NpuChoice::Auto)]
-    npu: NpuChoice,
+    #[command(flatten)]
+    npu: NpuOptions,
     /// Print one JSON array as the last line of stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -66,7 +62,7 @@ struct Row {
 /// # Errors
 /// Bad input, a failed set-up, a failed host, or output that holds no figures.
 pub fn command(options: &Options) -> Result<()> {
-    let npu = Npu::choose(false, options.npu, options.soc.as_deref())?;
+    let npu = options.npu.choose(false)?;
     let text = text_of(options.text.as_deref())?;
     let models =
         options.models.iter().map(|name| Model::named(Some(name.clone()))).collect::<Result<Vec<_>>>()?;

@@ -2,17 +2,16 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use serde::Deserialize;
 
 use crate::env::{Npu, NpuChoice, SOCS};
 use crate::error::{Error, Result};
 use crate::process;
 use crate::setup::packages::{self, Need};
-use crate::setup::{plugin, TEST_EMULATOR};
+use crate::setup::{cargo, TEST_EMULATOR};
 
 /// The doctor, for tests: cargo must not be started from within the cargo that runs them.
 const TEST_DOCTOR: &str = "GGML_RKNPU_TEST_DOCTOR";
@@ -38,20 +37,6 @@ const DOCTOR_RUNNER: &str = "RKNPU_DOCTOR_RUNNER";
 struct Built {
     doctor: PathBuf,
     emulator: PathBuf,
-}
-
-/// What cargo says, as far as this looks at it.
-#[derive(Deserialize)]
-struct Message {
-    target: Option<Target>,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
 }
 
 /// How many checks ended how.
@@ -166,38 +151,8 @@ fn build(target: Option<&str>) -> Result<Built> {
         return Ok(Built { doctor, emulator });
     }
     packages::ensure(&[Need::Cxx])?;
-    let mut cargo = plugin::cargo();
-    cargo.args(["build", "--release", "-p", "rknpu-doctor", "-p", "npu-emulator"]);
-    cargo.args(target.map(|target| format!("--target={target}")));
-    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = process::spawn(&mut cargo)?;
-    let (mut doctor, mut emulator) = (None, None);
-    if let Some(stdout) = child.stdout.take() {
-        let read = process::for_each_line(stdout, |line| {
-            let Ok(message) = serde_json::from_str::<Message>(line) else { return };
-            match message.target.as_ref().map(|target| target.name.as_str()) {
-                Some("rknpu-doctor") if message.executable.is_some() => doctor = message.executable,
-                Some("npu_emulator") => emulator = message.filenames.into_iter().find(|path| is_shared(path)),
-                _ => {}
-            }
-        });
-        read.map_err(|source| Error::Io { doing: "read cargo's messages".to_owned(), source })?;
-    }
-    let status = child.wait().map_err(|source| Error::Io { doing: "wait for cargo".to_owned(), source })?;
-    match (status.success(), doctor, emulator) {
-        (true, Some(doctor), Some(emulator)) => Ok(Built { doctor, emulator }),
-        (true, ..) => Err(Error::Refused("cargo built no rknpu-doctor, or no libnpu_emulator.so".to_owned())),
-        (false, ..) => Err(Error::Tool {
-            program: "cargo build".to_owned(),
-            outcome: process::outcome(status),
-            tail: Vec::new(),
-            log: None,
-        }),
-    }
-}
-
-fn is_shared(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "so")
+    let made = cargo::build(&["rknpu-doctor", "npu-emulator"], target)?;
+    Ok(Built { doctor: made.program("rknpu-doctor")?, emulator: made.shared_library("npu_emulator")? })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::error::{Error, Result};
 use crate::setup::plugin::Plugin;
@@ -30,6 +30,27 @@ pub enum NpuChoice {
     Vendor,
     /// The workspace's emulator
     Emulated,
+}
+
+/// The options that choose an NPU, the same for every command that runs the host.
+#[derive(Debug, Args)]
+pub struct NpuOptions {
+    /// The chip: emulated, or forced on a vendor's library that does not tell
+    #[arg(long)]
+    soc: Option<String>,
+    /// Which NPU to use
+    #[arg(long, value_enum, default_value_t = NpuChoice::Auto)]
+    npu: NpuChoice,
+}
+
+impl NpuOptions {
+    /// As [`Npu::choose`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn choose(&self, cpu: bool) -> Result<Npu> {
+        Npu::choose(cpu, self.npu, self.soc.as_deref())
+    }
 }
 
 /// A chosen NPU: checked as far as it can be before anything is built.

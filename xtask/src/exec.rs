@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::env::{Npu, NpuChoice};
+use crate::env::{Npu, NpuOptions};
 use crate::error::{Error, Result};
 use crate::process;
 use crate::setup::{self, host::Host, packages, Wants};
@@ -15,12 +15,8 @@ use crate::setup::{self, host::Host, packages, Wants};
 /// The options of `exec`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The chip: emulated, or forced on a vendor's library that does not tell
-    #[arg(long)]
-    soc: Option<String>,
-    /// Which NPU to use
-    #[arg(long, value_enum, default_value_t = NpuChoice::Auto)]
-    npu: NpuChoice,
+    #[command(flatten)]
+    npu: NpuOptions,
     /// The same host without the plugin
     #[arg(long, conflicts_with = "npu")]
     cpu: bool,
@@ -34,7 +30,7 @@ pub struct Options {
 /// # Errors
 /// Bad input, a failed set-up, or a program that is nowhere.
 pub fn command(options: &Options) -> Result<()> {
-    let npu = Npu::choose(options.cpu, options.npu, options.soc.as_deref())?;
+    let npu = options.npu.choose(options.cpu)?;
     let wants_models =
         std::env::var_os("RKNPU_MODEL").is_none() && std::env::var_os("LLAMA_CPP_DIR").is_none();
     let is_listing = options.command.is_empty();

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use crate::env::{Npu, NpuChoice};
+use crate::env::{Npu, NpuOptions};
 use crate::error::{Error, IoContext, Result};
 use crate::flops;
 use crate::gguf::Gguf;
@@ -48,12 +48,8 @@ pub struct Options {
     /// Tokens of context, rounded up to a multiple of 256 [default: the model's, at most 4096]
     #[arg(short, long, value_name = "CTX", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// The chip: emulated, or forced on a vendor's library that does not tell
-    #[arg(long)]
-    soc: Option<String>,
-    /// Which NPU to use
-    #[arg(long, value_enum, default_value_t = NpuChoice::Auto)]
-    npu: NpuChoice,
+    #[command(flatten)]
+    npu: NpuOptions,
     /// Run the same host without the plugin
     #[arg(long, conflicts_with = "npu")]
     cpu: bool,
@@ -78,7 +74,7 @@ pub fn command(options: &Options) -> Result<()> {
             "--prompt \"\" is empty: expected a prompt of at least one character".to_owned(),
         ));
     }
-    let npu = Npu::choose(options.cpu, options.npu, options.soc.as_deref())?;
+    let npu = options.npu.choose(options.cpu)?;
     let model = Model::named(options.model.clone())?;
 
     let ready = setup::prepare(Wants { models: model.is_cached(), plugin: npu != Npu::Cpu })?;

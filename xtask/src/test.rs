@@ -68,7 +68,7 @@ pub fn command(options: &Options) -> Result<()> {
     let skips = scratch.path().join("skips");
     fs::write(&skips, "").at("write", &skips)?;
 
-    let mut cargo = plugin::cargo();
+    let mut cargo = setup::cargo::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).args(&options.cargo_args);
     cargo.env(setup::TEST_HOST, &ready.host.bin).env(setup::TEST_MODELS, &ready.models);
     if let Some(source) = &ready.host.source {

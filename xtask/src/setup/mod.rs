@@ -8,6 +8,7 @@
 //! for the lock of the cargo that runs the tests): the `GGML_RKNPU_TEST_*` variables then stand for the
 //! products, see [`given`].
 
+pub mod cargo;
 pub mod download;
 pub mod host;
 pub mod models;

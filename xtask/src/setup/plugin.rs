@@ -2,14 +2,10 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use serde::Deserialize;
-
-use crate::error::{Error, IoContext, Result};
-use crate::process;
+use super::cargo;
+use crate::error::{IoContext, Result};
 
 /// The evaluation text, from the workspace, where somebody has put it.
 pub const TEXT: &str = "../shared/data/wiki.test.raw";
@@ -23,29 +19,6 @@ pub struct Plugin {
     pub emulator: PathBuf,
 }
 
-/// What cargo says, as far as this looks at it.
-#[derive(Deserialize)]
-struct Message {
-    reason: String,
-    #[serde(default)]
-    target: Option<Target>,
-    #[serde(default)]
-    filenames: Vec<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
-/// The `cargo` that started this, or the one on the path.
-pub fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace());
-    command
-}
-
 /// The root of the checkout.
 pub fn workspace() -> PathBuf {
     let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -56,57 +29,14 @@ pub fn workspace() -> PathBuf {
     root.unwrap_or(built_in).to_owned()
 }
 
-/// Builds both in release mode; cargo itself knows what is fresh.
+/// Builds both.
 ///
 /// # Errors
 /// When cargo fails, having said why on stderr.
 pub fn build() -> Result<Plugin> {
-    let mut command = cargo();
-    command.args(["build", "--release", "-p", "ggml-rknpu", "-p", "npu-emulator"]);
-    command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = process::spawn(&mut command)?;
-    let mut made: [Option<PathBuf>; 2] = [None, None];
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines() {
-            let line =
-                line.map_err(|source| Error::Io { doing: "read cargo's messages".to_owned(), source })?;
-            for (slot, name) in made.iter_mut().zip(["ggml_rknpu", "npu_emulator"]) {
-                if let Some(path) = shared_library(&line, name) {
-                    *slot = Some(path);
-                }
-            }
-        }
-    }
-    let status = child.wait().map_err(|source| Error::Io { doing: "wait for cargo".to_owned(), source })?;
-    if !status.success() {
-        return Err(Error::Tool {
-            program: "cargo build".to_owned(),
-            outcome: process::outcome(status),
-            tail: Vec::new(),
-            log: None,
-        });
-    }
-    match made {
-        [Some(built), Some(emulator)] => Ok(Plugin { library: with_host_name(&built)?, emulator }),
-        [None, _] => Err(no_library("ggml-rknpu")),
-        [_, None] => Err(no_library("npu-emulator")),
-    }
-}
-
-fn no_library(package: &str) -> Error {
-    Error::Refused(format!(
-        "cargo built {package} but no shared library of it; its crate-type must be cdylib"
-    ))
-}
-
-/// The shared library in one of cargo's messages, if it is that of the target.
-fn shared_library(line: &str, target_name: &str) -> Option<PathBuf> {
-    let message: Message = serde_json::from_str(line).ok()?;
-    let target = message.target.filter(|_| message.reason == "compiler-artifact")?;
-    if target.name != target_name || !target.kind.iter().any(|kind| kind == "cdylib") {
-        return None;
-    }
-    message.filenames.into_iter().find(|path| path.extension().is_some_and(|ext| ext == "so"))
+    let made = cargo::build(&["ggml-rknpu", "npu-emulator"], None)?;
+    let library = with_host_name(&made.shared_library("ggml_rknpu")?)?;
+    Ok(Plugin { library, emulator: made.shared_library("npu_emulator")? })
 }
 
 /// Cargo cannot put a hyphen into a library's name, and hosts and people expect one: a copy beside it.
@@ -125,17 +55,6 @@ fn with_host_name(built: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_shared_library_is_found_among_the_messages() {
-        let line = r#"{"reason":"compiler-artifact","package_id":"x","target":{"kind":["cdylib","rlib"],
-            "crate_types":["cdylib","rlib"],"name":"ggml_rknpu"},"filenames":["/t/libggml_rknpu.so","/t/libggml_rknpu.rlib"],"fresh":true}"#
-            .replace('\n', "");
-        assert_eq!(shared_library(&line, "ggml_rknpu"), Some(PathBuf::from("/t/libggml_rknpu.so")));
-        assert_eq!(shared_library(&line, "npu_emulator"), None);
-        assert_eq!(shared_library(r#"{"reason":"build-finished","success":true}"#, "ggml_rknpu"), None);
-        assert_eq!(shared_library("not json", "ggml_rknpu"), None);
-    }
 
     #[test]
     fn the_copy_with_the_hyphen_follows_the_original() {
