@@ -14,40 +14,13 @@ use super::Panel;
 #[repr(C, packed)]
 struct Unaligned<T>(T);
 
-/// Walks all rows and columns of a panel in the tiles that suit the rows left.
-macro_rules! tiles {
-    ($tile:ident, $a:expr, $rows:expr, $panel:expr, $out:expr) => {{
-        let (a, rows, panel, out) = ($a.as_ptr(), $rows, $panel, $out.as_mut_ptr());
-        let k = panel.k();
-        let mut m = 0;
-        while m < rows {
-            let step = (rows - m).min(4);
-            let mut c = 0;
-            while c < panel.columns {
-                // SAFETY: the rows and columns of the tile lie within A and the result, whose lengths the caller
-                // checked, and columns come in multiples of 8; the panel is readable by contract.
-                c += unsafe {
-                    let (a, out) = (a.add(m * k), out.add(m * panel.columns + c));
-                    match step {
-                        1 => $tile::<1, 8>(a, k, panel, c, out),
-                        2 => $tile::<2, 4>(a, k, panel, c, out),
-                        3 => $tile::<3, 2>(a, k, panel, c, out),
-                        _ => $tile::<4, 2>(a, k, panel, c, out),
-                    }
-                };
-            }
-            m += step;
-        }
-    }};
-}
-
 /// See [`super::i8_panel`].
 ///
 /// # Safety
 /// As there, on a machine with AVX2, FMA and F16C; lengths are checked by the caller.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn i8_panel(a: &[i16], rows: usize, panel: &Panel<'_>, out: &mut [i32]) {
-    tiles!(i8_tile, a, rows, panel, out);
+    tiles!(i8_tile, a, rows, panel, out, [4, 2, 2]);
 }
 
 /// See [`super::f16_panel`].
@@ -56,7 +29,7 @@ pub(super) unsafe fn i8_panel(a: &[i16], rows: usize, panel: &Panel<'_>, out: &m
 /// As there, on a machine with AVX2, FMA and F16C; lengths are checked by the caller.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn f16_panel(a: &[f32], rows: usize, panel: &Panel<'_>, out: &mut [f32]) {
-    tiles!(f16_tile, a, rows, panel, out);
+    tiles!(f16_tile, a, rows, panel, out, [4, 2, 2]);
 }
 
 /// `M` rows of `a` (row length `k`) times columns `c` to `c + C` into `out` (row length `panel.columns`, at

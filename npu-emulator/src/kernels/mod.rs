@@ -4,6 +4,34 @@
 //! kernels take A as i16 and are exact; the f16 ones take A as f32 and accumulate in f32 in an order of their
 //! own. B is read through raw pointers because the device memory that it lies in is shared.
 
+/// Walks all rows and columns of a panel in the tiles that suit the rows left; the last three numbers are the
+/// columns of a tile of two, three and four rows, as many as the registers hold (one row takes eight).
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! tiles {
+    ($tile:ident, $a:expr, $rows:expr, $panel:expr, $out:expr, [$two:literal, $three:literal, $four:literal]) => {{
+        let (a, rows, panel, out) = ($a.as_ptr(), $rows, $panel, $out.as_mut_ptr());
+        let k = panel.k();
+        let mut m = 0;
+        while m < rows {
+            let step = (rows - m).min(4);
+            let mut c = 0;
+            while c < panel.columns {
+                // SAFETY: the rows and columns of the tile lie within A and the result, whose lengths the caller
+                // checked, and columns come in multiples of 8; the panel is readable by contract.
+                c += unsafe {
+                    let (a, out) = (a.add(m * k), out.add(m * panel.columns + c));
+                    match step {
+                        1 => $tile::<1, 8>(a, k, panel, c, out),
+                        2 => $tile::<2, $two>(a, k, panel, c, out),
+                        3 => $tile::<3, $three>(a, k, panel, c, out),
+                        _ => $tile::<4, $four>(a, k, panel, c, out),
+                    }
+                };
+            }
+            m += step;
+        }
+    }};
+}
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "aarch64")]
