@@ -18,10 +18,9 @@ pub struct TypeLimits {
     pub b_block_n: usize,
     /// Depth of a native B block.
     pub b_block_k: usize,
+    /// Innermost run of columns in native C: C is (N/`c_block`, M, `c_block`).
+    pub c_block: usize,
 }
-
-/// Innermost run of columns in native C of the f32 and i32 outputs: C is (N/4, M, 4) on every chip.
-pub const C_BLOCK: usize = 4;
 
 /// No chip has more cores.
 pub const CORES_MAX: usize = 3;
@@ -39,18 +38,16 @@ pub struct Chip {
     pub cores: usize,
     /// The longest K of one context that runs at full speed.
     pub k_max: usize,
-    f16: TypeLimits,
-    i8: TypeLimits,
+    /// The element types that it has, or may have: the probe has the last word.
+    types: &'static [(MatmulType, TypeLimits)],
+    /// Those of its types on which reports disagree: used where the probe finds them right, and not missed.
+    pub disputed: &'static [MatmulType],
 }
 
 impl Chip {
-    /// The limits of an element type; `None` for one that the chip, or this plugin, does not run.
+    /// The limits of an element type; `None` for one that the chip does not run.
     pub fn limits(&self, dtype: MatmulType) -> Option<&TypeLimits> {
-        match dtype {
-            MatmulType::F16 => Some(&self.f16),
-            MatmulType::I8 => Some(&self.i8),
-            MatmulType::I4 => None,
-        }
+        self.types.iter().find(|(named, _)| *named == dtype).map(|(_, limits)| limits)
     }
 
     /// The chip that users call `name`, in any case.
@@ -71,14 +68,34 @@ impl Chip {
 }
 
 const fn limits(
-    k_align: usize,
-    n_align: usize,
+    (k_align, n_align): (usize, usize),
     a_block: usize,
-    b_block_n: usize,
-    b_block_k: usize,
+    (b_block_n, b_block_k): (usize, usize),
+    c_block: usize,
 ) -> TypeLimits {
-    TypeLimits { k_align, n_align, a_block, b_block_n, b_block_k }
+    TypeLimits { k_align, n_align, a_block, b_block_n, b_block_k, c_block }
 }
+
+const RK3588: &[(MatmulType, TypeLimits)] = &[
+    (MatmulType::F16, limits((32, 16), 8, (16, 32), 4)),
+    (MatmulType::I8, limits((32, 32), 16, (32, 32), 4)),
+    (MatmulType::I4, limits((32, 64), 32, (64, 32), 8)),
+];
+
+/// Layouts of the mixed types are assumed: A as f16, B as i8 or i4. On i4 × i4 reports disagree.
+const RK3576: &[(MatmulType, TypeLimits)] = &[
+    (MatmulType::F16, limits((32, 16), 8, (16, 32), 4)),
+    (MatmulType::I8, limits((32, 32), 16, (32, 32), 4)),
+    (MatmulType::I4, limits((32, 64), 32, (64, 32), 4)),
+    (MatmulType::F16I8, limits((32, 32), 8, (32, 32), 4)),
+    (MatmulType::F16I4, limits((32, 64), 8, (64, 32), 4)),
+];
+
+const RK356X: &[(MatmulType, TypeLimits)] =
+    &[(MatmulType::F16, limits((16, 8), 4, (8, 16), 4)), (MatmulType::I8, limits((32, 16), 8, (16, 32), 4))];
+
+const RK3562: &[(MatmulType, TypeLimits)] =
+    &[(MatmulType::F16, limits((32, 8), 8, (8, 32), 4)), (MatmulType::I8, limits((32, 16), 16, (16, 32), 4))];
 
 /// All chips that are known.
 pub static CHIPS: [Chip; 5] = [
@@ -88,8 +105,8 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3588", "rockchip,rk3588s"],
         cores: 3,
         k_max: 8192,
-        f16: limits(32, 16, 8, 16, 32),
-        i8: limits(32, 32, 16, 32, 32),
+        types: RK3588,
+        disputed: &[],
     },
     Chip {
         name: "rk3576",
@@ -97,8 +114,8 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3576"],
         cores: 2,
         k_max: 4096,
-        f16: limits(32, 16, 8, 16, 32),
-        i8: limits(32, 32, 16, 32, 32),
+        types: RK3576,
+        disputed: &[MatmulType::I4],
     },
     Chip {
         name: "rk3566",
@@ -106,8 +123,8 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3566"],
         cores: 1,
         k_max: 10240,
-        f16: limits(16, 8, 4, 8, 16),
-        i8: limits(32, 16, 8, 16, 32),
+        types: RK356X,
+        disputed: &[],
     },
     Chip {
         name: "rk3568",
@@ -115,8 +132,8 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3568"],
         cores: 1,
         k_max: 10240,
-        f16: limits(16, 8, 4, 8, 16),
-        i8: limits(32, 16, 8, 16, 32),
+        types: RK356X,
+        disputed: &[],
     },
     Chip {
         name: "rk3562",
@@ -124,8 +141,8 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3562"],
         cores: 1,
         k_max: 10240,
-        f16: limits(32, 8, 8, 8, 32),
-        i8: limits(32, 16, 16, 16, 32),
+        types: RK3562,
+        disputed: &[],
     },
 ];
 
@@ -147,12 +164,13 @@ mod tests {
         // Padded shapes are whole blocks, which the kernels rely on.
         for chip in &CHIPS {
             assert!((1..=CORES_MAX).contains(&chip.cores), "{}", chip.name);
-            for dtype in [MatmulType::F16, MatmulType::I8] {
-                let limits = chip.limits(dtype).unwrap();
+            assert!(chip.limits(MatmulType::F16).is_some() && chip.limits(MatmulType::I8).is_some());
+            for dtype in MatmulType::ALL {
+                let Some(limits) = chip.limits(dtype) else { continue };
                 assert_eq!(limits.k_align % limits.a_block, 0, "{}", chip.name);
                 assert_eq!(limits.k_align % limits.b_block_k, 0, "{}", chip.name);
                 assert_eq!(limits.n_align % limits.b_block_n, 0, "{}", chip.name);
-                assert_eq!(limits.n_align % C_BLOCK, 0, "{}", chip.name);
+                assert_eq!(limits.n_align % limits.c_block, 0, "{}", chip.name);
             }
         }
     }

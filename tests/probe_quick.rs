@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use ggml_rknpu::chip::{Chip, CHIPS, CORES_MAX};
+use ggml_rknpu::chip::{Chip, CHIPS};
 use ggml_rknpu::mode::Mode;
 use ggml_rknpu::probe::quick;
-use rknn_sys::Library;
+use rknn_sys::{Library, MatmulType};
 
 /// The chip that a child process checks the emulator against.
 const CHILD: &str = "GGML_RKNPU_TEST_PROBE_CHIP";
@@ -45,9 +45,7 @@ fn child() {
 #[test]
 fn a_sound_device_of_each_chip_is_found_sound() {
     for chip in &CHIPS {
-        let mut cores = [false; CORES_MAX];
-        cores[..chip.cores].fill(true);
-        assert_eq!(findings(chip.name, chip.name), Mode { cores, ..Mode::BELIEVED }, "{}", chip.name);
+        assert_eq!(findings(chip.name, chip.name), Mode::believed(chip), "{}", chip.name);
     }
 }
 
@@ -58,14 +56,21 @@ fn wrong_layouts_are_found_out_and_row_major_ones_taken() {
     assert!(!found.native_b && found.native_ac, "{found:?}");
     // All of RK3566's are different; its alignments of f16 are finer than RK3588 takes.
     let found = findings("rk3562", "rk3566");
-    assert!(found.i8 && !found.native_ac, "{found:?}");
+    assert!(found.has(MatmulType::I8) && !found.native_ac, "{found:?}");
 }
 
 #[test]
 fn a_core_that_is_not_there_is_no_good_core() {
     let found = findings("rk3576", "rk3588");
     assert_eq!(found.cores, [true, true, false]);
-    assert!(found.i8 && found.f16 && found.native_b && found.native_ac && found.views, "{found:?}");
+    assert!(
+        found.has(MatmulType::I8)
+            && found.has(MatmulType::F16)
+            && found.native_b
+            && found.native_ac
+            && found.views,
+        "{found:?}"
+    );
 }
 
 #[test]

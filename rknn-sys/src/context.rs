@@ -2,31 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::dtype::MatmulType;
 use crate::error::Error;
 use crate::library::{check, Library, Version};
 use crate::memory::{Binding, Memory, Raw};
 use crate::sys;
-
-/// The element types of A, B and C that this project uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MatmulType {
-    /// f16 × f16 → f32, accumulated in f32.
-    F16,
-    /// i8 × i8 → i32, exact.
-    I8,
-    /// i4 × i4 → i16, saturating.
-    I4,
-}
-
-impl MatmulType {
-    fn code(self) -> i32 {
-        (match self {
-            Self::F16 => sys::RKNN_ABI_F16_F16_TO_F32,
-            Self::I8 => sys::RKNN_ABI_I8_I8_TO_I32,
-            Self::I4 => sys::RKNN_ABI_I4_I4_TO_I16,
-        }) as i32
-    }
-}
 
 /// How the elements of an operand lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@
 
 pub mod attempt;
 pub mod context;
+pub mod dtype;
 pub mod dynamic;
 pub mod error;
 pub mod library;
@@ -18,7 +19,8 @@ pub mod memory;
 #[allow(missing_docs, non_camel_case_types, non_snake_case)]
 pub mod sys;
 
-pub use context::{Context, Layout, MatmulSpec, MatmulType, Operand};
+pub use context::{Context, Layout, MatmulSpec, Operand};
+pub use dtype::{Element, MatmulType};
 pub use dynamic::DynamicContext;
 pub use error::Error;
 pub use library::{Library, Version};

@@ -6,16 +6,17 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use rknn_sys::MatmulSpec;
+use rknn_sys::{Element, MatmulSpec};
 
 use super::core::Job;
-use super::pack::{chunks, pack, rotate};
+use super::pack::{chunks, pack};
+use super::prepare::Prepared;
 use super::{Engine, Error, NpuWeight};
 use crate::chip::CORES_MAX;
 use crate::kernels::fast;
 use crate::kernels::scalar::{scale_f16, scale_i8};
-use crate::kernels::{Results, Rows};
-use crate::plan::{tiles, Segment, Tile, WeightPlan};
+use crate::kernels::{int4, Results, Rows};
+use crate::plan::{tiles, Segment, Slice, Tile, ROWS_MAX};
 use crate::policy::Pipeline;
 
 /// What a product needs beside the NPU's memories; kept from one to the next.
@@ -23,8 +24,8 @@ use crate::policy::Pipeline;
 pub struct Room {
     /// One scale a row of the tile at work.
     scales: Vec<f32>,
-    /// The tile's rows, rotated.
-    rotated: Vec<f32>,
+    /// The rows at work, rotated.
+    prepared: Prepared,
 }
 
 /// Rows of f32 activations.
@@ -36,6 +37,13 @@ pub struct Activations<'a> {
     pub stride: usize,
     /// Rows.
     pub rows: usize,
+}
+
+impl Activations<'_> {
+    /// The same rows from row `first` on; what lies beyond stays counted.
+    fn from(&self, first: usize) -> Self {
+        Self { data: &self.data[first * self.stride..], stride: self.stride, rows: self.rows - first }
+    }
 }
 
 impl Engine {
@@ -62,28 +70,27 @@ impl Engine {
         &mut self,
         weight: &NpuWeight,
         activations: Activations,
-        Room { scales, rotated }: &mut Room,
+        Room { scales, prepared }: &mut Room,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let WeightPlan { k, n, .. } = weight.plan;
-        for tile in tiles(activations.rows, weight.plan.widest()) {
-            let out = &mut out[tile.start * n..(tile.start + tile.len) * n];
-            let mut rows = Activations {
-                data: &activations.data[tile.start * activations.stride..],
-                stride: activations.stride,
-                rows: tile.len,
-            };
+        let n = weight.plan.n;
+        for start in (0..activations.rows).step_by(ROWS_MAX) {
+            let rows = activations.rows.min(start + ROWS_MAX) - start;
+            let mut block = Activations { rows, ..activations.from(start) };
             if let Some(rotation) = &weight.rotation {
-                rotated.resize(tile.len * k, 0.0);
-                rotate(&self.pool, rotation, &rows, rotated);
-                rows = Activations { data: rotated, stride: k, rows: tile.len };
+                block = prepared.rows(&self.pool, rotation, &block, &self.stats);
             }
-            for (index, segment) in weight.plan.segments.iter().enumerate() {
-                let rows = Activations { data: &rows.data[segment.start..], ..rows };
-                self.scale_rows(weight.pipeline, rows, segment, scales);
-                self.pack(weight, rows, segment, &tile, scales)?;
-                self.run(weight, index, segment, &tile)?;
-                self.unpack(weight, &tile, scales, index > 0, out)?;
+            let out = &mut out[start * n..(start + rows) * n];
+            for tile in tiles(rows, weight.plan.widest()) {
+                let out = &mut out[tile.start * n..(tile.start + tile.len) * n];
+                let rows = Activations { rows: tile.len, ..block.from(tile.start) };
+                for (index, segment) in weight.plan.segments.iter().enumerate() {
+                    let rows = Activations { data: &rows.data[segment.start..], ..rows };
+                    self.scale_rows(weight.pipeline, rows, segment, scales);
+                    self.pack(weight, rows, segment, &tile, scales)?;
+                    self.run(weight, index, segment, &tile)?;
+                    self.unpack(weight, index, &tile, scales, out)?;
+                }
             }
         }
         Ok(())
@@ -91,16 +98,18 @@ impl Engine {
 
     /// One scale a row, over the segment's columns.
     fn scale_rows(&self, pipeline: Pipeline, rows: Activations, segment: &Segment, scales: &mut Vec<f32>) {
-        let scale = match pipeline {
-            Pipeline::W8A8 => scale_i8,
-            Pipeline::W16A16 => scale_f16,
+        let scale = |row: &[f32]| match pipeline {
+            Pipeline::W8A8 => scale_i8(fast::amax(row)),
+            Pipeline::W4A8 => int4::scale_planes(fast::amax(row)),
+            Pipeline::W4A4 => int4::scale_row(row),
+            Pipeline::W4A16 | Pipeline::W8A16 | Pipeline::W16A16 => scale_f16(fast::amax(row)),
         };
         scales.resize(rows.rows, 0.0);
         let elements = rows.rows * segment.len;
         self.chunks(elements, scales, rows.rows.div_ceil(self.threads()), |first, scales| {
             for (row, out) in scales.iter_mut().enumerate() {
                 let start = (first + row) * rows.stride;
-                *out = scale(fast::amax(&rows.data[start..start + segment.len]));
+                *out = scale(&rows.data[start..start + segment.len]);
             }
         });
     }
@@ -115,16 +124,15 @@ impl Engine {
         scales: &[f32],
     ) -> Result<(), Error> {
         let plan = &weight.plan;
-        let bytes = tile.rows * segment.padded * plan.element_bytes();
+        let m = tile.rows * weight.pipeline.planes();
+        let bytes = plan.dtype.a().bytes(m * segment.padded);
         let native_block = self.mode.native_ac.then_some(plan.limits.a_block);
         let memory = self.scratch.a(bytes)?;
         let a = &mut memory.as_mut_slice()[..bytes];
         let rows = Rows { data: rows.data, stride: rows.stride, rows: rows.rows, k: segment.len, scales };
-        pack(&self.pool, weight.pipeline, &rows, tile.rows, native_block, a).ok_or_else(|| {
-            Error::Unsupported {
-                chip: self.chip.title,
-                what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
-            }
+        pack(&self.pool, weight.pipeline, &rows, m, native_block, a).ok_or_else(|| Error::Unsupported {
+            chip: self.chip.title,
+            what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
         })?;
         memory.sync_to_device()?;
         Ok(())
@@ -133,15 +141,17 @@ impl Engine {
     /// Runs the slices of one segment, each on its core.
     fn run(&mut self, weight: &NpuWeight, index: usize, segment: &Segment, tile: &Tile) -> Result<(), Error> {
         let plan = &weight.plan;
-        let a = self.scratch.a(tile.rows * segment.padded * plan.element_bytes())?.binding();
+        let m = tile.rows * weight.pipeline.planes();
+        let a = self.scratch.a(plan.dtype.a().bytes(m * segment.padded))?.binding();
         let mut bindings = [const { None }; CORES_MAX];
         for slice in &plan.slices {
-            bindings[slice.core] = Some(self.scratch.c(slice.core, tile.rows * slice.padded * 4)?.binding());
+            let bytes = plan.dtype.c().bytes(m * slice.padded);
+            bindings[slice.core] = Some(self.scratch.c(slice.core, bytes)?.binding());
         }
         let jobs = plan.slices.iter().enumerate().filter_map(|(s, slice)| {
             let spec = MatmulSpec {
                 dtype: plan.dtype,
-                rows: tile.rows,
+                rows: m,
                 k: segment.padded,
                 n: slice.padded,
                 b_layout: self.mode.b_layout(),
@@ -157,46 +167,41 @@ impl Engine {
         Ok(())
     }
 
-    /// Scales the slices' results into the tile's rows of the output.
+    /// Scales the slices' results of segment `index` into the tile's rows of the output, or adds them to it.
     fn unpack(
         &mut self,
         weight: &NpuWeight,
+        index: usize,
         tile: &Tile,
         scales: &[f32],
-        accumulate: bool,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let plan = &weight.plan;
+        let (plan, planes) = (&weight.plan, weight.pipeline.planes());
+        let m = tile.rows * planes;
+        let bytes = |slice: &Slice| plan.dtype.c().bytes(m * slice.padded);
         for slice in &plan.slices {
-            self.scratch.c(slice.core, tile.rows * slice.padded * 4)?.sync_from_device()?;
+            self.scratch.c(slice.core, bytes(slice))?.sync_from_device()?;
         }
-        let (scratch, native) = (&self.scratch, self.mode.native_ac);
+        let column_scales = &weight.scales[index * plan.n..(index + 1) * plan.n];
+        let (scratch, block) = (&self.scratch, self.mode.native_ac.then_some(plan.limits.c_block));
         // Whole groups of eight rows, as the kernel takes them.
         let rows_a_chunk = tile.len.div_ceil(self.threads()).next_multiple_of(8);
         chunks(&self.pool, tile.len * plan.n, out, rows_a_chunk * plan.n, |chunk, out| {
             let first = chunk * rows_a_chunk;
             let rows = out.len() / plan.n;
             for slice in &plan.slices {
-                let c = scratch.results(slice.core, tile.rows * slice.padded * 4);
+                let c = scratch.results(slice.core, bytes(slice));
                 let results = Results {
-                    m: tile.rows,
+                    m,
                     row_start: first,
                     rows,
                     columns: slice.len,
                     row_scales: &scales[first..first + rows],
-                    column_scales: &weight.scales[slice.start..slice.start + slice.len],
-                    accumulate,
+                    column_scales: &column_scales[slice.start..slice.start + slice.len],
+                    accumulate: index > 0,
                     stride: plan.n,
                 };
-                let out = &mut out[slice.start..];
-                match (weight.pipeline, native) {
-                    (Pipeline::W8A8, true) => fast::unpack_c_i32(bytemuck::cast_slice(c), &results, out),
-                    (Pipeline::W8A8, false) => fast::unpack_rows_i32(bytemuck::cast_slice(c), &results, out),
-                    (Pipeline::W16A16, true) => fast::unpack_c_f32(bytemuck::cast_slice(c), &results, out),
-                    (Pipeline::W16A16, false) => {
-                        fast::unpack_rows_f32(bytemuck::cast_slice(c), &results, out);
-                    }
-                }
+                unpack(plan.dtype.c(), block, planes, c, &results, &mut out[slice.start..]);
             }
         });
         Ok(())
@@ -214,5 +219,26 @@ impl Engine {
         work: impl Fn(usize, &mut [T]) + Sync,
     ) {
         chunks(&self.pool, elements, data, size, |index, chunk| work(index * size, chunk));
+    }
+}
+
+/// C, whose bytes are `c`, into rows of the output: in native blocks of `block` columns, or row-major.
+fn unpack(
+    element: Element,
+    block: Option<usize>,
+    planes: usize,
+    c: &[u8],
+    results: &Results,
+    out: &mut [f32],
+) {
+    use bytemuck::cast_slice;
+    match (element, block) {
+        (Element::I32, Some(_)) => fast::unpack_c_i32(cast_slice(c), results, out),
+        (Element::I32, None) => fast::unpack_rows_i32(cast_slice(c), results, out),
+        (Element::I16, Some(8)) => int4::unpack_c::<8>(cast_slice(c), planes, results, out),
+        (Element::I16, Some(_)) => int4::unpack_c::<4>(cast_slice(c), planes, results, out),
+        (Element::I16, None) => int4::unpack_rows(cast_slice(c), planes, results, out),
+        (_, Some(_)) => fast::unpack_c_f32(cast_slice(c), results, out),
+        (_, None) => fast::unpack_rows_f32(cast_slice(c), results, out),
     }
 }

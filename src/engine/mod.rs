@@ -1,17 +1,21 @@
 //! Runs plans on the NPU: the weights' memories, the contexts of each core, the tiles of a product.
 //!
+//! * [`choose`]: which pipeline a weight takes, by its error;
 //! * [`weight`]: a weight on the NPU, converted and split over the cores;
 //! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
 //! * [`scratch`]: the memories of activations and results, by size class;
+//! * [`prepare`]: rows rotated, once for all weights that share them;
 //! * [`pack`]: a tile's rows into A;
 //! * [`matmul`]: pack rows → run the slices → unpack results, tile by tile.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
 
+mod choose;
 mod core;
 mod matmul;
 mod pack;
+mod prepare;
 mod scratch;
 mod weight;
 
@@ -24,11 +28,12 @@ use self::core::Cores;
 use self::matmul::Room;
 use self::scratch::Scratch;
 use crate::chip::Chip;
-use crate::kernels::rotate::Rotation;
+use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
 use crate::observe::{Held, Stats};
 use crate::weights::PackError;
 
+pub use self::choose::Request;
 pub use self::matmul::Activations;
 pub use self::weight::NpuWeight;
 
@@ -78,8 +83,8 @@ pub struct Engine {
     cores: Cores,
     scratch: Scratch,
     pool: rayon::ThreadPool,
-    /// The rotations of the row lengths seen so far.
-    rotations: HashMap<usize, Option<Arc<Rotation>>>,
+    /// The rotations made so far.
+    rotations: HashMap<Recipe, Option<Arc<Rotation>>>,
     room: Room,
     stats: Arc<Stats>,
     version: Option<Version>,
@@ -155,7 +160,7 @@ impl Engine {
 /// The smallest context that the NPU takes, of whichever type it takes.
 fn smallest_context(library: &Library, chip: &Chip) -> Result<Context, Error> {
     let mut refused = Error::Unusable;
-    for dtype in [MatmulType::I8, MatmulType::F16] {
+    for dtype in MatmulType::ALL {
         let Some(limits) = chip.limits(dtype) else { continue };
         let spec = MatmulSpec {
             dtype,

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 
 use rayon::prelude::*;
+use rknn_sys::Element;
 
 use super::Activations;
 use crate::kernels::fast::{self, F16Scratch};
+use crate::kernels::int4;
 use crate::kernels::rotate::Rotation;
 use crate::kernels::Rows;
 use crate::policy::Pipeline;
@@ -20,25 +22,24 @@ thread_local! {
     static ROOM: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// The rows of a tile, rotated, one after the other into `out`.
+/// The rows, rotated, one after the other into `out`.
 pub fn rotate(pool: &rayon::ThreadPool, rotation: &Rotation, rows: &Activations, out: &mut [f32]) {
-    let k = out.len() / rows.rows;
-    let rows_chunk = rows.rows.div_ceil(pool.current_num_threads().max(1));
+    let (k, width) = (rotation.k(), rotation.width());
+    let rows_chunk = rows.rows.div_ceil(pool.current_num_threads().max(1)).max(1);
     // A rotation is worth some ten passes over its row.
-    chunks(pool, 8 * out.len(), out, rows_chunk * k, |chunk, out| {
+    chunks(pool, 8 * out.len(), out, rows_chunk * width, |chunk, out| {
         ROOM.with_borrow_mut(|room| {
-            room.resize(k, 0.0);
-            for (row, out) in out.chunks_exact_mut(k).enumerate() {
+            room.resize(width, 0.0);
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
                 let start = (chunk * rows_chunk + row) * rows.stride;
-                out.copy_from_slice(&rows.data[start..start + k]);
-                rotation.apply(out, room);
+                rotation.apply(&rows.data[start..start + k], out, room);
             }
         });
     });
 }
 
-/// Packs `rows`, the rows of a tile over one K segment, into `a` (`m` × `padded` elements): in native blocks of
-/// `native_block` elements, or row-major.
+/// Packs `rows`, the rows of a tile over one K segment, into `a` (`m` × `padded` elements, `m` counting each plane's
+/// rows): in native blocks of `native_block` elements, or row-major.
 ///
 /// `None` for a block that there is no kernel for.
 pub fn pack(
@@ -49,19 +50,30 @@ pub fn pack(
     native_block: Option<usize>,
     a: &mut [u8],
 ) -> Option<()> {
-    match (pipeline, native_block) {
-        (Pipeline::W8A8, Some(16)) => blocks(pool, rows, m, 16, a, fast::pack_a_i8::<16>),
-        (Pipeline::W8A8, Some(8)) => blocks(pool, rows, m, 8, a, fast::pack_a_i8::<8>),
-        (Pipeline::W8A8, None) => whole_rows(pool, rows, m, a, fast::pack_rows_i8),
-        (Pipeline::W16A16, Some(8)) => blocks(pool, rows, m, 8, a, with_scratch(fast::pack_a_f16::<8>)),
-        (Pipeline::W16A16, Some(4)) => blocks(pool, rows, m, 4, a, with_scratch(fast::pack_a_f16::<4>)),
-        (Pipeline::W16A16, None) => whole_rows(pool, rows, m, a, with_scratch(fast::pack_rows_f16)),
+    match (pipeline.dtype().a(), native_block, pipeline.planes()) {
+        (Element::I8, Some(16), _) => blocks(pool, rows, m, 16, a, fast::pack_a_i8::<16>),
+        (Element::I8, Some(8), _) => blocks(pool, rows, m, 8, a, fast::pack_a_i8::<8>),
+        (Element::I8, None, _) => whole_rows(pool, rows, m, a, fast::pack_rows_i8),
+        (Element::F16, Some(8), _) => blocks(pool, rows, m, 8, a, with_scratch(fast::pack_a_f16::<8>)),
+        (Element::F16, Some(4), _) => blocks(pool, rows, m, 4, a, with_scratch(fast::pack_a_f16::<4>)),
+        (Element::F16, None, _) => whole_rows(pool, rows, m, a, with_scratch(fast::pack_rows_f16)),
+        // Two elements to each byte of A.
+        (Element::I4, Some(32), 1) => blocks_of(pool, rows, m, (32, 16), a, int4::pack_a::<1>),
+        (Element::I4, Some(32), _) => blocks_of(pool, rows, m, (32, 16), a, int4::pack_a::<2>),
+        (Element::I4, None, planes) => {
+            let bytes = a.len() / m;
+            if planes == 1 {
+                int4::pack_rows::<1>(rows, bytes, a);
+            } else {
+                int4::pack_rows::<2>(rows, bytes, a);
+            }
+        }
         _ => return None,
     }
     Some(())
 }
 
-/// Split along K: blocks of k are contiguous in native A, rows are not.
+/// Native blocks of elements that are a `T` each.
 fn blocks<T: bytemuck::Pod + Send>(
     pool: &rayon::ThreadPool,
     rows: &Rows,
@@ -70,10 +82,24 @@ fn blocks<T: bytemuck::Pod + Send>(
     a: &mut [u8],
     kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
 ) {
+    blocks_of(pool, rows, m, (block, block), a, kernel);
+}
+
+/// Split along K: blocks of k are contiguous in native A, rows are not. A block of a row is `block` elements in
+/// `stored` of `T`.
+fn blocks_of<T: bytemuck::Pod + Send>(
+    pool: &rayon::ThreadPool,
+    rows: &Rows,
+    m: usize,
+    (block, stored): (usize, usize),
+    a: &mut [u8],
+    kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
+) {
     let a: &mut [T] = bytemuck::cast_slice_mut(a);
-    let k_blocks = a.len() / m / block;
-    let k_chunk = k_blocks.div_ceil(pool.current_num_threads().max(1)) * block;
-    chunks(pool, rows.rows * rows.k, a, k_chunk * m, |chunk, a| {
+    let k_blocks = a.len() / m / stored;
+    let blocks_chunk = k_blocks.div_ceil(pool.current_num_threads().max(1));
+    let k_chunk = blocks_chunk * block;
+    chunks(pool, rows.rows * rows.k, a, blocks_chunk * stored * m, |chunk, a| {
         let start = (chunk * k_chunk).min(rows.k);
         let k = k_chunk.min(rows.k - start);
         kernel(&Rows { data: &rows.data[start..], k, ..*rows }, m, a);

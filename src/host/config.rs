@@ -101,7 +101,7 @@ mod tests {
         assert!(error.contains("rk9999") && error.contains("rk3588"), "{error}");
         assert!(read(&[("RKNPU_LOG", "loud")]).unwrap_err().contains("loud"));
         assert_eq!(read(&[("RKNPU_PIPELINE", "w8a8")]).unwrap().pipeline, Some(Pipeline::W8A8));
-        assert!(read(&[("RKNPU_PIPELINE", "W2A2")]).unwrap_err().contains("W16A16, W8A8"));
+        assert!(read(&[("RKNPU_PIPELINE", "W2A2")]).unwrap_err().contains("W4A4, W4A8, W4A16, W8A8"));
         assert_eq!(read(&[("RKNPU_PROBE", "off")]).unwrap().probe, Probe::Off);
         assert!(read(&[("RKNPU_PROBE", "maybe")]).unwrap_err().contains("off, quick or full"));
     }

@@ -12,10 +12,10 @@ use rknn_sys::{Library, Version};
 use super::config::Config;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
-use crate::engine::{Activations, Engine, Error, NpuWeight};
+use crate::engine::{Activations, Engine, Error, NpuWeight, Request};
 use crate::log;
 use crate::observe::{Report, Stats};
-use crate::policy::Pipeline;
+use crate::policy::{Decision, Goal, Pipeline, Rotate, Scheme};
 use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
 use crate::weights::Source;
@@ -120,17 +120,16 @@ impl Device {
     pub fn multiply(&self, job: &mut Job) -> bool {
         let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
         let rows = job.activations.rows;
-        let pipeline = self.forced.unwrap_or(Pipeline::of(job.weight.reader.is_quantized()));
         let given_up = self.given_up.load(Relaxed);
-        let done = if given_up { None } else { self.try_multiply(job, pipeline) };
+        let done = if given_up { None } else { self.try_multiply(job) };
         self.stats.count_product(job.name, shape, rows, done);
         done.is_some()
     }
 
     /// The pipeline that did it, if one did.
-    fn try_multiply(&self, job: &mut Job, wanted: Pipeline) -> Option<Pipeline> {
+    fn try_multiply(&self, job: &mut Job) -> Option<Pipeline> {
         let mut engine = self.engine.lock();
-        let weight = self.weight(&mut engine, job, wanted)?;
+        let weight = self.weight(&mut engine, job)?;
         match engine.matmul(&weight, job.activations, job.out) {
             Ok(()) => {
                 self.failures.store(0, Relaxed);
@@ -144,14 +143,14 @@ impl Device {
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    fn weight(&self, engine: &mut Engine, job: &Job, pipeline: Pipeline) -> Option<Arc<NpuWeight>> {
+    fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<NpuWeight>> {
         let key = Key::of(&job.weight);
         if job.constant {
             if let Some(known) = self.weights.lock().get(&key) {
                 return known;
             }
         }
-        let weight = match engine.upload(&job.weight, pipeline) {
+        let weight = match engine.upload(&job.weight, &self.request(job)) {
             Ok(weight) => {
                 log!(
                     Debug,
@@ -173,6 +172,13 @@ impl Device {
             self.weights.lock().insert(key, weight.clone());
         }
         weight
+    }
+
+    /// How a weight is to be converted.
+    fn request(&self, job: &Job) -> Request {
+        let fixed = |pipeline| Decision::Fixed(Scheme { pipeline, rotate: Rotate::Auto });
+        let decision = self.forced.map_or(Decision::Choose(Goal::Accurate), fixed);
+        Request { decision, layer: layer(job.name), signs: None }
     }
 
     fn note_failure(&self, name: &str, error: &Error) {
@@ -208,6 +214,11 @@ impl Device {
             log!(Warn, "cannot write the report to {}: {error}", path.display());
         }
     }
+}
+
+/// The layer that llama.cpp's name of a weight ("blk.3.attn_q.weight") says it is of.
+fn layer(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 fn chip_of_this_board() -> Result<&'static Chip, String> {

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rknn_sys::Version;
+use rknn_sys::{MatmulType, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::chip::Chip;
@@ -105,8 +105,15 @@ impl Candidate<'_> {
                 log!(Warn, "this NPU {what}; rknpu-doctor tells more");
             }
         };
-        differs(believed.i8, mode.i8, "gives wrong 8-bit products: 16 bits are used instead");
-        differs(believed.f16, mode.f16, "gives wrong 16-bit products: float weights stay with the CPU");
+        for (dtype, what) in [
+            (MatmulType::I8, "8-bit products: 16 bits are used instead"),
+            (MatmulType::F16, "16-bit products: float weights stay with the CPU"),
+            (MatmulType::I4, "4-bit products: more bits are used instead"),
+            (MatmulType::F16I8, "products of 8-bit weights and 16-bit activations: others are used instead"),
+            (MatmulType::F16I4, "products of 4-bit weights and 16-bit activations: others are used instead"),
+        ] {
+            differs(believed.has(dtype), mode.has(dtype), &format!("gives no or wrong {what}"));
+        }
         differs(
             believed.native_b,
             mode.native_b,
@@ -196,7 +203,7 @@ mod tests {
 
     #[test]
     fn without_a_place_or_a_version_it_is_probed_each_time() {
-        let sick = Mode { i8: false, ..Mode::believed(&CHIPS[0]) };
+        let sick = Mode::believed(&CHIPS[0]).with(MatmulType::I8, false);
         let candidate = Candidate { chip: &CHIPS[0], version: None, emulated: false };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("probe.json");

@@ -75,8 +75,13 @@ fn quantize_body(values: &[f32], inverse_scale: f32, out: &mut [i8]) {
 #[inline(always)]
 fn quantize_one(value: f32, inverse_scale: f32) -> i8 {
     // A NaN becomes some number here; the NaN scale of its row makes the results NaN.
-    let scaled = (value * inverse_scale).clamp(-127.0, 127.0);
-    ((scaled + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32) as i8
+    round((value * inverse_scale).clamp(-127.0, 127.0)) as i8
+}
+
+/// The nearest integer to a number below 2²², ties to even.
+#[inline(always)]
+pub(super) fn round(value: f32) -> i32 {
+    ((value + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
 }
 
 vectorised! {

@@ -13,10 +13,40 @@ use super::fast::vectorised;
 /// The largest Paley factor: a row costs K·m additions, and the matrix m² numbers.
 const ORDER_MAX: usize = 256;
 
-/// The rotation of rows of one length. The same K gives the same rotation, in every process.
+/// How far the random signs reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signs {
+    /// Over the whole row.
+    Full,
+    /// Over one power-of-two block; all blocks share them.
+    Shared,
+}
+
+/// What decides a rotation. The same recipe gives the same rotation in every process, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Recipe {
+    /// Elements of a row.
+    pub k: usize,
+    /// The layer that the weight is of.
+    pub layer: Option<u32>,
+    /// How far the signs reach.
+    pub signs: Signs,
+    /// Into the next power of two.
+    pub padded: bool,
+}
+
+impl Recipe {
+    /// The plain recipe of rows of `k` elements: signs over the whole row, of no layer, not padded.
+    pub fn of(k: usize) -> Self {
+        Self { k, layer: None, signs: Signs::Full, padded: false }
+    }
+}
+
+/// The rotation of rows of one length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotation {
     k: usize,
+    width: usize,
     /// Order of the Paley factor; 1 when K is a power of two, or when blocks are rotated.
     order: usize,
     /// The Paley matrix, `order` × `order`, ±1, transposed; empty for order 1.
@@ -28,21 +58,23 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The rotation of rows of `k` elements; `None` for an odd `k`, which would stay as it is.
-    pub fn new(k: usize) -> Option<Self> {
-        if k < 2 || k % 2 != 0 {
+    /// The rotation of a recipe; `None` for an odd `k`, which would stay as it is.
+    pub fn new(recipe: &Recipe) -> Option<Self> {
+        let k = recipe.k;
+        if k < 2 || (k % 2 != 0 && !recipe.padded) {
             return None;
         }
-        let twos = k.trailing_zeros();
-        let odd = k >> twos;
+        let width = if recipe.padded { k.next_power_of_two() } else { k };
+        let twos = width.trailing_zeros();
+        let odd = width >> twos;
         let orders = (2..=twos).map(|power| odd << power).take_while(|order| *order <= ORDER_MAX);
         let factor = if odd > 1 { orders.into_iter().find_map(paley) } else { None };
         let (order, paley) = factor.unwrap_or((1, Vec::new()));
-        let power = if order > 1 { k / order } else { 1 << twos };
+        let power = if order > 1 { width / order } else { 1 << twos };
         let norm = 1.0 / ((order * power) as f32).sqrt();
         // A generator of its own (SplitMix64), so that no dependency can change the signs of files on disk.
-        let mut state = k as u64;
-        let signs = (0..k)
+        let mut state = k as u64 | recipe.layer.map_or(0, |layer| u64::from(layer) + 1) << 32;
+        let mut signs: Vec<f32> = (0..k)
             .map(|_| {
                 state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 let mut bits = state;
@@ -55,21 +87,38 @@ impl Rotation {
                 }
             })
             .collect();
-        Some(Self { k, order, paley, power, signs })
+        if recipe.signs == Signs::Shared {
+            for i in power..k {
+                signs[i] = signs[i % power];
+            }
+        }
+        Some(Self { k, width, order, paley, power, signs })
+    }
+
+    /// Elements of a row that goes in.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Elements of a row that comes out.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Whether every element of the result depends on every element of the row.
     pub fn is_full(&self) -> bool {
-        self.order * self.power == self.k
+        self.order * self.power == self.width
     }
 
-    /// Rotates `row` (K elements) in place; `scratch` has room for K elements.
+    /// Rotates `row` (K elements) into `out` (width elements); `scratch` has room for width elements.
     ///
     /// # Panics
-    /// When a length is not K.
-    pub fn apply(&self, row: &mut [f32], scratch: &mut [f32]) {
-        assert_eq!((row.len(), scratch.len()), (self.k, self.k), "rows of {} elements", self.k);
-        apply(self, row, scratch);
+    /// When a length is another.
+    pub fn apply(&self, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
+        assert_eq!((row.len(), out.len(), scratch.len()), (self.k, self.width, self.width));
+        out[..self.k].copy_from_slice(row);
+        out[self.k..].fill(0.0);
+        apply(self, out, scratch);
     }
 
     /// The element (i, j) of Q, by definition; for tests.
@@ -221,15 +270,22 @@ mod tests {
             (9728, 76),
             (960, 60),
         ] {
-            let rotation = Rotation::new(k).unwrap();
+            let rotation = Rotation::new(&Recipe::of(k)).unwrap();
             assert_eq!((rotation.order, rotation.is_full()), (order, true), "K = {k}");
         }
         // 43·4 = 172 is beyond both constructions, so blocks of 256 it is.
         assert_eq!(
-            (Rotation::new(11008).unwrap().power, Rotation::new(11008).unwrap().is_full()),
+            (
+                Rotation::new(&Recipe::of(11008)).unwrap().power,
+                Rotation::new(&Recipe::of(11008)).unwrap().is_full()
+            ),
             (256, false)
         );
-        assert!(Rotation::new(577).is_none() && Rotation::new(1).is_none() && Rotation::new(0).is_none());
+        assert!(
+            Rotation::new(&Recipe::of(577)).is_none()
+                && Rotation::new(&Recipe::of(1)).is_none()
+                && Rotation::new(&Recipe::of(0)).is_none()
+        );
     }
 
     #[test]
@@ -252,7 +308,7 @@ mod tests {
 
     #[test]
     fn signs_are_balanced_and_fixed_for_ever() {
-        let rotation = Rotation::new(1536).unwrap();
+        let rotation = Rotation::new(&Recipe::of(1536)).unwrap();
         let positive = rotation.signs.iter().filter(|sign| **sign > 0.0).count();
         assert!((700..=836).contains(&positive), "{positive} of 1536");
         let bits: String =
@@ -264,9 +320,19 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
         /// The fast transform is the matrix of the definition, and keeps products.
         #[test]
-        fn rotated_rows_are_the_matrix_times_the_row(half in 1usize..300, seed: u32) {
-            let k = half * 2;
-            let rotation = Rotation::new(k).unwrap();
+        fn rotated_rows_are_the_matrix_times_the_row(
+            half in 2usize..300, odd: bool, padded: bool, shared: bool, layer in proptest::option::of(0u32..3), seed: u32,
+        ) {
+            let recipe = Recipe {
+                k: half * 2 - usize::from(padded && odd),
+                layer,
+                signs: if shared { Signs::Shared } else { Signs::Full },
+                padded,
+            };
+            let k = recipe.k;
+            let rotation = Rotation::new(&recipe).unwrap();
+            let width = rotation.width();
+            prop_assert_eq!(width, if padded { k.next_power_of_two() } else { k });
             let mut state = seed;
             let mut numbers = || -> Vec<f32> {
                 (0..k).map(|_| {
@@ -275,10 +341,10 @@ mod tests {
                 }).collect()
             };
             let (x, w) = (numbers(), numbers());
-            let mut scratch = vec![0.0; k];
-            let (mut rotated, mut other) = (x.clone(), w.clone());
-            rotation.apply(&mut rotated, &mut scratch);
-            rotation.apply(&mut other, &mut scratch);
+            let mut scratch = vec![0.0; width];
+            let (mut rotated, mut other) = (vec![f32::NAN; width], vec![f32::NAN; width]);
+            rotation.apply(&x, &mut rotated, &mut scratch);
+            rotation.apply(&w, &mut other, &mut scratch);
             for (i, got) in rotated.iter().enumerate() {
                 let want: f64 = (0..k).map(|j| f64::from(rotation.element(i, j)) * f64::from(x[j])).sum();
                 prop_assert!((f64::from(*got) - want).abs() < 1e-4, "element {i}: {got}, not {want}");
@@ -289,13 +355,25 @@ mod tests {
     }
 
     #[test]
+    fn layers_have_signs_of_their_own_and_blocks_may_share_theirs() {
+        let of = |layer, signs| Rotation::new(&Recipe { layer, signs, ..Recipe::of(576) }).unwrap();
+        assert_ne!(of(Some(0), Signs::Full), of(Some(1), Signs::Full));
+        assert_ne!(of(None, Signs::Full), of(Some(0), Signs::Full));
+        assert_eq!(of(Some(1), Signs::Full), of(Some(1), Signs::Full));
+        let shared = of(Some(1), Signs::Shared);
+        assert!(shared.signs.chunks(16).all(|block| block == &shared.signs[..16]));
+        assert_ne!(shared.signs, of(Some(1), Signs::Full).signs);
+    }
+
+    #[test]
     fn an_outlier_is_spread_over_the_row() {
         for k in [576, 1536, 2048] {
             let mut row = vec![0.0; k];
             row[17] = 1.0;
-            Rotation::new(k).unwrap().apply(&mut row, &mut vec![0.0; k]);
+            let mut out = vec![0.0; k];
+            Rotation::new(&Recipe::of(k)).unwrap().apply(&row, &mut out, &mut vec![0.0; k]);
             let want = 1.0 / (k as f32).sqrt();
-            assert!(row.iter().all(|value| (value.abs() - want).abs() < 1e-6), "K = {k}");
+            assert!(out.iter().all(|value| (value.abs() - want).abs() < 1e-6), "K = {k}");
         }
     }
 }

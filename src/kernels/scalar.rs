@@ -17,11 +17,16 @@ pub fn amax(row: &[f32]) -> f32 {
 
 /// The scale of an i8 row: `value ≈ scale · q` with q in −127..=127. 1 for a row of zeros, NaN for NaN.
 pub fn scale_i8(amax: f32) -> f32 {
+    scale_to(amax, 127.0)
+}
+
+/// The scale of a row whose largest magnitude becomes `largest`. 1 for a row of zeros, NaN for NaN.
+pub fn scale_to(amax: f32, largest: f32) -> f32 {
     // Below the normal range, the reciprocal overflows: such a row is zero for all that follows.
     if amax < f32::MIN_POSITIVE * 256.0 {
         1.0
     } else {
-        amax / 127.0
+        amax / largest
     }
 }
 

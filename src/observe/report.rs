@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn the_report_is_one_json_object_with_flat_tensors() {
         let stats = Stats::default();
-        stats.runs[1].store(7, Relaxed);
+        stats.runs[Pipeline::W8A8.index()].store(7, Relaxed);
         stats.count_product("blk.0.\"q\"", ("q8_0", 2, 3), 1, Some(Pipeline::W8A8));
         let json = serde_json::to_value(Report::new("RKNPU", "emulated RK3588", "rk3588", &stats)).unwrap();
         assert_eq!((&json["npu_runs"], &json["npu_flops"]), (&7.into(), &12.into()));

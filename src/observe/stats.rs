@@ -66,6 +66,10 @@ pub struct Stats {
     pub cpu_flops: AtomicU64,
     /// Products that came to the plugin and were done by the CPU.
     pub fallbacks: AtomicU64,
+    /// Rows of activations that were rotated.
+    pub rows_rotated: AtomicU64,
+    /// Rows that an earlier product had rotated already.
+    pub rows_shared: AtomicU64,
     /// Contexts alive.
     pub contexts: Gauge,
     /// Allocations alive; each is a file descriptor.

@@ -6,5 +6,5 @@
 mod rows;
 mod weight;
 
-pub use rows::{tiles, Tile};
+pub use rows::{tiles, Tile, ROWS_MAX};
 pub use weight::{Segment, Slice, WeightPlan};

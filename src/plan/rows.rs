@@ -1,7 +1,7 @@
 //! Tiles of rows: how M is cut and rounded.
 
 /// The most rows of one run. Longer prompts are cut: A and C stay small enough to be worth keeping.
-const ROWS_MAX: usize = 512;
+pub const ROWS_MAX: usize = 512;
 /// The most bytes of C of one run; a wide output (a vocabulary) gets shorter tiles.
 const C_BYTES_MAX: usize = 16 << 20;
 

@@ -46,14 +46,21 @@ pub struct WeightPlan {
 }
 
 impl WeightPlan {
-    /// Plans a `k`×`n` weight for `cores` cores, numbered from 0; `None` when the chip does not run `dtype`, or a
-    /// dimension or the number of cores is zero.
-    pub fn new(chip: &Chip, cores: usize, dtype: MatmulType, k: usize, n: usize) -> Option<Self> {
+    /// Plans a `k`×`n` weight for `cores` cores, numbered from 0, in segments of at most `segment_max` k, if the chip
+    /// has no lower limit; `None` when it does not run `dtype`, or a number is zero.
+    pub fn new(
+        chip: &Chip,
+        cores: usize,
+        dtype: MatmulType,
+        (k, n): (usize, usize),
+        segment_max: usize,
+    ) -> Option<Self> {
         let limits = *chip.limits(dtype)?;
-        if k == 0 || n == 0 || cores == 0 {
+        if k == 0 || n == 0 || cores == 0 || segment_max == 0 {
             return None;
         }
-        let pieces = k.div_ceil(chip.k_max);
+        let segment_max = segment_max.clamp(limits.k_align, chip.k_max) / limits.k_align * limits.k_align;
+        let pieces = k.div_ceil(segment_max);
         let step = k.div_ceil(pieces).next_multiple_of(limits.k_align);
         let segments = (0..k)
             .step_by(step)
@@ -79,17 +86,14 @@ impl WeightPlan {
         Some(Self { dtype, limits, k, n, segments, slices })
     }
 
-    /// Bytes of one element on the NPU.
-    pub fn element_bytes(&self) -> usize {
-        match self.dtype {
-            MatmulType::F16 => 2,
-            MatmulType::I8 | MatmulType::I4 => 1,
-        }
-    }
-
     /// Bytes of the part (`slice`, `segment`).
     pub fn part_bytes(&self, slice: &Slice, segment: &Segment) -> usize {
-        slice.padded * segment.padded * self.element_bytes()
+        self.dtype.b().bytes(slice.padded * segment.padded)
+    }
+
+    /// The longest segment's padded K.
+    pub fn longest(&self) -> usize {
+        self.segments.iter().map(|segment| segment.padded).max().unwrap_or(0)
     }
 
     /// The index of the part (`slice`, `segment`) in the order in which parts are stored.
@@ -112,11 +116,14 @@ mod tests {
     proptest! {
         #[test]
         fn every_weight_is_covered_once_within_the_chips_limits(
-            chip in 0..CHIPS.len(), wide: bool, k in 1usize..40_000, n in 1usize..60_000,
+            chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..40_000, n in 1usize..60_000,
+            segment_max in 1usize..20_000,
         ) {
-            let chip = &CHIPS[chip];
-            let dtype = if wide { MatmulType::F16 } else { MatmulType::I8 };
-            let plan = WeightPlan::new(chip, chip.cores, dtype, k, n).unwrap();
+            let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
+            let plan = WeightPlan::new(chip, chip.cores, dtype, (k, n), segment_max);
+            prop_assert_eq!(plan.is_some(), chip.limits(dtype).is_some());
+            let Some(plan) = plan else { return Ok(()) };
+            prop_assert!(plan.longest() <= segment_max.max(plan.limits.k_align));
             let mut at = 0;
             for segment in &plan.segments {
                 prop_assert_eq!(segment.start, at);
@@ -141,13 +148,16 @@ mod tests {
     #[test]
     fn a_vocabulary_is_split_evenly_and_a_long_k_is_cut() {
         let chip = Chip::by_name("rk3588").unwrap();
-        let plan = WeightPlan::new(chip, 3, MatmulType::I8, 576, 49152).unwrap();
-        assert_eq!(plan.slices.iter().map(|slice| slice.len).collect::<Vec<_>>(), [16384; 3]);
-        assert_eq!(plan.segments, [Segment { start: 0, len: 576, padded: 576 }]);
-        let plan = WeightPlan::new(chip, 3, MatmulType::I8, 18944, 3584).unwrap();
-        assert_eq!(plan.segments.len(), 3);
-        assert!(WeightPlan::new(chip, 3, MatmulType::I4, 32, 32).is_none());
-        assert!(WeightPlan::new(chip, 3, MatmulType::I8, 0, 32).is_none());
-        assert!(WeightPlan::new(chip, 0, MatmulType::I8, 32, 32).is_none());
+        let plan = |k, n| WeightPlan::new(chip, 3, MatmulType::I8, (k, n), usize::MAX);
+        let vocabulary = plan(576, 49152).unwrap();
+        assert_eq!(vocabulary.slices.iter().map(|slice| slice.len).collect::<Vec<_>>(), [16384; 3]);
+        assert_eq!(vocabulary.segments, [Segment { start: 0, len: 576, padded: 576 }]);
+        assert_eq!(plan(18944, 3584).unwrap().segments.len(), 3);
+        assert!(plan(0, 32).is_none() && plan(32, 0).is_none());
+        assert!(WeightPlan::new(chip, 3, MatmulType::F16I4, (32, 32), 32).is_none(), "not on this chip");
+        assert!(WeightPlan::new(chip, 0, MatmulType::I8, (32, 32), 32).is_none());
+        let nibbles = WeightPlan::new(chip, 3, MatmulType::I4, (576, 576), 512).unwrap();
+        assert_eq!(nibbles.segments.iter().map(|segment| segment.len).collect::<Vec<_>>(), [288; 2]);
+        assert_eq!(nibbles.part_bytes(&nibbles.slices[0], &nibbles.segments[0]), 192 * 288 / 2);
     }
 }

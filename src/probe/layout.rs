@@ -2,7 +2,7 @@
 
 use rknn_sys::MatmulType;
 
-use crate::chip::{Chip, C_BLOCK};
+use crate::chip::Chip;
 
 /// How the elements of one operand lie. Indices count elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,36 +65,15 @@ pub struct Believed {
 
 impl Believed {
     /// The beliefs of `dtype` on `chip`; `None` when the chip is not believed to have the type.
-    ///
-    /// i4 is not in the plugin's table, so that it has its row here (source: `docs/facts.md`, "Chips").
     pub fn of(chip: &Chip, dtype: MatmulType) -> Option<Self> {
-        if let Some(limits) = chip.limits(dtype) {
-            let c = if dtype == MatmulType::I4 { c_block_i4(chip) } else { C_BLOCK };
-            return Some(Self {
-                k_align: limits.k_align,
-                n_align: limits.n_align,
-                a: Place::Blocked(limits.a_block),
-                b: Place::Tiled { n: limits.b_block_n, k: limits.b_block_k },
-                c: Place::Blocked(c),
-            });
-        }
-        let has_i4 = matches!(chip.name, "rk3588" | "rk3576");
-        (dtype == MatmulType::I4 && has_i4).then(|| Self {
-            k_align: 32,
-            n_align: 64,
-            a: Place::Blocked(32),
-            b: Place::Tiled { n: 64, k: 32 },
-            c: Place::Blocked(c_block_i4(chip)),
+        let limits = chip.limits(dtype)?;
+        Some(Self {
+            k_align: limits.k_align,
+            n_align: limits.n_align,
+            a: Place::Blocked(limits.a_block),
+            b: Place::Tiled { n: limits.b_block_n, k: limits.b_block_k },
+            c: Place::Blocked(limits.c_block),
         })
-    }
-}
-
-/// Native C of i4: 8 is published for RK3588 alone.
-fn c_block_i4(chip: &Chip) -> usize {
-    if chip.name == "rk3588" {
-        8
-    } else {
-        C_BLOCK
     }
 }
 

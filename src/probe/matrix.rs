@@ -4,9 +4,12 @@
 //! right result is one bit pattern, whatever the order in which the NPU adds.
 
 use half::f16;
-use rknn_sys::MatmulType;
+use rknn_sys::{Element, MatmulType};
 
 use super::layout::Place;
+
+/// How many an f16 element counts one as.
+const F16_UNITS: f32 = 64.0;
 
 /// A row-major matrix of small integers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +41,19 @@ impl Random {
         (i64::from(low) + ((self.0 >> 16) % span) as i64) as i32
     }
 
-    /// A matrix of any elements that `dtype` holds (f16: −2 to 2).
-    pub fn matrix(&mut self, dtype: MatmulType, rows: usize, columns: usize) -> Matrix {
-        let (low, high) = match dtype {
-            MatmulType::F16 => (-128, 128),
-            MatmulType::I8 => (-128, 127),
-            MatmulType::I4 => (-8, 7),
+    /// A matrix of any values that an A or B of `element` holds (f16: −2 to 2).
+    pub fn matrix(&mut self, element: Element, rows: usize, columns: usize) -> Matrix {
+        let (low, high) = match element {
+            Element::I4 => (-8, 7),
+            Element::I8 => (-128, 127),
+            _ => (-128, 128),
         };
         Matrix::of(rows, columns, |_, _| self.within(low, high))
+    }
+
+    /// Any A (`m`×`k`) and B (`k`×`n`) of `dtype`.
+    pub fn operands(&mut self, dtype: MatmulType, m: usize, k: usize, n: usize) -> (Matrix, Matrix) {
+        (self.matrix(dtype.a(), m, k), self.matrix(dtype.b(), k, n))
     }
 }
 
@@ -61,29 +69,30 @@ impl Matrix {
         Self { rows, columns, values }
     }
 
-    /// Writes the elements to `bytes` by `place`; what does not fit is left out.
-    pub fn store(&self, dtype: MatmulType, place: Place, bytes: &mut [u8]) {
+    /// Writes the matrix to `bytes` by `place`, as an A or B of `element`; what does not fit is left out.
+    pub fn store(&self, element: Element, place: Place, bytes: &mut [u8]) {
         bytes.fill(0);
         for row in 0..self.rows {
             for column in 0..self.columns {
                 let index = place.index(self.rows, self.columns, row, column);
                 let value = self.values[row * self.columns + column];
-                match dtype {
-                    MatmulType::F16 => {
-                        let half = f16::from_f32(value as f32 / 64.0).to_le_bytes();
-                        if let Some(to) = bytes.get_mut(2 * index..2 * index + 2) {
-                            to.copy_from_slice(&half);
-                        }
-                    }
-                    MatmulType::I8 => {
+                match element {
+                    Element::I8 => {
                         if let Some(to) = bytes.get_mut(index) {
                             *to = value as u8;
                         }
                     }
                     // Two to a byte, the even one in the low nibble.
-                    MatmulType::I4 => {
+                    Element::I4 => {
                         if let Some(to) = bytes.get_mut(index / 2) {
                             *to |= (value as u8 & 15) << (index % 2 * 4);
+                        }
+                    }
+                    // No operand is wider than f16.
+                    _ => {
+                        let half = f16::from_f32(value as f32 / F16_UNITS).to_le_bytes();
+                        if let Some(to) = bytes.get_mut(2 * index..2 * index + 2) {
+                            to.copy_from_slice(&half);
                         }
                     }
                 }
@@ -107,29 +116,12 @@ impl Matrix {
     }
 }
 
-/// Bytes of `count` elements of A or B.
-pub fn input_bytes(dtype: MatmulType, count: usize) -> usize {
-    match dtype {
-        MatmulType::F16 => count * 2,
-        MatmulType::I8 => count,
-        MatmulType::I4 => count.div_ceil(2),
-    }
-}
-
-/// Bytes of `count` elements of C.
-pub fn output_bytes(dtype: MatmulType, count: usize) -> usize {
-    match dtype {
-        MatmulType::F16 | MatmulType::I8 => count * 4,
-        MatmulType::I4 => count * 2,
-    }
-}
-
-/// The number that C must hold for an exact sum: f32 of 4096ths, i32, or saturated i16.
+/// The number that C must hold for an exact sum: f32 of f16's units, i32, or saturated i16.
 pub fn expected(dtype: MatmulType, sum: i64) -> f64 {
-    match dtype {
-        MatmulType::F16 => sum as f64 / 4096.0,
-        MatmulType::I8 => sum as f64,
-        MatmulType::I4 => sum.clamp(i64::from(i16::MIN), i64::from(i16::MAX)) as f64,
+    let units = |element| if element == Element::F16 { f64::from(F16_UNITS) } else { 1.0 };
+    match dtype.c() {
+        Element::I16 => sum.clamp(i64::from(i16::MIN), i64::from(i16::MAX)) as f64,
+        _ => sum as f64 / (units(dtype.a()) * units(dtype.b())),
     }
 }
 
@@ -137,10 +129,10 @@ pub fn expected(dtype: MatmulType, sum: i64) -> f64 {
 pub fn read(dtype: MatmulType, bytes: &[u8], index: usize) -> f64 {
     let word = |at: usize| bytes.get(at..at + 4).and_then(|word| <[u8; 4]>::try_from(word).ok());
     let short = |at: usize| bytes.get(at..at + 2).and_then(|short| <[u8; 2]>::try_from(short).ok());
-    match dtype {
-        MatmulType::F16 => word(4 * index).map(|word| f64::from(f32::from_le_bytes(word))),
-        MatmulType::I8 => word(4 * index).map(|word| f64::from(i32::from_le_bytes(word))),
-        MatmulType::I4 => short(2 * index).map(|short| f64::from(i16::from_le_bytes(short))),
+    match dtype.c() {
+        Element::I32 => word(4 * index).map(|word| f64::from(i32::from_le_bytes(word))),
+        Element::I16 => short(2 * index).map(|short| f64::from(i16::from_le_bytes(short))),
+        _ => word(4 * index).map(|word| f64::from(f32::from_le_bytes(word))),
     }
     .unwrap_or(f64::NAN)
 }
@@ -201,14 +193,14 @@ mod tests {
     fn elements_are_what_memory_holds() {
         let matrix = Matrix { rows: 1, columns: 4, values: vec![-8, 7, 1, -1] };
         let mut bytes = [0u8; 8];
-        matrix.store(MatmulType::I4, Place::RowMajor, &mut bytes[..2]);
+        matrix.store(Element::I4, Place::RowMajor, &mut bytes[..2]);
         assert_eq!(bytes[..2], [0x78, 0xf1]);
-        matrix.store(MatmulType::I8, Place::RowMajor, &mut bytes[..4]);
+        matrix.store(Element::I8, Place::RowMajor, &mut bytes[..4]);
         assert_eq!(bytes[..4], [0xf8, 7, 1, 0xff]);
-        matrix.store(MatmulType::F16, Place::RowMajor, &mut bytes);
+        matrix.store(Element::F16, Place::RowMajor, &mut bytes);
         assert_eq!(f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(), -0.125);
         // A memory that is too small is no reason to panic.
-        matrix.store(MatmulType::F16, Place::RowMajor, &mut bytes[..3]);
+        matrix.store(Element::F16, Place::RowMajor, &mut bytes[..3]);
         assert!(read(MatmulType::I8, &bytes[..3], 0).is_nan());
     }
 

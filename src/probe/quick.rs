@@ -1,10 +1,12 @@
 //! What the plugin asks of a device before it trusts it: small products against the exact oracle.
 //!
-//! About ten contexts of small shapes on a sound board, which is 15 to 20 ms by the published costs; a sick one
-//! may ask for up to [`CONTEXTS_MAX`]. What could not be asked any more counts as not working.
+//! About ten contexts of small shapes on a sound board, and one a core for each further type of the chip's: 15 to
+//! 30 ms by the published costs; a sick one may ask for up to [`CONTEXTS_MAX`]. What could not be asked any more
+//! counts as not working.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rknn_sys::{Context, Library, MatmulType};
 
@@ -16,15 +18,22 @@ use crate::chip::{Chip, CORES_MAX};
 use crate::mode::Mode;
 
 /// The most contexts that a probe makes.
-pub const CONTEXTS_MAX: u32 = 20;
+pub const CONTEXTS_MAX: u32 = 24;
 /// Rows of the products: not 1, which hides the layouts of A and C.
 const ROWS: usize = 5;
 /// How often all cores run at once on views.
 const ROUNDS: usize = 8;
 /// K and N of the products on views, in alignments: long enough to overlap.
 const VIEW_BLOCKS: usize = 12;
-/// The types of the plugin's pipelines.
+/// The types that every chip has: the mode is chosen for them.
 const TYPES: [MatmulType; 2] = [MatmulType::I8, MatmulType::F16];
+/// Rows of the products that are timed, and their K and N in alignments: of a prompt, where arithmetic counts.
+const TIMED_ROWS: usize = 256;
+const TIMED_BLOCKS: usize = 32;
+/// How often they run; the fastest counts.
+const TIMED_RUNS: usize = 3;
+/// Two times that differ by less are the same.
+const AS_FAST: f64 = 1.05;
 /// The best first; a row-major B costs a conversion at each bind, row-major A and C less.
 const MODES: [Layouts; 4] = [
     Layouts::NATIVE,
@@ -79,14 +88,50 @@ impl Quick<'_> {
             *good = TYPES.iter().zip(types).all(|(dtype, used)| !used || self.is_right(*dtype, mode, core));
         }
         let dtype = if types[0] { MatmulType::I8 } else { MatmulType::F16 };
+        let views = self.run_views(dtype, mode, &cores).is_some();
+        let used = |dtype: MatmulType| match TYPES.iter().position(|basic| *basic == dtype) {
+            Some(place) => types[place],
+            None => {
+                // A type that the others' mode or one of their cores does not serve is not worth losing those.
+                let mut good = (0..CORES_MAX).filter(|core| cores[*core]).peekable();
+                good.peek().is_some() && good.all(|core| self.is_right(dtype, mode, core))
+            }
+        };
+        let types = MatmulType::ALL.map(used);
+        let found = Mode { types, ..Mode::NONE };
+        let mixed = found.has(MatmulType::F16I8) && found.has(MatmulType::I8);
         Mode {
-            i8: types[0],
-            f16: types[1],
+            types,
+            whole_activations_are_free: mixed && self.is_as_fast(mode, reference) == Some(true),
             native_b: mode.native_b,
             native_ac: mode.native_ac,
-            views: self.run_views(dtype, mode, &cores).is_some(),
+            views,
             cores,
         }
+    }
+
+    /// Whether f16 × i8 takes no longer than i8 × i8 of the same shape, by the device's time or the modelled one.
+    fn is_as_fast(&self, mode: Layouts, core: usize) -> Option<bool> {
+        let time = |dtype| {
+            let believed = Believed::of(self.chip, dtype)?;
+            let shape = (believed.k_align * TIMED_BLOCKS, believed.n_align * TIMED_BLOCKS);
+            let mut rig = self.rig_of(TIMED_ROWS, dtype, mode, core, shape)?;
+            let b = self.keeper.allocate(rig.b_bytes()).ok()?;
+            rig.bind_b(&b.binding()).ok()?;
+            let once = |rig: &mut Rig| {
+                let (start, modelled) = (Instant::now(), self.library.modelled_ns(Some(core)));
+                rig.context.run().ok()?;
+                let now = self.library.modelled_ns(Some(core));
+                Some(match modelled.zip(now) {
+                    Some((before, after)) => Duration::from_nanos(after.saturating_sub(before)),
+                    None => start.elapsed(),
+                })
+            };
+            // The first run may wake the NPU.
+            (0..TIMED_RUNS).map(|_| once(&mut rig)).collect::<Option<Vec<_>>>()?.into_iter().min()
+        };
+        let (whole, rounded) = (time(MatmulType::F16I8)?, time(MatmulType::I8)?);
+        Some(whole.as_secs_f64() <= rounded.as_secs_f64() * AS_FAST)
     }
 
     /// A core that gives right numbers in some mode: core 0 natively on a sound board, with one question.
@@ -102,11 +147,22 @@ impl Quick<'_> {
     }
 
     /// A rig of an M = [`ROWS`] product; `None` when it is refused or too many were made.
-    fn rig(&self, dtype: MatmulType, mode: Layouts, core: usize, (k, n): (usize, usize)) -> Option<Rig> {
+    fn rig(&self, dtype: MatmulType, mode: Layouts, core: usize, shape: (usize, usize)) -> Option<Rig> {
+        self.rig_of(ROWS, dtype, mode, core, shape)
+    }
+
+    fn rig_of(
+        &self,
+        rows: usize,
+        dtype: MatmulType,
+        mode: Layouts,
+        core: usize,
+        (k, n): (usize, usize),
+    ) -> Option<Rig> {
         self.left.set(self.left.get().checked_sub(1)?);
         // On a chip with one core there is nothing to choose, and its driver may know no masks.
         let core = (self.cores > 1).then_some(core);
-        Rig::new(self.library, &self.keeper, mode.spec(dtype, ROWS, k, n), core).ok()
+        Rig::new(self.library, &self.keeper, mode.spec(dtype, rows, k, n), core).ok()
     }
 
     /// The answer to one question, asked of the library once.
@@ -126,7 +182,7 @@ impl Quick<'_> {
         let (k, n) = (believed.k_align * 4, believed.n_align * 6);
         let mut rig = self.rig(dtype, mode, core, (k, n))?;
         let mut random = Random::new(1 + core as u64);
-        let (a, b) = (random.matrix(dtype, ROWS, k), random.matrix(dtype, k, n));
+        let (a, b) = random.operands(dtype, ROWS, k, n);
         rig.product(&a, &b, mode.places(&believed)).ok()
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rknn_sys::{Binding, Context, Error, Layout, Library, MatmulSpec, MatmulType, Memory, Operand};
 
 use super::layout::{Believed, Place};
-use super::matrix::{compare, input_bytes, output_bytes, Matrix, Mismatch};
+use super::matrix::{compare, Matrix, Mismatch};
 use crate::chip::Chip;
 
 /// Which layouts a context uses.
@@ -111,8 +111,8 @@ impl Rig {
             context.set_core(core)?;
         }
         // Not the library's word alone: what lies must not make us write past the end.
-        let a = context.operand_bytes(Operand::A).max(input_bytes(spec.dtype, spec.rows * spec.k));
-        let c = context.operand_bytes(Operand::C).max(output_bytes(spec.dtype, spec.rows * spec.n));
+        let a = context.operand_bytes(Operand::A).max(spec.dtype.a().bytes(spec.rows * spec.k));
+        let c = context.operand_bytes(Operand::C).max(spec.dtype.c().bytes(spec.rows * spec.n));
         let (a, c) = (keeper.allocate(a)?, keeper.allocate(c)?);
         context.bind(Operand::A, &a.binding())?;
         context.bind(Operand::C, &c.binding())?;
@@ -126,7 +126,7 @@ impl Rig {
 
     /// Bytes that a memory for B must have.
     pub fn b_bytes(&self) -> usize {
-        self.context.operand_bytes(Operand::B).max(input_bytes(self.spec.dtype, self.spec.k * self.spec.n))
+        self.context.operand_bytes(Operand::B).max(self.spec.dtype.b().bytes(self.spec.k * self.spec.n))
     }
 
     /// Writes A by `place` and syncs it.
@@ -134,7 +134,7 @@ impl Rig {
     /// # Errors
     /// A refused sync.
     pub fn put_a(&mut self, a: &Matrix, place: Place) -> Result<(), Error> {
-        a.store(self.spec.dtype, place, self.a.as_mut_slice());
+        a.store(self.spec.dtype.a(), place, self.a.as_mut_slice());
         self.a.sync_to_device()
     }
 
@@ -144,7 +144,7 @@ impl Rig {
     /// The first call that was refused.
     pub fn put_b(&mut self, b: &Matrix, place: Place) -> Result<Memory, Error> {
         let mut memory = self.keeper.allocate(self.b_bytes())?;
-        b.store(self.spec.dtype, place, memory.as_mut_slice());
+        b.store(self.spec.dtype.b(), place, memory.as_mut_slice());
         memory.sync_to_device()?;
         self.context.bind(Operand::B, &memory.binding())?;
         Ok(memory)

@@ -41,8 +41,8 @@ pub fn all_at_once(
             let work = move || -> Result<(), Trouble> {
                 let (m, k, n) = rig.shape();
                 let mut random = Random::new(101 + index as u64);
-                let (a, b) = (random.matrix(dtype, m, k), random.matrix(dtype, k, n));
-                b.store(dtype, places[1], part.as_mut_slice());
+                let (a, b) = random.operands(dtype, m, k, n);
+                b.store(dtype.b(), places[1], part.as_mut_slice());
                 part.sync_to_device()?;
                 rig.put_a(&a, places[0])?;
                 rig.bind_b(&part.binding())?;

@@ -1,15 +1,17 @@
 //! A weight's way onto the NPU: dequantise → quantise per output channel → pack into native B, in the parts that
 //! the plan cut. The only place that knows source types, by way of the host's own dequantisers.
 //!
-//! What lives here: [`Source`] (the host's bytes), [`pack`] (the conversion), [`gains_from`] (whether to rotate), [`cache`] (which tensors have a
-//! converted copy). What may not: host structs, contexts, or when a run happens.
+//! What lives here: [`Source`] (the host's bytes), `rows` (one row's conversion), [`pack`] (all rows into B),
+//! [`relative_error`] (what a conversion loses), [`cache`] (which tensors have a converted copy). What may not: host
+//! structs, contexts, or when a run happens.
 
 pub mod cache;
-mod flatness;
+mod error;
 mod pack;
+mod rows;
 
-pub use flatness::gains_from;
-pub use pack::{pack, PackError, Part};
+pub use error::relative_error;
+pub use pack::{pack, Form, PackError};
 
 use ggml_sys::RowReader;
 
@@ -29,6 +31,11 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Bits of an element as the host stores it, scales and all.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.reader.row_bytes(self.k).map_or(0.0, |bytes| bytes as f64 * 8.0 / self.k as f64)
+    }
+
     /// The bytes of row `n`.
     ///
     /// # Panics

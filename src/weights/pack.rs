@@ -1,15 +1,14 @@
-//! Rows of a weight into the parts of native B.
+//! Rows of a weight into the parts of B: native blocks or row-major.
 
-use half::f16;
 use rayon::prelude::*;
 use rknn_sys::Layout;
 
+use super::rows::{Column, RowRoom};
 use super::Source;
-use crate::kernels::fast::{amax, place_column, quantize, F16Scratch};
+use crate::kernels::fast::place_column;
+use crate::kernels::int4::scalar::{nibble, set_nibble};
 use crate::kernels::rotate::Rotation;
-use crate::kernels::scalar::{scale_f16, scale_i8};
-use crate::plan::{Segment, Slice, WeightPlan};
-use crate::policy::Pipeline;
+use crate::plan::{Slice, WeightPlan};
 
 /// Why a weight has no form on the NPU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,130 +18,130 @@ pub enum PackError {
     NotFinite,
 }
 
-/// One thread's room for a row.
-#[derive(Default)]
-struct Scratch {
-    row: Vec<f32>,
-    rotation: Vec<f32>,
-    quantized: Vec<i8>,
-    halves: F16Scratch,
-}
-
-/// A converted column of B, along k.
-enum Column<'a> {
-    I8(&'a [i8]),
-    F16(&'a [u16]),
-}
-
-impl Scratch {
-    /// Reads row `n` of the source, rotates it and converts the segment's part of it; the scale is the whole row's.
-    fn column(&mut self, source: &Source, n: usize, part: &Part) -> Result<(f32, Column<'_>), PackError> {
-        let segment = part.segment;
-        self.row.resize(source.k, 0.0);
-        source.reader.read(source.row(n), &mut self.row);
-        if let Some(rotation) = part.rotation {
-            self.rotation.resize(source.k, 0.0);
-            // An infinity or a NaN spreads, so that it is found below all the same.
-            rotation.apply(&mut self.row, &mut self.rotation);
-        }
-        let largest = amax(&self.row);
-        if largest.is_nan() {
-            return Err(PackError::NotFinite);
-        }
-        let values = &self.row[segment.start..segment.start + segment.len];
-        Ok(match part.pipeline {
-            Pipeline::W8A8 => {
-                let scale = scale_i8(largest);
-                self.quantized.resize(values.len(), 0);
-                quantize(values, 1.0 / scale, &mut self.quantized);
-                (scale, Column::I8(&self.quantized))
-            }
-            Pipeline::W16A16 => {
-                let scale = if exact_in_f16(largest) { 1.0 } else { scale_f16(largest) };
-                (scale, Column::F16(self.halves.convert(values, 1.0 / scale)))
-            }
-        })
-    }
-}
-
-/// Which part of a weight is converted, and how it is to lie.
+/// How the columns of a slice are converted, and how they are to lie.
 #[derive(Clone, Copy)]
-pub struct Part<'a> {
+pub struct Form<'a> {
     /// How the weight was cut.
     pub plan: &'a WeightPlan,
-    /// Its representation.
-    pub pipeline: Pipeline,
     /// What its rows, and those of its activations, are rotated by.
     pub rotation: Option<&'a Rotation>,
     /// Native or row-major (K×N).
     pub layout: Layout,
-    /// The part's columns.
-    pub slice: &'a Slice,
-    /// The part's k.
-    pub segment: &'a Segment,
 }
 
-/// Converts one part into `out` and the scales of its columns.
+/// Converts the columns of one slice: each segment's part into its slice of `parts`, each segment's scales into its
+/// slice of `scales`.
 ///
-/// `out` is `plan.part_bytes(slice, segment)` bytes, aligned to 2; `scales` gets `slice.len` values, the same for
-/// each segment, with weight ≈ scale · stored; padding is zero. Blocks of native columns are spread over the
-/// current rayon pool; a row-major part, whose columns interleave, is done by the caller.
+/// A part is `plan.part_bytes(slice, segment)` bytes, aligned to 2; scales are `slice.len` a segment, with weight ≈
+/// scale · stored; padding is zero. Gives the largest sum of magnitudes of a column in a segment, for four bits.
+/// Blocks of native columns are spread over the current rayon pool; row-major parts, whose columns interleave, are
+/// done by the caller.
 ///
 /// # Errors
-/// [`PackError::NotFinite`]; `out` is then unspecified.
-pub fn pack(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
-    match part.layout {
-        Layout::Native => pack_native(source, part, out, scales),
-        Layout::Norm => pack_rows(source, part, out, scales),
+/// [`PackError::NotFinite`]; the parts are then unspecified.
+pub fn pack(
+    source: &Source,
+    form: Form,
+    slice: &Slice,
+    parts: &mut [&mut [u8]],
+    scales: &mut [&mut [f32]],
+) -> Result<u32, PackError> {
+    match form.layout {
+        Layout::Native => pack_native(source, form, slice, parts, scales),
+        Layout::Norm => pack_rows(source, form, slice, parts, scales),
     }
 }
 
-fn pack_native(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
-    let Part { plan, slice, segment, .. } = part;
+/// Native columns that lie together, of every segment.
+#[derive(Default)]
+struct Group<'a> {
+    parts: Vec<&'a mut [u8]>,
+    scales: Vec<&'a mut [f32]>,
+}
+
+fn pack_native(
+    source: &Source,
+    form: Form,
+    slice: &Slice,
+    parts: &mut [&mut [u8]],
+    scales: &mut [&mut [f32]],
+) -> Result<u32, PackError> {
+    let (plan, element) = (form.plan, form.plan.dtype.b());
     let (block_n, block_k) = (plan.limits.b_block_n, plan.limits.b_block_k);
-    let group_bytes = segment.padded * block_n * plan.element_bytes();
-    // The last group or groups may have no column of the matrix: they get zeros and no scales.
-    let mut scale_blocks: Vec<&mut [f32]> = scales.chunks_mut(block_n).collect();
-    scale_blocks.resize_with(slice.padded / block_n, Default::default);
-    let groups = out.par_chunks_exact_mut(group_bytes).zip(scale_blocks).enumerate();
-    groups.try_for_each_init(Scratch::default, |scratch, (index, (group, scales))| {
-        if scales.len() < block_n {
-            group.fill(0);
+    let mut groups: Vec<Group> = Vec::new();
+    groups.resize_with(slice.padded / block_n, Group::default);
+    for ((segment, part), scales) in plan.segments.iter().zip(parts).zip(scales) {
+        let bytes = element.bytes(segment.padded * block_n);
+        // The last group or groups may have no column of the matrix: they get zeros and no scales.
+        let scales = scales.chunks_mut(block_n).map(Some).chain(std::iter::repeat_with(|| None));
+        for ((group, part), scales) in groups.iter_mut().zip(part.chunks_exact_mut(bytes)).zip(scales) {
+            group.parts.push(part);
+            group.scales.push(scales.unwrap_or_default());
         }
-        for (column, scale) in scales.iter_mut().enumerate() {
-            let n = slice.start + index * block_n + column;
-            let (found, values) = scratch.column(source, n, &part)?;
-            *scale = found;
+    }
+    let convert = |room: &mut RowRoom, (index, mut group): (usize, Group)| {
+        let columns = group.scales.first().map_or(0, |scales| scales.len());
+        if columns < block_n {
+            group.parts.iter_mut().for_each(|part| part.fill(0));
+        }
+        let mut largest = 0;
+        for column in 0..columns {
+            room.load(source, slice.start + index * block_n + column, form.rotation)?;
+            for (g, segment) in plan.segments.iter().enumerate() {
+                let (scale, values, sum) = room.column(segment, element);
+                group.scales[g][column] = scale;
+                largest = largest.max(sum);
+                let part = &mut *group.parts[g];
+                match values {
+                    Column::I8(values) => {
+                        place_column(values, column, block_n, block_k, bytemuck::cast_slice_mut(part));
+                    }
+                    Column::F16(values) => {
+                        place_column(values, column, block_n, block_k, bytemuck::cast_slice_mut(part));
+                    }
+                    // Pairs along k share a byte, so that bytes lie as elements would, half as many.
+                    Column::I4(bytes) => place_column(bytes, column, block_n, block_k / 2, part),
+                }
+            }
+        }
+        Ok(largest)
+    };
+    let groups = groups.into_par_iter().enumerate();
+    groups.map_init(RowRoom::default, convert).try_reduce(|| 0, |a, b| Ok(a.max(b)))
+}
+
+fn pack_rows(
+    source: &Source,
+    form: Form,
+    slice: &Slice,
+    parts: &mut [&mut [u8]],
+    scales: &mut [&mut [f32]],
+) -> Result<u32, PackError> {
+    let mut room = RowRoom::default();
+    let mut largest = 0;
+    parts.iter_mut().for_each(|part| part.fill(0));
+    for column in 0..slice.len {
+        room.load(source, slice.start + column, form.rotation)?;
+        for ((segment, part), scales) in form.plan.segments.iter().zip(&mut *parts).zip(&mut *scales) {
+            let (scale, values, sum) = room.column(segment, form.plan.dtype.b());
+            scales[column] = scale;
+            largest = largest.max(sum);
             match values {
                 Column::I8(values) => {
-                    place_column(values, column, block_n, block_k, bytemuck::cast_slice_mut(group));
+                    place_row_major(values, column, slice.padded, bytemuck::cast_slice_mut(part));
                 }
                 Column::F16(values) => {
-                    place_column(values, column, block_n, block_k, bytemuck::cast_slice_mut(group));
+                    place_row_major(values, column, slice.padded, bytemuck::cast_slice_mut(part));
                 }
-            }
-        }
-        Ok(())
-    })
-}
-
-fn pack_rows(source: &Source, part: Part, out: &mut [u8], scales: &mut [f32]) -> Result<(), PackError> {
-    let mut scratch = Scratch::default();
-    out.fill(0);
-    for (column, scale) in scales.iter_mut().enumerate() {
-        let n = part.slice.start + column;
-        let (found, values) = scratch.column(source, n, &part)?;
-        *scale = found;
-        match values {
-            Column::I8(values) => {
-                place_row_major(values, column, part.slice.padded, bytemuck::cast_slice_mut(out));
-            }
-            Column::F16(values) => {
-                place_row_major(values, column, part.slice.padded, bytemuck::cast_slice_mut(out));
+                Column::I4(bytes) => {
+                    for k in 0..segment.len {
+                        set_nibble(part, k * slice.padded + column, nibble(bytes, k));
+                    }
+                }
             }
         }
     }
-    Ok(())
+    Ok(largest)
 }
 
 /// Puts a column into row-major B with rows of `padded` elements.
@@ -152,35 +151,58 @@ fn place_row_major<T: Copy>(values: &[T], column: usize, padded: usize, out: &mu
     }
 }
 
-/// Whether a row whose largest magnitude is `amax` needs no scale: f16 weights then keep their very bits.
-///
-/// Values of such rows below 2⁻¹⁴ lose digits only if they were no f16 to begin with, and those are below
-/// 2⁻¹⁰ of the largest one.
-fn exact_in_f16(amax: f32) -> bool {
-    (f32::powi(2.0, -4)..=f16::MAX.to_f32()).contains(&amax)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::chip::CHIPS;
+    use crate::kernels::rotate::Recipe;
     use crate::kernels::scalar::b_index;
     use ggml_sys::RowReader;
+    use half::f16;
     use proptest::prelude::*;
+    use rknn_sys::{Element, MatmulType};
+
+    /// All parts and scales of a weight, slice by slice.
+    type Packed = (Vec<Vec<Vec<u8>>>, Vec<Vec<Vec<f32>>>, u32);
+
+    fn pack_all(source: &Source, form: Form) -> Result<Packed, PackError> {
+        let plan = form.plan;
+        let (mut all_parts, mut all_scales, mut largest) = (Vec::new(), Vec::new(), 0);
+        for slice in &plan.slices {
+            let mut parts: Vec<Vec<u16>> = plan
+                .segments
+                .iter()
+                .map(|segment| vec![0xaaaa; plan.part_bytes(slice, segment).div_ceil(2)])
+                .collect();
+            let mut scales = vec![vec![f32::NAN; slice.len]; plan.segments.len()];
+            let mut part_bytes: Vec<&mut [u8]> = parts
+                .iter_mut()
+                .zip(&plan.segments)
+                .map(|(part, segment)| {
+                    &mut bytemuck::cast_slice_mut::<u16, u8>(part)[..plan.part_bytes(slice, segment)]
+                })
+                .collect();
+            let mut scale_slices: Vec<&mut [f32]> = scales.iter_mut().map(Vec::as_mut_slice).collect();
+            largest = largest.max(pack(source, form, slice, &mut part_bytes, &mut scale_slices)?);
+            all_parts.push(part_bytes.iter().map(|part| part.to_vec()).collect());
+            all_scales.push(scales);
+        }
+        Ok((all_parts, all_scales, largest))
+    }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(96))]
         /// Every element of the matrix is found where the index formula says, times its column's scale, within
         /// half a step; everything else is zero.
         #[test]
         fn parts_hold_the_matrix(
-            chip in 0..CHIPS.len(), wide: bool, native: bool, rotated: bool, k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32,
-            magnitude in -30i32..30,
+            chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), native: bool, rotated: bool, padded: bool,
+            k in 1usize..300, n in 1usize..150, slack in 0usize..3, seed: u32, magnitude in -30i32..30,
         ) {
-            let mut chip = CHIPS[chip].clone();
-            chip.k_max = 128;
-            let pipeline = if wide { Pipeline::W16A16 } else { Pipeline::W8A8 };
-            let plan = WeightPlan::new(&chip, chip.cores, pipeline.dtype(), k, n).unwrap();
+            let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
+            let rotation = rotated.then(|| Rotation::new(&Recipe { padded, ..Recipe::of(k) })).flatten();
+            let width = rotation.as_ref().map_or(k, Rotation::width);
+            let Some(plan) = WeightPlan::new(chip, chip.cores, dtype, (width, n), 128) else { return Ok(()) };
             let mut state = seed;
             let stride = k + slack;
             let matrix: Vec<f32> = (0..n * stride).map(|_| {
@@ -188,45 +210,55 @@ mod tests {
                 ((state >> 8) as f32 / 8388608.0 - 1.0) * 2f32.powi(magnitude)
             }).collect();
             let data: Vec<u8> = matrix.iter().flat_map(|value| value.to_ne_bytes()).collect();
-            let rotation = if rotated { Rotation::new(k) } else { None };
             // What is stored is the rotated matrix; the rotation has tests of its own.
-            let mut matrix = matrix;
-            if let Some(rotation) = &rotation {
-                matrix.chunks_mut(stride).for_each(|row| rotation.apply(&mut row[..k], &mut vec![0.0; k]));
-            }
+            let rows: Vec<Vec<f32>> = matrix.chunks(stride).map(|row| {
+                let mut out = row[..k].to_vec();
+                if let Some(rotation) = &rotation {
+                    out = vec![0.0; width];
+                    rotation.apply(&row[..k], &mut out, &mut vec![0.0; width]);
+                }
+                out
+            }).collect();
             let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
             let layout = if native { Layout::Native } else { Layout::Norm };
-            for slice in &plan.slices {
-                for segment in &plan.segments {
-                    let mut halves = vec![0xaaaau16; plan.part_bytes(slice, segment) / 2];
-                    let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
-                    let mut scales = vec![f32::NAN; slice.len];
-                    pack(&source, Part { plan: &plan, pipeline, rotation: rotation.as_ref(), layout, slice, segment }, part, &mut scales).unwrap();
+            let (parts, scales, largest) =
+                pack_all(&source, Form { plan: &plan, rotation: rotation.as_ref(), layout }).unwrap();
+            let mut sums = 0;
+            for (s, slice) in plan.slices.iter().enumerate() {
+                for (g, segment) in plan.segments.iter().enumerate() {
+                    let part = &parts[s][g];
                     for column in 0..slice.padded {
                         let limits = &plan.limits;
                         let row = (column < slice.len)
-                            .then(|| &matrix[(slice.start + column) * stride..][segment.start..segment.start + segment.len]);
+                            .then(|| &rows[slice.start + column][segment.start..segment.start + segment.len]);
+                        let mut sum = 0;
                         for i in 0..segment.padded {
                             let at = if native { b_index(i, column, segment.padded, limits.b_block_n, limits.b_block_k) } else { i * slice.padded + column };
-                            let stored = match pipeline {
-                                Pipeline::W8A8 => f32::from(part[at] as i8),
-                                Pipeline::W16A16 => f16::from_ne_bytes([part[at * 2], part[at * 2 + 1]]).to_f32(),
+                            let stored = match dtype.b() {
+                                Element::I4 => f32::from(nibble(part, at)),
+                                Element::I8 => f32::from(part[at] as i8),
+                                _ => f16::from_ne_bytes([part[at * 2], part[at * 2 + 1]]).to_f32(),
                             };
+                            sum += stored.abs() as u32;
                             match row.and_then(|row| row.get(i)) {
                                 None => prop_assert_eq!(stored, 0.0, "padding"),
                                 Some(value) => {
-                                    let scale = scales[column];
-                                    let half_step = match pipeline {
-                                        Pipeline::W8A8 => scale * 0.5001,
-                                        Pipeline::W16A16 => (value.abs() / 2048.0).max(scale * 2f32.powi(-25)) * 1.0001,
+                                    let scale = scales[s][g][column];
+                                    let half_step = match dtype.b() {
+                                        // What lies beyond the levels is clamped.
+                                        Element::I4 if stored == -8.0 || stored == 7.0 => f32::INFINITY,
+                                        Element::I4 | Element::I8 => scale.abs() * 0.5001,
+                                        _ => (value.abs() / 2048.0).max(scale * 2f32.powi(-25)) * 1.0001,
                                     };
                                     prop_assert!((stored * scale - value).abs() <= half_step, "{value} as {stored} · {scale}");
                                 }
                             }
                         }
+                        sums = sums.max(sum);
                     }
                 }
             }
+            prop_assert_eq!(largest, if dtype.b() == Element::I4 { sums } else { 0 });
         }
     }
 
@@ -235,23 +267,14 @@ mod tests {
         let mut data: Vec<u8> = [1.0f32; 64].iter().flat_map(|value| value.to_ne_bytes()).collect();
         data[40..44].copy_from_slice(&f32::NAN.to_ne_bytes());
         let source = Source { data: &data, reader: RowReader::f32(), k: 32, n: 2, row_stride: 128 };
-        for pipeline in Pipeline::ALL {
-            let plan = WeightPlan::new(&CHIPS[0], 3, pipeline.dtype(), 32, 2).unwrap();
-            let (slice, segment) = (plan.slices[0], plan.segments[0]);
-            let mut halves = vec![0u16; plan.part_bytes(&slice, &segment) / 2];
-            let part: &mut [u8] = bytemuck::cast_slice_mut(&mut halves);
-            let mut scales = [0.0; 2];
+        let rotation = Rotation::new(&Recipe::of(32));
+        for dtype in [MatmulType::I8, MatmulType::F16, MatmulType::I4] {
+            let plan = WeightPlan::new(&CHIPS[0], 3, dtype, (32, 2), 32).unwrap();
             for layout in [Layout::Native, Layout::Norm] {
-                let rotation: Option<Rotation> = None;
-                let which = Part {
-                    plan: &plan,
-                    pipeline,
-                    rotation: rotation.as_ref(),
-                    layout,
-                    slice: &slice,
-                    segment: &segment,
-                };
-                assert_eq!(pack(&source, which, part, &mut scales), Err(PackError::NotFinite));
+                for rotation in [None, rotation.as_ref()] {
+                    let form = Form { plan: &plan, rotation, layout };
+                    assert_eq!(pack_all(&source, form).err(), Some(PackError::NotFinite));
+                }
             }
         }
     }

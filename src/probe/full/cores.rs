@@ -53,7 +53,7 @@ fn product(bench: &Bench, dtype: MatmulType, core: usize) -> Result<(), Stop> {
     let pinned = (bench.chip.cores > 1).then_some(core);
     let mut rig = Rig::new(bench.library, &bench.keeper()?, spec, pinned)?;
     let mut random = Random::new(31 + core as u64);
-    let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
+    let (a, b) = random.operands(dtype, 3, k, n);
     Ok(rig.product(&a, &b, Layouts::NORM.places(&believed))?)
 }
 
@@ -68,7 +68,7 @@ fn masks(bench: &Bench) -> Seen {
     let believed = bench.believed(dtype)?;
     let (k, n) = (believed.k_align * 4, believed.n_align * 6);
     let mut random = Random::new(37);
-    let (a, b) = (random.matrix(dtype, 3, k), random.matrix(dtype, k, n));
+    let (a, b) = random.operands(dtype, 3, k, n);
     let (mut refused, mut taken) = (Vec::new(), Vec::new());
     for mask in MASKS {
         let mut rig = Rig::new(bench.library, &bench.keeper()?, Layouts::NORM.spec(dtype, 3, k, n), None)?;

@@ -9,7 +9,7 @@ use rknn_sys::{Context, MatmulType, Memory, Operand};
 use super::{source, type_name, types_of, Bench, Check, Kind, Seen, Stop};
 use crate::chip::Chip;
 use crate::probe::layout::Place;
-use crate::probe::matrix::{input_bytes, output_bytes, Matrix};
+use crate::probe::matrix::Matrix;
 use crate::probe::rig::{Layouts, Rig};
 
 /// How often a call is timed; the median counts.
@@ -71,7 +71,8 @@ fn cost(name: String, what: String, published: Option<f64>, run: impl Fn(&Bench)
 /// The hypothesis of the facts for RK3588: the longer of arithmetic and traffic, after the fixed cost of a run.
 fn model(dtype: MatmulType, (m, k, n): (usize, usize, usize), cores: usize) -> f64 {
     let peak = match dtype {
-        MatmulType::F16 => 1.02e12,
+        // Operands of two widths are taken to go as the wider one.
+        MatmulType::F16 | MatmulType::F16I8 | MatmulType::F16I4 => 1.02e12,
         MatmulType::I8 => 2.05e12,
         MatmulType::I4 => 4.1e12,
     };
@@ -83,7 +84,7 @@ fn model(dtype: MatmulType, (m, k, n): (usize, usize, usize), cores: usize) -> f
 }
 
 fn bytes(dtype: MatmulType, (m, k, n): (usize, usize, usize)) -> (usize, usize, usize) {
-    (input_bytes(dtype, m * k), input_bytes(dtype, k * n), output_bytes(dtype, m * n))
+    (dtype.a().bytes(m * k), dtype.b().bytes(k * n), dtype.c().bytes(m * n))
 }
 
 fn rates(dtype: MatmulType, shape: (usize, usize, usize), cores: usize, seconds: f64) -> String {

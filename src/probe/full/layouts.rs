@@ -1,6 +1,6 @@
 //! Native A, B and C, element by element, each told apart from the others; a failure names the layout that fits.
 
-use rknn_sys::MatmulType;
+use rknn_sys::{Element, MatmulType};
 
 use super::{source, type_name, types_of, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
@@ -52,7 +52,7 @@ fn normal(bench: &Bench, dtype: MatmulType) -> Seen {
     let (k, n) = shape(&believed);
     let mut random = Random::new(11);
     for rows in [1, ROWS] {
-        let (a, b) = (random.matrix(dtype, rows, k), random.matrix(dtype, k, n));
+        let (a, b) = random.operands(dtype, rows, k, n);
         rig(bench, dtype, Layouts::NORM, rows, &believed)?.product(&a, &b, [Place::RowMajor; 3])?;
     }
     Ok("right numbers".to_owned())
@@ -63,7 +63,7 @@ fn native(bench: &Bench, dtype: MatmulType) -> Seen {
     let (k, n) = shape(&believed);
     let mut random = Random::new(12);
     for rows in [1, ROWS, 32] {
-        let (a, b) = (random.matrix(dtype, rows, k), random.matrix(dtype, k, n));
+        let (a, b) = random.operands(dtype, rows, k, n);
         rig(bench, dtype, Layouts::NATIVE, rows, &believed)?.product(
             &a,
             &b,
@@ -85,7 +85,7 @@ fn native_a(bench: &Bench, dtype: MatmulType) -> Seen {
     let believed = bench.believed(dtype)?;
     let (k, n) = shape(&believed);
     let mut random = Random::new(13);
-    let (a, column) = (random.matrix(dtype, ROWS, k), random.matrix(dtype, k, 1));
+    let (a, column) = random.operands(dtype, ROWS, k, 1);
     let b = Matrix::of(k, n, |row, _| column.values[row]);
     let sums = a.times(&b);
     let mut rig = rig(bench, dtype, AC_ONLY, ROWS, &believed)?;
@@ -111,7 +111,7 @@ fn native_b(bench: &Bench, dtype: MatmulType) -> Seen {
     let believed = bench.believed(dtype)?;
     let (k, n) = shape(&believed);
     let mut random = Random::new(14);
-    let (a, b) = (random.matrix(dtype, ROWS, k), random.matrix(dtype, k, n));
+    let (a, b) = random.operands(dtype, ROWS, k, n);
     let sums = a.times(&b);
     let mut rig = rig(bench, dtype, B_ONLY, ROWS, &believed)?;
     rig.put_a(&a, Place::RowMajor)?;
@@ -137,9 +137,9 @@ fn native_b(bench: &Bench, dtype: MatmulType) -> Seen {
 fn native_c(bench: &Bench, dtype: MatmulType) -> Seen {
     let believed = bench.believed(dtype)?;
     let (k, n) = shape(&believed);
-    let one = if dtype == MatmulType::F16 { 64 } else { 1 };
+    let one = if dtype.a() == Element::F16 { 64 } else { 1 };
     let a = Matrix::of(ROWS, k, |_, _| one);
-    let b = Random::new(15).matrix(dtype, k, n);
+    let b = Random::new(15).matrix(dtype.b(), k, n);
     let sums = a.times(&b);
     let mut rig = rig(bench, dtype, AC_ONLY, ROWS, &believed)?;
     rig.put_a(&a, believed.a)?;

@@ -74,17 +74,17 @@ fn i8_rig(bench: &Bench, mode: Layouts) -> Result<(Rig, Believed, (Matrix, Matri
     let (k, n) = (believed.k_align * 4, believed.n_align * 6);
     let rig = Rig::new(bench.library, &bench.keeper()?, mode.spec(dtype, 4, k, n), bench.core(0))?;
     let mut random = Random::new(41);
-    Ok((rig, believed, (random.matrix(dtype, 4, k), random.matrix(dtype, k, n))))
+    Ok((rig, believed, random.operands(dtype, 4, k, n)))
 }
 
 fn coherence(bench: &Bench) -> Seen {
     let dtype = MatmulType::I8;
     let (mut rig, _, (first, b)) = i8_rig(bench, Layouts::NORM)?;
     rig.product(&first, &b, [Place::RowMajor; 3])?;
-    let second = Random::new(42).matrix(dtype, first.rows, first.columns);
+    let second = Random::new(42).matrix(dtype.a(), first.rows, first.columns);
     let (old, new) = (first.times(&b), second.times(&b));
 
-    second.store(dtype, Place::RowMajor, rig.a.as_mut_slice());
+    second.store(dtype.a(), Place::RowMajor, rig.a.as_mut_slice());
     // `product` bound a B that is gone for the host only; the context keeps it.
     rig.run()?;
     let unsynced = match (rig.compare(&old, Place::RowMajor), rig.compare(&new, Place::RowMajor)) {
@@ -112,8 +112,8 @@ fn frozen(bench: &Bench) -> Seen {
     let mut bound = rig.put_b(&b, Place::RowMajor)?;
     rig.run()?;
     rig.compare(&a.times(&b), Place::RowMajor)?;
-    let other = Random::new(43).matrix(dtype, b.rows, b.columns);
-    other.store(dtype, Place::RowMajor, bound.as_mut_slice());
+    let other = Random::new(43).matrix(dtype.b(), b.rows, b.columns);
+    other.store(dtype.b(), Place::RowMajor, bound.as_mut_slice());
     bound.sync_to_device()?;
     rig.run()?;
     let is_old = rig.compare(&a.times(&b), Place::RowMajor).is_ok();
@@ -160,8 +160,8 @@ fn views(bench: &Bench, dtype: MatmulType) -> Seen {
     let places = Layouts::NATIVE.places(&believed);
     let mut random = Random::new(45);
     let alone = Rig::new(bench.library, &keeper, spec, bench.core(0))?.product(
-        &random.matrix(dtype, 5, k),
-        &random.matrix(dtype, k, n),
+        &random.matrix(dtype.a(), 5, k),
+        &random.matrix(dtype.b(), k, n),
         places,
     );
     if let Err(trouble) = alone {
@@ -183,7 +183,7 @@ fn domain(bench: &Bench, domain: u8) -> Result<(), Stop> {
     let keeper = Arc::new(Context::create(bench.library, spec)?);
     let mut rig = Rig::new(bench.library, &keeper, spec, bench.core(0))?;
     let mut random = Random::new(44 + u64::from(domain));
-    Ok(rig.product(&random.matrix(dtype, 2, k), &random.matrix(dtype, k, n), [Place::RowMajor; 3])?)
+    Ok(rig.product(&random.matrix(dtype.a(), 2, k), &random.matrix(dtype.b(), k, n), [Place::RowMajor; 3])?)
 }
 
 fn domains(bench: &Bench) -> Seen {

@@ -133,7 +133,7 @@ pub struct Bench<'a> {
     keeper: OnceCell<Arc<Context>>,
     good_cores: OnceCell<Vec<usize>>,
     /// Why the library refuses a type, by the type.
-    refused: [OnceCell<Option<String>>; 3],
+    refused: [OnceCell<Option<String>>; MatmulType::ALL.len()],
 }
 
 impl<'a> Bench<'a> {
@@ -170,7 +170,7 @@ impl<'a> Bench<'a> {
         let believed = Believed::of(self.chip, dtype)
             .ok_or_else(|| Stop::Unknown(format!("{} has no {}", self.chip.title, type_name(dtype))))?;
         // What is refused is told by the check of the type alone.
-        let code = types::code(dtype);
+        let code = dtype.code();
         let refused = self.refused[dtype as usize]
             .get_or_init(|| self.library.try_type(code, 1, 128, 128).err().map(|error| error.to_string()));
         if refused.is_some() {
@@ -198,19 +198,20 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// "i8", "f16", "i4".
+/// "i8", "f16", "i4", "f16i8", "f16i4".
 pub fn type_name(dtype: MatmulType) -> &'static str {
     match dtype {
         MatmulType::F16 => "f16",
         MatmulType::I8 => "i8",
         MatmulType::I4 => "i4",
+        MatmulType::F16I8 => "f16i8",
+        MatmulType::F16I4 => "f16i4",
     }
 }
 
 /// The types that have checks of their own on `chip`.
 pub(crate) fn types_of(chip: &Chip) -> Vec<MatmulType> {
-    let all = [MatmulType::I8, MatmulType::F16, MatmulType::I4];
-    all.into_iter().filter(|dtype| Believed::of(chip, *dtype).is_some()).collect()
+    MatmulType::ALL.into_iter().filter(|dtype| Believed::of(chip, *dtype).is_some()).collect()
 }
 
 /// All checks for `chip`, the cheap and telling ones first.

@@ -82,12 +82,12 @@ fn dynamic(bench: &Bench) -> Seen {
     let (k, n) = (believed.k_align * 4, believed.n_align * 6);
     let keeper = bench.keeper()?;
     let mut random = Random::new(4);
-    let b = random.matrix(dtype, k, n);
+    let b = random.matrix(dtype.b(), k, n);
     // Native, where the blocks of A and C depend on M, unless a context of one M is wrong: layouts have checks of
     // their own.
     let alone = |mode: Layouts| -> Result<(), Trouble> {
         let mut rig = Rig::new(bench.library, &keeper, mode.spec(dtype, ROWS[1], k, n), bench.core(0))?;
-        rig.product(&Random::new(5).matrix(dtype, ROWS[1], k), &b, mode.places(&believed))
+        rig.product(&Random::new(5).matrix(dtype.a(), ROWS[1], k), &b, mode.places(&believed))
     };
     let (mode, how) = if alone(Layouts::NATIVE).is_ok() {
         (Layouts::NATIVE, "native")
@@ -100,14 +100,14 @@ fn dynamic(bench: &Bench) -> Seen {
     let mut memory_a = keeper.allocate(made.largest_bytes(Operand::A).max(largest * k))?;
     let mut memory_b = keeper.allocate(made.largest_bytes(Operand::B).max(k * n))?;
     let mut memory_c = keeper.allocate(made.largest_bytes(Operand::C).max(largest * n * 4))?;
-    b.store(dtype, place_b, memory_b.as_mut_slice());
+    b.store(dtype.b(), place_b, memory_b.as_mut_slice());
     memory_b.sync_to_device()?;
     // Up and down again: the shapes must not stick.
     for rows in ROWS.into_iter().chain([ROWS[1], ROWS[0]]) {
         made.set_rows(rows)?;
         let context = made.context();
-        let a = random.matrix(dtype, rows, k);
-        a.store(dtype, place_a, memory_a.as_mut_slice());
+        let a = random.matrix(dtype.a(), rows, k);
+        a.store(dtype.a(), place_a, memory_a.as_mut_slice());
         memory_a.sync_to_device()?;
         context.bind(Operand::A, &memory_a.binding())?;
         context.bind(Operand::B, &memory_b.binding())?;

@@ -1,7 +1,5 @@
 //! Which matmul types the library takes on this chip.
 
-use rknn_sys::MatmulType;
-
 use super::{source, Bench, Check, Seen, Stop};
 use crate::chip::Chip;
 
@@ -27,15 +25,6 @@ const ASKED: [(i32, &str); 7] = [
     (10, "i4 × i4 → i16"),
 ];
 
-/// The vendor's number of a type that we compute with.
-pub(crate) fn code(dtype: MatmulType) -> i32 {
-    match dtype {
-        MatmulType::F16 => 1,
-        MatmulType::I8 => 2,
-        MatmulType::I4 => 10,
-    }
-}
-
 /// What is believed of the vendor's type `code` on `chip`.
 pub fn belief(chip: &Chip, code: i32) -> Belief {
     match (chip.name, code) {
@@ -57,6 +46,7 @@ pub(super) fn checks(chip: &Chip) -> Vec<Check> {
             };
             let advice = match code {
                 1 | 2 => "update librknnrt to 2.3.2: the plugin needs this type",
+                5 | 7 | 10 => "the plugin goes on without it; please send the report",
                 _ => "nothing depends on it today; please send the report",
             };
             let from = if code <= 2 { source::HEADER } else { source::REPORTS };

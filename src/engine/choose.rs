@@ -1,0 +1,137 @@
+//! Which pipeline and rotation a weight takes: the cheapest that this NPU runs whose error is allowed.
+
+use std::sync::Arc;
+
+use super::{Engine, Error};
+use crate::kernels::rotate::{Recipe, Rotation, Signs};
+use crate::plan::WeightPlan;
+use crate::policy::choice::{activation_error, File};
+use crate::policy::{Decision, Goal, Pipeline, Rotate, Scheme};
+use crate::weights::{relative_error, PackError, Source};
+
+/// A weight stays as it is when that costs at most this share of the rotated rows' error: such rows, ternary or
+/// uniform ones, were made for it, and so are the activations that they are multiplied with.
+const CLEARLY_LESS: f64 = 0.5;
+
+/// How a weight is to be converted.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// The user's word, or the choice by error.
+    pub decision: Decision,
+    /// The layer that the weight is of, for the rotation's signs.
+    pub layer: Option<u32>,
+    /// How far the rotation's signs reach; `None` for the pipeline's own.
+    pub signs: Option<Signs>,
+}
+
+/// What was chosen.
+pub struct Chosen {
+    pub pipeline: Pipeline,
+    pub rotation: Option<Arc<Rotation>>,
+    pub plan: WeightPlan,
+    /// The estimated squared error of products, relative to their power.
+    pub error: f64,
+}
+
+impl Engine {
+    /// Chooses for `source`.
+    ///
+    /// # Errors
+    /// Nothing that this NPU runs is true enough, or the weight is not finite.
+    pub(super) fn choose(&mut self, source: &Source, request: &Request) -> Result<Chosen, Error> {
+        let file =
+            File { quantized: source.reader.is_quantized(), bits_per_weight: source.bits_per_weight() };
+        let (goal, wanted) = match request.decision {
+            Decision::Fixed(Scheme { pipeline, rotate }) => {
+                let pipeline =
+                    self.mode.pipeline(pipeline).ok_or_else(|| self.unsupported(source, pipeline))?;
+                return self.represent(source, request, pipeline, rotate);
+            }
+            Decision::Choose(goal) => (goal, Pipeline::of(file.quantized)),
+        };
+        let mut best: Option<Chosen> = None;
+        for pipeline in self.candidates(&file, goal) {
+            let chosen = self.represent(source, request, pipeline, Rotate::Auto)?;
+            if file.takes(goal, pipeline) || chosen.error <= file.allowed(goal) {
+                return Ok(chosen);
+            }
+            if best.as_ref().is_none_or(|best| chosen.error < best.error) {
+                best = Some(chosen);
+            }
+        }
+        // The truest that there is, if it has the bits that the file's kind asks for.
+        best.filter(|best| best.pipeline.is_as_true_as(wanted))
+            .ok_or_else(|| self.unsupported(source, wanted))
+    }
+
+    /// The pipelines that this NPU runs, in the order in which they are preferred.
+    fn candidates(&self, file: &File, goal: Goal) -> Vec<Pipeline> {
+        let mut all = Pipeline::ALL;
+        if self.mode.whole_activations_are_free {
+            all.swap(Pipeline::W8A8.index(), Pipeline::W8A16.index());
+        }
+        let hopeless = |pipeline: &Pipeline| {
+            // Their activations alone lose more.
+            activation_error(*pipeline, true, pipeline.segment_max()) > file.allowed(goal)
+                && !file.takes(goal, *pipeline)
+        };
+        all.into_iter().filter(|pipeline| self.mode.runs(*pipeline) && !hopeless(pipeline)).collect()
+    }
+
+    /// The weight's form in `pipeline`, with the rotation that `rotate` asks for, and its error.
+    fn represent(
+        &mut self,
+        source: &Source,
+        request: &Request,
+        pipeline: Pipeline,
+        rotate: Rotate,
+    ) -> Result<Chosen, Error> {
+        let signs = request.signs.unwrap_or(pipeline.signs());
+        let recipe = Recipe { k: source.k, layer: request.layer, signs, padded: rotate == Rotate::Padded };
+        let rotation = match rotate {
+            Rotate::Off => None,
+            Rotate::Auto if !pipeline.rotates() => None,
+            _ => self.rotation(recipe),
+        };
+        let form = |rotation: Option<Arc<Rotation>>| {
+            let width = rotation.as_ref().map_or(source.k, |rotation| rotation.width());
+            let plan = self
+                .plan(pipeline, (width, source.n), pipeline.segment_max())
+                .ok_or_else(|| self.unsupported(source, pipeline))?;
+            let error = relative_error(source, pipeline.dtype().b(), rotation.as_deref(), &plan.segments)
+                .ok_or(PackError::NotFinite)?;
+            Ok::<_, Error>((rotation, plan, error))
+        };
+        let (mut rotation, mut plan, mut weights) = form(rotation)?;
+        let mut mixed = rotation.is_some();
+        if rotate == Rotate::Auto && rotation.is_some() {
+            let flat = form(None)?;
+            if flat.2 < CLEARLY_LESS * weights {
+                (rotation, plan, weights) = flat;
+                mixed = true;
+            }
+        }
+        let error = weights + activation_error(pipeline, mixed, plan.longest());
+        Ok(Chosen { pipeline, rotation, plan, error })
+    }
+
+    /// How a weight is cut for the cores that work.
+    pub(super) fn plan(
+        &self,
+        pipeline: Pipeline,
+        shape: (usize, usize),
+        segment_max: usize,
+    ) -> Option<WeightPlan> {
+        WeightPlan::new(self.chip, self.cores.count(), pipeline.dtype(), shape, segment_max)
+    }
+
+    pub(super) fn unsupported(&self, source: &Source, pipeline: Pipeline) -> Error {
+        let what = format!("{} with K={}, N={}", pipeline.name(), source.k, source.n);
+        Error::Unsupported { chip: self.chip.title, what }
+    }
+
+    /// The rotation of a recipe, made once; `None` where there is none.
+    fn rotation(&mut self, recipe: Recipe) -> Option<Arc<Rotation>> {
+        self.rotations.entry(recipe).or_insert_with(|| Rotation::new(&recipe).map(Arc::new)).clone()
+    }
+}
