@@ -44,7 +44,7 @@ fn error_of(
 ) -> (f64, u64) {
     let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
     let stats = Arc::new(Stats::default());
-    let mut engine = Engine::open(library, chip, |_| mode, &stats).unwrap();
+    let mut engine = Engine::open(library, chip, &[0], |_| mode, &stats).unwrap();
     let (weight, x) = (numbers(1, k * n), numbers(2, k * rows));
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
@@ -122,6 +122,6 @@ fn a_mode_that_cannot_run_anything_is_refused() {
     let library = emulator();
     let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
     let mode = Mode { types: Mode::NONE.types, ..Mode::believed(chip) };
-    let error = Engine::open(&library, chip, |_| mode, &Arc::new(Stats::default())).err().unwrap();
+    let error = Engine::open(&library, chip, &[0], |_| mode, &Arc::new(Stats::default())).err().unwrap();
     assert!(error.to_string().contains("no product came out right"), "{error}");
 }

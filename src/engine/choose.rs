@@ -31,6 +31,12 @@ pub struct Chosen {
     pub plan: WeightPlan,
     /// The estimated squared error of products, relative to their power.
     pub error: f64,
+    /// The largest error that is at the level of the host's CPU.
+    pub level: f64,
+}
+
+fn file_of(source: &Source) -> File {
+    File { quantized: source.reader.is_quantized(), bits_per_weight: source.bits_per_weight() }
 }
 
 impl Engine {
@@ -39,8 +45,7 @@ impl Engine {
     /// # Errors
     /// Nothing that this NPU runs is true enough, or the weight is not finite.
     pub(super) fn choose(&mut self, source: &Source, request: &Request) -> Result<Chosen, Error> {
-        let file =
-            File { quantized: source.reader.is_quantized(), bits_per_weight: source.bits_per_weight() };
+        let file = file_of(source);
         let (goal, wanted) = match request.decision {
             Decision::Fixed(Scheme { pipeline, rotate }) => {
                 let pipeline =
@@ -52,7 +57,7 @@ impl Engine {
         let mut best: Option<Chosen> = None;
         for pipeline in self.candidates(&file, goal) {
             let chosen = self.represent(source, request, pipeline, Rotate::Auto)?;
-            if file.takes(goal, pipeline) || chosen.error <= file.allowed(goal) {
+            if file.takes(goal, pipeline) || chosen.error <= file.allowed(goal, pipeline) {
                 return Ok(chosen);
             }
             if best.as_ref().is_none_or(|best| chosen.error < best.error) {
@@ -72,7 +77,7 @@ impl Engine {
         }
         let hopeless = |pipeline: &Pipeline| {
             // Their activations alone lose more.
-            activation_error(*pipeline, true, pipeline.segment_max()) > file.allowed(goal)
+            activation_error(*pipeline, true, pipeline.segment_max()) > file.allowed(goal, *pipeline)
                 && !file.takes(goal, *pipeline)
         };
         all.into_iter().filter(|pipeline| self.mode.runs(*pipeline) && !hopeless(pipeline)).collect()
@@ -112,7 +117,8 @@ impl Engine {
             }
         }
         let error = weights + activation_error(pipeline, mixed, plan.longest());
-        Ok(Chosen { pipeline, rotation, plan, error })
+        let level = file_of(source).allowed(Goal::Accurate, Pipeline::W8A8);
+        Ok(Chosen { pipeline, rotation, plan, error, level })
     }
 
     /// How a weight is cut for the cores that work.

@@ -127,7 +127,7 @@ impl Engine {
         let m = tile.rows * weight.pipeline.planes();
         let bytes = plan.dtype.a().bytes(m * segment.padded);
         let native_block = self.mode.native_ac.then_some(plan.limits.a_block);
-        let memory = self.scratch.a(bytes)?;
+        let memory = self.domains.get_mut(weight.share.domain).scratch.a(bytes)?;
         let a = &mut memory.as_mut_slice()[..bytes];
         let rows = Rows { data: rows.data, stride: rows.stride, rows: rows.rows, k: segment.len, scales };
         pack(&self.pool, weight.pipeline, &rows, m, native_block, a).ok_or_else(|| Error::Unsupported {
@@ -142,11 +142,12 @@ impl Engine {
     fn run(&mut self, weight: &NpuWeight, index: usize, segment: &Segment, tile: &Tile) -> Result<(), Error> {
         let plan = &weight.plan;
         let m = tile.rows * weight.pipeline.planes();
-        let a = self.scratch.a(plan.dtype.a().bytes(m * segment.padded))?.binding();
+        let domain = self.domains.get_mut(weight.share.domain);
+        let a = domain.scratch.a(plan.dtype.a().bytes(m * segment.padded))?.binding();
         let mut bindings = [const { None }; CORES_MAX];
         for slice in &plan.slices {
             let bytes = plan.dtype.c().bytes(m * slice.padded);
-            bindings[slice.core] = Some(self.scratch.c(slice.core, bytes)?.binding());
+            bindings[slice.core] = Some(domain.scratch.c(slice.core, bytes)?.binding());
         }
         let jobs = plan.slices.iter().enumerate().filter_map(|(s, slice)| {
             let spec = MatmulSpec {
@@ -156,7 +157,7 @@ impl Engine {
                 n: slice.padded,
                 b_layout: self.mode.b_layout(),
                 ac_layout: self.mode.ac_layout(),
-                domain: 0,
+                domain: domain.id,
             };
             let b = weight.parts[plan.part(s, index)].binding();
             let c = bindings[slice.core].take()?;
@@ -179,11 +180,13 @@ impl Engine {
         let (plan, planes) = (&weight.plan, weight.pipeline.planes());
         let m = tile.rows * planes;
         let bytes = |slice: &Slice| plan.dtype.c().bytes(m * slice.padded);
+        let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
         for slice in &plan.slices {
-            self.scratch.c(slice.core, bytes(slice))?.sync_from_device()?;
+            scratch.c(slice.core, bytes(slice))?.sync_from_device()?;
         }
+        let scratch = &self.domains.get(weight.share.domain).scratch;
         let column_scales = &weight.scales[index * plan.n..(index + 1) * plan.n];
-        let (scratch, block) = (&self.scratch, self.mode.native_ac.then_some(plan.limits.c_block));
+        let block = self.mode.native_ac.then_some(plan.limits.c_block);
         // Whole groups of eight rows, as the kernel takes them.
         let rows_a_chunk = tile.len.div_ceil(self.threads()).next_multiple_of(8);
         chunks(&self.pool, tile.len * plan.n, out, rows_a_chunk * plan.n, |chunk, out| {

@@ -3,6 +3,7 @@
 //! * [`choose`]: which pipeline a weight takes, by its error;
 //! * [`weight`]: a weight on the NPU, converted and split over the cores;
 //! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
+//! * [`domains`]: the I/O domains that weights are spread over;
 //! * [`scratch`]: the memories of activations and results, by size class;
 //! * [`prepare`]: rows rotated, once for all weights that share them;
 //! * [`pack`]: a tile's rows into A;
@@ -13,6 +14,7 @@
 
 mod choose;
 mod core;
+mod domains;
 mod matmul;
 mod pack;
 mod prepare;
@@ -25,12 +27,12 @@ use std::sync::Arc;
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
 
 use self::core::Cores;
+use self::domains::Domains;
 use self::matmul::Room;
-use self::scratch::Scratch;
 use crate::chip::Chip;
 use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
-use crate::observe::{Held, Stats};
+use crate::observe::Stats;
 use crate::weights::PackError;
 
 pub use self::choose::Request;
@@ -78,32 +80,30 @@ pub enum Error {
 pub struct Engine {
     chip: &'static Chip,
     mode: Mode,
-    /// The context that all memories are allocated through; it lives as long as they do.
-    keeper: Arc<Context>,
+    domains: Domains,
     cores: Cores,
-    scratch: Scratch,
     pool: rayon::ThreadPool,
     /// The rotations made so far.
     rotations: HashMap<Recipe, Option<Arc<Rotation>>>,
     room: Room,
     stats: Arc<Stats>,
     version: Option<Version>,
-    _keeper_held: Held,
 }
 
 impl Engine {
     /// Opens the NPU: makes one small context, which fails where there is no usable NPU, asks the version, and
-    /// asks `mode` how a library of that version is to be used.
+    /// asks `mode` how a library of that version is to be used. Weights fill the I/O domains `domains` in their order.
     ///
     /// # Errors
     /// The vendor's refusal; a library before 2.1; no way to use it that gives right numbers; no threads.
     pub fn open(
         library: &Library,
         chip: &'static Chip,
+        domains: &[u8],
         mode: impl FnOnce(Option<&Version>) -> Mode,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
-        let keeper = Arc::new(smallest_context(library, chip)?);
+        let keeper = Arc::new(smallest_context(library, chip, domains.first().copied().unwrap_or(0))?);
         let version = keeper.version().ok();
         if let Some(version) = &version {
             if too_old(&version.api) {
@@ -119,14 +119,12 @@ impl Engine {
             chip,
             mode,
             cores: Cores::new(library, &cores, chip.cores > 1, stats),
-            scratch: Scratch::new(&keeper, cores.len(), stats),
-            keeper,
+            domains: Domains::new(library, chip, domains, keeper, cores.len(), stats),
             pool: pool(default_threads())?,
             rotations: HashMap::new(),
             room: Room::default(),
             stats: stats.clone(),
             version,
-            _keeper_held: Held::context(stats),
         })
     }
 
@@ -157,8 +155,8 @@ impl Engine {
     }
 }
 
-/// The smallest context that the NPU takes, of whichever type it takes.
-fn smallest_context(library: &Library, chip: &Chip) -> Result<Context, Error> {
+/// The smallest context of `domain` that the NPU takes, of whichever type it takes.
+fn smallest_context(library: &Library, chip: &Chip, domain: u8) -> Result<Context, Error> {
     let mut refused = Error::Unusable;
     for dtype in MatmulType::ALL {
         let Some(limits) = chip.limits(dtype) else { continue };
@@ -169,7 +167,7 @@ fn smallest_context(library: &Library, chip: &Chip) -> Result<Context, Error> {
             n: limits.n_align,
             b_layout: Layout::Native,
             ac_layout: Layout::Native,
-            domain: 0,
+            domain,
         };
         match Context::create(library, spec) {
             Ok(context) => return Ok(context),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rknn_sys::{MatmulType, Memory};
 
 use super::choose::{Chosen, Request};
+use super::domains::Share;
 use super::{Engine, Error};
 use crate::kernels::int4::WEIGHT_SUM_MAX;
 use crate::kernels::rotate::Rotation;
@@ -29,8 +30,12 @@ pub struct NpuWeight {
     pub scales: Vec<f32>,
     /// The estimated squared error of its products, relative to their power.
     pub error: f64,
+    /// The largest error that is at the level of the host's CPU, as `error`.
+    pub level: f64,
     /// Bytes of its parts.
     pub bytes: usize,
+    /// Its domain.
+    pub(super) share: Share,
     /// B by [`WeightPlan::part`].
     pub(super) parts: Vec<Memory>,
     _held: Vec<Held>,
@@ -42,9 +47,11 @@ impl Engine {
     /// # Errors
     /// No memory, nothing that this NPU runs is true enough, or a weight that has no form on it.
     pub fn upload(&mut self, source: &Source, request: &Request) -> Result<NpuWeight, Error> {
-        let Chosen { pipeline, rotation, mut plan, error } = self.choose(source, request)?;
+        let Chosen { pipeline, rotation, mut plan, error, level } = self.choose(source, request)?;
         loop {
-            let (mut parts, held) = self.allocate_parts(&plan)?;
+            let bytes = part_ranges(&plan).iter().map(|range| range.len()).sum();
+            let share = self.domains.share(bytes)?;
+            let (mut parts, held) = self.allocate_parts(&plan, share.domain)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
             let form = Form { plan: &plan, rotation: rotation.as_deref(), layout: self.mode.b_layout() };
             let largest = self.pool.install(|| convert(source, form, &mut parts, &mut scales))?;
@@ -56,24 +63,35 @@ impl Engine {
                     .ok_or_else(|| self.unsupported(source, pipeline))?;
                 continue;
             }
-            let bytes = part_ranges(&plan).iter().map(|range| range.len()).sum();
-            return Ok(NpuWeight { plan, pipeline, rotation, scales, error, bytes, parts, _held: held });
+            return Ok(NpuWeight {
+                plan,
+                pipeline,
+                rotation,
+                scales,
+                error,
+                level,
+                bytes,
+                share,
+                parts,
+                _held: held,
+            });
         }
     }
 
     /// The memories of a weight's parts, in the order of [`WeightPlan::part`]: views of one allocation, or an
     /// allocation each where views are not to be trusted.
-    fn allocate_parts(&self, plan: &WeightPlan) -> Result<(Vec<Memory>, Vec<Held>), Error> {
+    fn allocate_parts(&self, plan: &WeightPlan, domain: usize) -> Result<(Vec<Memory>, Vec<Held>), Error> {
+        let keeper = &self.domains.get(domain).keeper;
         let ranges = part_ranges(plan);
         let end = ranges.last().map_or(0, |last| last.end);
         if self.mode.views && ranges.len() > 1 {
-            let memory = self.keeper.allocate(end)?;
+            let memory = keeper.allocate(end)?;
             return Ok((memory.split(&ranges)?, vec![Held::allocation(&self.stats, end)]));
         }
         let mut parts = Vec::with_capacity(ranges.len());
         let mut held = Vec::with_capacity(ranges.len());
         for range in ranges {
-            parts.push(self.keeper.allocate(range.len())?);
+            parts.push(keeper.allocate(range.len())?);
             held.push(Held::allocation(&self.stats, range.len()));
         }
         Ok((parts, held))

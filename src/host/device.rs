@@ -82,7 +82,7 @@ impl Device {
             let candidate = Candidate { chip, version, emulated };
             candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip))
         };
-        let engine = Engine::open(&library, chip, mode, &stats)
+        let engine = Engine::open(&library, chip, &[0], mode, &stats)
             .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;
         let version = engine.version();
         log!(

@@ -3,7 +3,8 @@
 //! Errors are relative and squared: Σ(y − ŷ)² / Σy² of a product's outputs. That of a pipeline is its weights' error,
 //! which is measured on the tensor, plus its activations', which is what a rounded Gaussian row loses, since a
 //! rotated row nearly is one. It is held against what the host's own CPU product of the same file loses: its
-//! activations' rounding to blocks of 8 bits (16 bits for floats), and the rounding that is in the file already.
+//! activations' rounding to blocks of 8 bits, or to 16 bits for floats. What was rounded when the file was made is
+//! lost on both, and excuses nothing but in [`Goal::Fast`].
 
 use super::{Goal, Pipeline};
 
@@ -15,10 +16,10 @@ use super::{Goal, Pipeline};
 const CPU_LEVEL_8_BITS: f64 = 1.2e-4;
 /// What the host's CPU loses with 16-bit activations, and more than f16 weights lose: eleven bits of mantissa.
 const CPU_LEVEL_16_BITS: f64 = 1e-6;
-/// Level with the CPU: as much again as its own rounding …
+/// At the level of the CPU: as much again as its own rounding, since both operands are rounded …
 const LEVEL: f64 = 2.0;
-/// … or a share of the rounding that is in the file.
-const SHARE_OF_FILE: f64 = 0.03;
+/// … but no more than that for four bits, which are the CPU's level only for weights that they hold as they are.
+const LEVEL_FOUR_BITS: f64 = 1.0;
 /// The bound of [`Goal::Fast`]: four times the squared error of the file's own rounding, twice in amplitude.
 pub const FAST_BOUND: f64 = 4.0;
 /// [`Goal::Lean`] takes four bits for files of at most five and their scales.
@@ -38,18 +39,18 @@ pub struct File {
 
 impl File {
     /// The squared error of the file's own rounding: what blocks of 32 Gaussian values lose at so many bits (their
-    /// largest is about 2.3 σ, so a step is 2.3/2^(bits−1), with half a bit for the scale). 0 for floats.
+    /// largest is about 2.3 σ, so a step is 2.3/2^(bits−1), with half a bit for the scale), at most all. 0 for floats.
     pub fn own_error(&self) -> f64 {
         if !self.quantized {
             return 0.0;
         }
-        2.3f64.powi(2) / 12.0 / 4f64.powf(self.bits_per_weight - 0.5 - 1.0)
+        (2.3f64.powi(2) / 12.0 / 4f64.powf(self.bits_per_weight - 0.5 - 1.0)).min(1.0)
     }
 
-    /// The largest error that `goal` lets a pipeline have.
-    pub fn allowed(&self, goal: Goal) -> f64 {
+    /// The largest error that `goal` lets `pipeline` have.
+    pub fn allowed(&self, goal: Goal, pipeline: Pipeline) -> f64 {
         let level = if self.quantized { CPU_LEVEL_8_BITS } else { CPU_LEVEL_16_BITS };
-        let accurate = (level * LEVEL).max(level + SHARE_OF_FILE * self.own_error());
+        let accurate = level * if pipeline.bits().0 == 4 { LEVEL_FOUR_BITS } else { LEVEL };
         match goal {
             Goal::Accurate | Goal::Lean => accurate,
             Goal::Fast => accurate.max(FAST_BOUND * self.own_error()),
@@ -102,7 +103,9 @@ mod tests {
     }
 
     fn first(file: File, goal: Goal) -> Pipeline {
-        let fits = |pipeline: &Pipeline| file.takes(goal, *pipeline) || of(*pipeline) <= file.allowed(goal);
+        let fits = |pipeline: &Pipeline| {
+            file.takes(goal, *pipeline) || of(*pipeline) <= file.allowed(goal, *pipeline)
+        };
         Pipeline::ALL.into_iter().find(fits).unwrap()
     }
 

@@ -1,0 +1,120 @@
+//! The I/O domains that weights are spread over.
+//!
+//! A domain serves about 3.9 GB of addresses (source: `docs/facts.md`), for weights, scratch and contexts together. A
+//! weight belongs to one domain, and so does every memory that is bound beside it. The domains are filled in the
+//! order in which they were named; each is opened when it is first needed, since what is not used cannot disturb
+//! another process.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
+
+use rknn_sys::{Context, Library};
+
+use super::scratch::Scratch;
+use super::{smallest_context, Error};
+use crate::chip::Chip;
+use crate::observe::{Held, Stats};
+
+/// The most bytes of weights in a domain: the rest of its addresses is for scratch memory and contexts.
+const WEIGHT_BYTES_MAX: usize = 3_300_000_000;
+
+/// One domain.
+pub struct Domain {
+    /// Its number, 0 to 15.
+    pub id: u8,
+    /// The context that all memories of the domain are allocated through; it lives as long as they do.
+    pub keeper: Arc<Context>,
+    /// Memories of activations and results.
+    pub scratch: Scratch,
+    bytes: Arc<AtomicUsize>,
+    _held: Held,
+}
+
+/// A weight's share of its domain; given back on drop.
+pub struct Share {
+    /// The domain's place in [`Domains`].
+    pub domain: usize,
+    bytes: usize,
+    of: Arc<AtomicUsize>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// The domains that may be used, the first of them open.
+pub struct Domains {
+    ids: Vec<u8>,
+    open: Vec<Domain>,
+    library: Library,
+    chip: &'static Chip,
+    cores: usize,
+    stats: Arc<Stats>,
+}
+
+impl Domains {
+    /// Around an open context of the first domain of `ids`, for `cores` cores.
+    pub fn new(
+        library: &Library,
+        chip: &'static Chip,
+        ids: &[u8],
+        keeper: Arc<Context>,
+        cores: usize,
+        stats: &Arc<Stats>,
+    ) -> Self {
+        let mut domains = Self {
+            ids: ids.to_vec(),
+            open: Vec::new(),
+            library: library.clone(),
+            chip,
+            cores,
+            stats: stats.clone(),
+        };
+        domains.add(keeper);
+        domains
+    }
+
+    fn add(&mut self, keeper: Arc<Context>) {
+        self.open.push(Domain {
+            id: keeper.spec().domain,
+            scratch: Scratch::new(&keeper, self.cores, &self.stats),
+            keeper,
+            bytes: Arc::default(),
+            _held: Held::context(&self.stats),
+        });
+    }
+
+    /// The domain at `place`, which a [`Share`] names.
+    pub fn get(&self, place: usize) -> &Domain {
+        &self.open[place]
+    }
+
+    /// The same, to write to its memories.
+    pub fn get_mut(&mut self, place: usize) -> &mut Domain {
+        &mut self.open[place]
+    }
+
+    /// Room for a weight of `bytes`: in the first domain that has it, or else in the last there is, whose library
+    /// then has the last word.
+    ///
+    /// # Errors
+    /// A new domain that cannot be opened.
+    pub fn share(&mut self, bytes: usize) -> Result<Share, Error> {
+        let fits = |domain: &Domain| domain.bytes.load(Relaxed) + bytes <= WEIGHT_BYTES_MAX;
+        let place = match self.open.iter().position(fits) {
+            Some(place) => place,
+            None => {
+                if let Some(id) = self.ids.get(self.open.len()) {
+                    let keeper = smallest_context(&self.library, self.chip, *id)?;
+                    self.add(Arc::new(keeper));
+                }
+                self.open.len() - 1
+            }
+        };
+        let of = self.open[place].bytes.clone();
+        of.fetch_add(bytes, Relaxed);
+        Ok(Share { domain: place, bytes, of })
+    }
+}
