@@ -22,16 +22,15 @@ thread_local! {
 
 /// The rows of a tile, rotated, one after the other into `out`.
 pub fn rotate(pool: &rayon::ThreadPool, rotation: &Rotation, rows: &Activations, out: &mut [f32]) {
-    let k = out.len() / rows.rows;
+    let (k, width) = (rotation.k(), rotation.width());
     let rows_chunk = rows.rows.div_ceil(pool.current_num_threads().max(1));
     // A rotation is worth some ten passes over its row.
-    chunks(pool, 8 * out.len(), out, rows_chunk * k, |chunk, out| {
+    chunks(pool, 8 * out.len(), out, rows_chunk * width, |chunk, out| {
         ROOM.with_borrow_mut(|room| {
-            room.resize(k, 0.0);
-            for (row, out) in out.chunks_exact_mut(k).enumerate() {
+            room.resize(width, 0.0);
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
                 let start = (chunk * rows_chunk + row) * rows.stride;
-                out.copy_from_slice(&rows.data[start..start + k]);
-                rotation.apply(out, room);
+                rotation.apply(&rows.data[start..start + k], out, room);
             }
         });
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rknn_sys::Memory;
 
 use super::{Engine, Error};
-use crate::kernels::rotate::Rotation;
+use crate::kernels::rotate::{Recipe, Rotation, Signs};
 use crate::observe::Held;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
@@ -66,7 +66,8 @@ impl Engine {
 
     /// The rotation of rows of `k` elements, made once.
     fn rotation(&mut self, k: usize) -> Option<Arc<Rotation>> {
-        self.rotations.entry(k).or_insert_with(|| Rotation::new(k).map(Arc::new)).clone()
+        let recipe = Recipe { k, layer: None, signs: Signs::Full, padded: false };
+        self.rotations.entry(k).or_insert_with(|| Rotation::new(&recipe).map(Arc::new)).clone()
     }
 
     /// The memories of a weight's parts, in the order of [`WeightPlan::part`]: views of one allocation, or an

@@ -15,13 +15,14 @@ const CLEARLY_LESS: f64 = 0.5;
 
 /// Whether `source` is rounded with less error, or not clearly with more, after `rotation`.
 pub fn gains_from(source: &Source, rotation: &Rotation) -> bool {
-    let (mut row, mut room) = (vec![0.0; source.k], vec![0.0; source.k]);
+    let mut row = vec![0.0; source.k];
+    let (mut out, mut room) = (vec![0.0; rotation.width()], vec![0.0; rotation.width()]);
     let (mut plain, mut rotated) = (0.0, 0.0);
     for n in (0..source.n).step_by(source.n.div_ceil(ROWS_MAX)) {
         source.reader.read(source.row(n), &mut row);
         plain += crest_squared(&row);
-        rotation.apply(&mut row, &mut room);
-        rotated += crest_squared(&row);
+        rotation.apply(&row, &mut out, &mut room);
+        rotated += crest_squared(&out);
     }
     // With a NaN neither comparison holds, and the conversion will say so.
     plain >= CLEARLY_LESS * rotated
@@ -42,12 +43,14 @@ fn crest_squared(row: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::rotate::{Recipe, Signs};
     use ggml_sys::RowReader;
 
     fn gains(k: usize, value: impl Fn(usize) -> f32) -> bool {
         let data: Vec<u8> = (0..k * 100).flat_map(|i| value(i).to_ne_bytes()).collect();
         let source = Source { data: &data, reader: RowReader::f32(), k, n: 100, row_stride: k * 4 };
-        gains_from(&source, &Rotation::new(k).unwrap())
+        let recipe = Recipe { k, layer: None, signs: Signs::Full, padded: false };
+        gains_from(&source, &Rotation::new(&recipe).unwrap())
     }
 
     fn uniform(i: usize) -> f32 {

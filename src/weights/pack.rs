@@ -23,6 +23,7 @@ pub enum PackError {
 #[derive(Default)]
 struct Scratch {
     row: Vec<f32>,
+    rotated: Vec<f32>,
     rotation: Vec<f32>,
     quantized: Vec<i8>,
     halves: F16Scratch,
@@ -40,16 +41,19 @@ impl Scratch {
         let segment = part.segment;
         self.row.resize(source.k, 0.0);
         source.reader.read(source.row(n), &mut self.row);
+        let mut row = &self.row;
         if let Some(rotation) = part.rotation {
-            self.rotation.resize(source.k, 0.0);
+            self.rotated.resize(rotation.width(), 0.0);
+            self.rotation.resize(rotation.width(), 0.0);
             // An infinity or a NaN spreads, so that it is found below all the same.
-            rotation.apply(&mut self.row, &mut self.rotation);
+            rotation.apply(row, &mut self.rotated, &mut self.rotation);
+            row = &self.rotated;
         }
-        let largest = amax(&self.row);
+        let largest = amax(row);
         if largest.is_nan() {
             return Err(PackError::NotFinite);
         }
-        let values = &self.row[segment.start..segment.start + segment.len];
+        let values = &row[segment.start..segment.start + segment.len];
         Ok(match part.pipeline {
             Pipeline::W8A8 => {
                 let scale = scale_i8(largest);
@@ -164,6 +168,7 @@ fn exact_in_f16(amax: f32) -> bool {
 mod tests {
     use super::*;
     use crate::chip::CHIPS;
+    use crate::kernels::rotate::{Recipe, Signs};
     use crate::kernels::scalar::b_index;
     use ggml_sys::RowReader;
     use proptest::prelude::*;
@@ -188,11 +193,15 @@ mod tests {
                 ((state >> 8) as f32 / 8388608.0 - 1.0) * 2f32.powi(magnitude)
             }).collect();
             let data: Vec<u8> = matrix.iter().flat_map(|value| value.to_ne_bytes()).collect();
-            let rotation = if rotated { Rotation::new(k) } else { None };
+            let recipe = Recipe { k, layer: None, signs: Signs::Full, padded: false };
+            let rotation = if rotated { Rotation::new(&recipe) } else { None };
             // What is stored is the rotated matrix; the rotation has tests of its own.
             let mut matrix = matrix;
             if let Some(rotation) = &rotation {
-                matrix.chunks_mut(stride).for_each(|row| rotation.apply(&mut row[..k], &mut vec![0.0; k]));
+                for row in matrix.chunks_mut(stride) {
+                    let plain = row[..k].to_vec();
+                    rotation.apply(&plain, &mut row[..k], &mut vec![0.0; k]);
+                }
             }
             let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
             let layout = if native { Layout::Native } else { Layout::Norm };
