@@ -1,0 +1,160 @@
+//! Rotations against the matrix of their definition, and the promises that files on disk rest on.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Signs of K alone, nothing padded.
+fn plain(k: usize) -> Recipe {
+    Recipe { k, layer: None, signs: Signs::Full, padded: false }
+}
+
+fn rotation(k: usize) -> Rotation {
+    Rotation::new(&plain(k)).unwrap()
+}
+
+fn apply(rotation: &Rotation, row: &[f32]) -> Vec<f32> {
+    // What was there before must not matter.
+    let (mut out, mut scratch) = (vec![f32::NAN; rotation.width()], vec![f32::NAN; rotation.width()]);
+    rotation.apply(row, &mut out, &mut scratch);
+    out
+}
+
+#[test]
+fn the_widths_of_real_models_are_mixed_whole() {
+    for (k, order) in [
+        (576, 36),
+        (1536, 12),
+        (896, 28),
+        (4864, 76),
+        (1152, 36),
+        (8960, 140),
+        (2048, 1),
+        (3584, 28),
+        (5120, 20),
+        (18944, 148),
+        (14336, 28),
+        (5632, 44),
+        (25600, 200),
+        (2560, 20),
+        (9728, 76),
+        (960, 60),
+    ] {
+        let rotation = rotation(k);
+        assert_eq!((rotation.order, rotation.is_full(), rotation.width()), (order, true, k), "K = {k}");
+    }
+    // 43·4 = 172 is beyond both constructions, so blocks of 256 it is, or padding.
+    let blocks = rotation(11008);
+    assert_eq!((blocks.power, blocks.is_full()), (256, false));
+    let padded = Rotation::new(&Recipe { padded: true, ..plain(11008) }).unwrap();
+    assert_eq!((padded.power, padded.k(), padded.width(), padded.is_full()), (16384, 11008, 16384, true));
+}
+
+#[test]
+fn lengths_that_cannot_be_rotated_are_told() {
+    for (k, padded, possible) in [
+        (0, false, false),
+        (1, false, false),
+        (577, false, false),
+        (2, false, true),
+        (0, true, false),
+        (1, true, false),
+        (577, true, true),
+        (usize::MAX, true, false),
+    ] {
+        let made = Rotation::new(&Recipe { padded, ..plain(k) });
+        assert_eq!(made.is_some(), possible, "K = {k}, padded {padded}");
+    }
+}
+
+fn first_signs(recipe: &Recipe) -> String {
+    let rotation = Rotation::new(recipe).unwrap();
+    rotation.signs[..16].iter().map(|sign| if *sign > 0.0 { '+' } else { '-' }).collect()
+}
+
+#[test]
+fn signs_are_balanced_and_fixed_for_ever() {
+    for layer in [None, Some(0), Some(7)] {
+        let rotation = Rotation::new(&Recipe { layer, ..plain(1536) }).unwrap();
+        let positive = rotation.signs.iter().filter(|sign| **sign > 0.0).count();
+        assert!((700..=836).contains(&positive), "{positive} of 1536 in layer {layer:?}");
+    }
+    for (layer, signs) in
+        [(None, "--+--+-+-+--+--+"), (Some(0), "---+--++--+-++--"), (Some(1), "++-+----++--++++")]
+    {
+        assert_eq!(first_signs(&Recipe { layer, ..plain(1536) }), signs, "layer {layer:?}");
+    }
+}
+
+#[test]
+fn shared_signs_repeat_from_block_to_block() {
+    let full = rotation(576).signs;
+    let shared = Rotation::new(&Recipe { signs: Signs::Shared, ..plain(576) }).unwrap().signs;
+    assert_eq!(shared[..16], full[..16]);
+    assert!(shared.chunks(16).all(|block| *block == shared[..16]));
+    assert!(!full.chunks(16).all(|block| *block == full[..16]));
+}
+
+#[test]
+fn descriptions_tell_rotations_apart() {
+    let texts: Vec<String> = [
+        plain(576),
+        Recipe { layer: Some(3), ..plain(576) },
+        Recipe { signs: Signs::Shared, ..plain(576) },
+        Recipe { padded: true, ..plain(576) },
+    ]
+    .iter()
+    .map(|recipe| Rotation::new(recipe).unwrap().describe())
+    .collect();
+    assert_eq!(
+        texts,
+        [
+            "hadamard k=576 order=36 power=16 layer=none signs=full",
+            "hadamard k=576 order=36 power=16 layer=3 signs=full",
+            "hadamard k=576 order=36 power=16 layer=none signs=shared",
+            "hadamard k=576 order=1 power=1024 layer=none signs=full",
+        ]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    /// The fast transform is the matrix of the definition, and keeps products.
+    #[test]
+    fn rotated_rows_are_the_matrix_times_the_row(
+        half in 1usize..300, odd: bool, padded: bool, shared: bool, layer: Option<u32>, seed: u32,
+    ) {
+        let k = half * 2 + usize::from(odd && padded);
+        let signs = if shared { Signs::Shared } else { Signs::Full };
+        let rotation = Rotation::new(&Recipe { k, layer, signs, padded }).unwrap();
+        let mut state = seed;
+        let mut numbers = || -> Vec<f32> {
+            (0..k).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / 8388608.0 - 1.0
+            }).collect()
+        };
+        let (x, w) = (numbers(), numbers());
+        let (rotated, other) = (apply(&rotation, &x), apply(&rotation, &w));
+        for (i, got) in rotated.iter().enumerate() {
+            let want: f64 = (0..k).map(|j| f64::from(rotation.element(i, j)) * f64::from(x[j])).sum();
+            prop_assert!((f64::from(*got) - want).abs() < 1e-4, "element {i}: {got}, not {want}");
+        }
+        let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
+        prop_assert!((dot(&rotated, &other) - dot(&x, &w)).abs() < 1e-3);
+    }
+}
+
+#[test]
+fn an_outlier_is_spread_over_the_row() {
+    for padded in [false, true] {
+        for k in [576, 1536, 2048] {
+            let rotation = Rotation::new(&Recipe { padded, ..plain(k) }).unwrap();
+            let mut row = vec![0.0; k];
+            row[17] = 1.0;
+            let want = 1.0 / (rotation.width() as f32).sqrt();
+            let out = apply(&rotation, &row);
+            assert!(out.iter().all(|value| (value.abs() - want).abs() < 1e-6), "K = {k}, padded {padded}");
+        }
+    }
+}
