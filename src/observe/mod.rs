@@ -1,8 +1,10 @@
 //! What the plugin tells people: log lines, counters and the report at exit. Knows no device and no host.
 
 pub mod log;
+mod quoted;
 mod report;
 mod stats;
 
+pub use quoted::quoted;
 pub use report::Report;
 pub use stats::{Held, Stats};
