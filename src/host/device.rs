@@ -10,11 +10,15 @@ use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
 use super::config::Config;
+use super::cores;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
 use crate::engine::{Activations, Engine, Error, NpuWeight};
 use crate::log;
+use crate::mode::Mode;
 use crate::observe::{Report, Stats};
+use crate::policy::decide::{Decision, Policy};
+use crate::policy::scheme::Placement;
 use crate::policy::Pipeline;
 use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
@@ -31,8 +35,8 @@ pub struct Device {
     description: CString,
     chip: &'static Chip,
     engine: Mutex<Engine>,
-    /// The pipeline that the user wants for all weights.
-    forced: Option<Pipeline>,
+    /// What the user wants of each weight.
+    policy: Arc<Policy>,
     weights: Mutex<Cache<NpuWeight>>,
     stats: Arc<Stats>,
     failures: AtomicU32,
@@ -76,14 +80,34 @@ impl Device {
                 (chip, format!("Rockchip {} NPU", chip.title))
             }
         };
+        if let Some(wanted) = &config.cores {
+            cores::check(wanted, chip)?;
+        }
+        if let Some(domains) =
+            config.domains.as_ref().filter(|domains| domains.list.iter().any(|domain| *domain != 0))
+        {
+            log!(
+                Warn,
+                "RKNPU_DOMAINS is {:?}: kernels have crashed when several processes used other domains than 0",
+                domains.text
+            );
+        }
         let stats = Arc::new(Stats::default());
         let emulated = library.emulated_soc().is_some();
+        let mut no_core = None;
         let mode = |version: Option<&Version>| {
             let candidate = Candidate { chip, version, emulated };
-            candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip))
+            let found =
+                candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip));
+            let restricted = config.cores.as_ref().map_or(Ok(found), |wanted| cores::restrict(found, wanted));
+            restricted.unwrap_or_else(|error| {
+                no_core = Some(error);
+                Mode::NONE
+            })
         };
-        let engine = Engine::open(&library, chip, mode, &stats)
-            .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;
+        let engine = Engine::open(&library, chip, mode, &stats).map_err(|error| {
+            no_core.unwrap_or_else(|| format!("the NPU of the {} does not answer: {error}", chip.title))
+        })?;
         let version = engine.version();
         log!(
             Info,
@@ -96,7 +120,7 @@ impl Device {
             description: CString::new(description).unwrap_or_default(),
             chip,
             engine: Mutex::new(engine),
-            forced: config.pipeline,
+            policy: config.policy.clone(),
             weights: Mutex::default(),
             stats,
             failures: AtomicU32::new(0),
@@ -120,17 +144,16 @@ impl Device {
     pub fn multiply(&self, job: &mut Job) -> bool {
         let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
         let rows = job.activations.rows;
-        let pipeline = self.forced.unwrap_or(Pipeline::of(job.weight.reader.is_quantized()));
         let given_up = self.given_up.load(Relaxed);
-        let done = if given_up { None } else { self.try_multiply(job, pipeline) };
+        let done = if given_up { None } else { self.try_multiply(job) };
         self.stats.count_product(job.name, shape, rows, done);
         done.is_some()
     }
 
     /// The pipeline that did it, if one did.
-    fn try_multiply(&self, job: &mut Job, wanted: Pipeline) -> Option<Pipeline> {
+    fn try_multiply(&self, job: &mut Job) -> Option<Pipeline> {
         let mut engine = self.engine.lock();
-        let weight = self.weight(&mut engine, job, wanted)?;
+        let weight = self.weight(&mut engine, job)?;
         match engine.matmul(&weight, job.activations, job.out) {
             Ok(()) => {
                 self.failures.store(0, Relaxed);
@@ -143,29 +166,27 @@ impl Device {
         }
     }
 
+    /// The pipeline to convert the job's weight for, by what the user wants; `None` leaves it to the CPU.
+    fn wanted(&self, job: &Job) -> Option<Pipeline> {
+        match self.policy.of(job.name) {
+            Decision::Fixed(Placement::Cpu) => None,
+            Decision::Fixed(Placement::Npu(scheme)) => Some(scheme.pipeline),
+            Decision::Choose(_) => Some(Pipeline::of(job.weight.reader.is_quantized())),
+        }
+    }
+
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    fn weight(&self, engine: &mut Engine, job: &Job, pipeline: Pipeline) -> Option<Arc<NpuWeight>> {
+    fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<NpuWeight>> {
         let key = Key::of(&job.weight);
         if job.constant {
             if let Some(known) = self.weights.lock().get(&key) {
                 return known;
             }
         }
-        let weight = match engine.upload(&job.weight, pipeline) {
-            Ok(weight) => {
-                log!(
-                    Debug,
-                    "{}: {} {}x{} as {}",
-                    job.name,
-                    job.weight.reader.name(),
-                    job.weight.k,
-                    job.weight.n,
-                    weight.pipeline.name()
-                );
-                Some(Arc::new(weight))
-            }
-            Err(error) => {
-                log!(Warn, "{} stays with the CPU: {error}", job.name);
+        let weight = match self.wanted(job) {
+            Some(pipeline) => upload(engine, job, pipeline),
+            None => {
+                log!(Debug, "{} stays with the CPU, as was asked for", job.name);
                 None
             }
         };
@@ -206,6 +227,28 @@ impl Device {
     pub fn write_report(&self, path: &Path) {
         if let Err(error) = self.report().write(path) {
             log!(Warn, "cannot write the report to {}: {error}", path.display());
+        }
+    }
+}
+
+/// Converts the weight; `None`, said once, if it has to stay with the CPU.
+fn upload(engine: &mut Engine, job: &Job, pipeline: Pipeline) -> Option<Arc<NpuWeight>> {
+    match engine.upload(&job.weight, pipeline) {
+        Ok(weight) => {
+            log!(
+                Debug,
+                "{}: {} {}x{} as {}",
+                job.name,
+                job.weight.reader.name(),
+                job.weight.k,
+                job.weight.n,
+                weight.pipeline.name()
+            );
+            Some(Arc::new(weight))
+        }
+        Err(error) => {
+            log!(Warn, "{} stays with the CPU: {error}", job.name);
+            None
         }
     }
 }
