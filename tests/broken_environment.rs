@@ -31,7 +31,14 @@ fn one_line_and_no_device_when_something_is_missing() {
         ("RKNPU_LIBRARY", "libm.so.6", "has no function rknn_matmul_create"),
         ("RKNPU_EMU_SOC", "rk9999", "rk9999"),
         ("RKNPU_SOC", "rk9999", "expected one of rk3588"),
-        ("RKNPU_PIPELINE", "W2A2", "expected one of W16A16, W8A8"),
+        ("RKNPU_PIPELINE", "W2A2", "expected one of W4A4, W4A8"),
+        (
+            "RKNPU_POLICY",
+            "/nonexistent/policy.toml",
+            "RKNPU_POLICY is \"/nonexistent/policy.toml\": cannot read it",
+        ),
+        ("RKNPU_HYBRID", "W8A8,W2A2", "its entry \"W2A2\" is unknown"),
+        ("RKNPU_CORES", "3", "RKNPU_CORES is \"3\", the RK3588 has cores 0 to 2"),
         ("RKNPU_PROBE", "maybe", "expected off, quick or full"),
         ("RKNPU_LOG", "loud", "expected error, warn, info or debug"),
     ] {

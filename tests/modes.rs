@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ggml_rknpu::chip::Chip;
-use ggml_rknpu::engine::{Activations, Engine, Request};
+use ggml_rknpu::engine::{Activations, Engine, Request, Wanted};
 use ggml_rknpu::mode::Mode;
 use ggml_rknpu::observe::Stats;
-use ggml_rknpu::policy::{Decision, Pipeline, Rotate, Scheme};
+use ggml_rknpu::policy::scheme::{Rotate, Scheme};
+use ggml_rknpu::policy::Pipeline;
 use ggml_rknpu::weights::Source;
 use ggml_sys::RowReader;
 use rknn_sys::{Library, MatmulType};
@@ -49,7 +50,7 @@ fn error_of(
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
     let npu = engine
-        .upload(&source, &Request { decision: Decision::Fixed(scheme), layer: Some(3), signs: None })
+        .upload(&source, &Request { wanted: Wanted::Scheme(scheme), layer: Some(3), signs: None })
         .unwrap();
     let mut out = vec![f32::NAN; rows * n];
     engine.matmul(&npu, Activations { data: &x, stride: k, rows }, &mut out).unwrap();

@@ -6,18 +6,29 @@ use super::{Engine, Error};
 use crate::kernels::rotate::{Recipe, Rotation, Signs};
 use crate::plan::WeightPlan;
 use crate::policy::choice::{activation_error, File};
-use crate::policy::{Decision, Goal, Pipeline, Rotate, Scheme};
+use crate::policy::goal::Goal;
+use crate::policy::scheme::{Rotate, Scheme};
+use crate::policy::Pipeline;
 use crate::weights::{relative_error, PackError, Source};
 
 /// A weight stays as it is when that costs at most this share of the rotated rows' error: such rows, ternary or
 /// uniform ones, were made for it, and so are the activations that they are multiplied with.
 const CLEARLY_LESS: f64 = 0.5;
 
+/// What is wanted of a weight that the NPU is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// This.
+    Scheme(Scheme),
+    /// What is best by this goal.
+    Best(Goal),
+}
+
 /// How a weight is to be converted.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// The user's word, or the choice by error.
-    pub decision: Decision,
+    /// The user's word, or what to choose by.
+    pub wanted: Wanted,
     /// The layer that the weight is of, for the rotation's signs.
     pub layer: Option<u32>,
     /// How far the rotation's signs reach; `None` for the pipeline's own.
@@ -46,13 +57,13 @@ impl Engine {
     /// Nothing that this NPU runs is true enough, or the weight is not finite.
     pub(super) fn choose(&mut self, source: &Source, request: &Request) -> Result<Chosen, Error> {
         let file = file_of(source);
-        let (goal, wanted) = match request.decision {
-            Decision::Fixed(Scheme { pipeline, rotate }) => {
+        let (goal, wanted) = match request.wanted {
+            Wanted::Scheme(Scheme { pipeline, rotate }) => {
                 let pipeline =
                     self.mode.pipeline(pipeline).ok_or_else(|| self.unsupported(source, pipeline))?;
                 return self.represent(source, request, pipeline, rotate);
             }
-            Decision::Choose(goal) => (goal, Pipeline::of(file.quantized)),
+            Wanted::Best(goal) => (goal, Pipeline::of(file.quantized)),
         };
         let mut best: Option<Chosen> = None;
         for pipeline in self.candidates(&file, goal) {

@@ -35,7 +35,7 @@ use crate::mode::Mode;
 use crate::observe::Stats;
 use crate::weights::PackError;
 
-pub use self::choose::Request;
+pub use self::choose::{Request, Wanted};
 pub use self::matmul::Activations;
 pub use self::weight::NpuWeight;
 

@@ -64,6 +64,9 @@ unsafe extern "C" fn get_name(_backend: sys::ggml_backend_t) -> *const c_char {
 unsafe extern "C" fn free(backend: sys::ggml_backend_t) {
     shield("free", (), || {
         registry::write_report();
+        if let Some((_, registered)) = with_device() {
+            registered.device.show_choices();
+        }
         // SAFETY: made by `create`; the host frees it once.
         drop(unsafe { Box::from_raw(backend) });
     });

@@ -1,6 +1,7 @@
 //! What is registered with the host, once a process.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use ggml_sys::{sys, Host};
@@ -41,7 +42,8 @@ pub struct Registered {
 /// Everything that lives as long as the process.
 pub struct State {
     pub host: Host,
-    pub config: Config,
+    /// Where the report goes at exit.
+    pub report: Option<&'static Path>,
     /// The host's CPU backend, for what the NPU does not do; made when it is first needed.
     pub cpu: Mutex<HostCpu>,
     pub registered: Option<Registered>,
@@ -61,9 +63,15 @@ pub fn with_device() -> Option<(&'static State, &'static Registered)> {
     Some((state, state.registered.as_ref()?))
 }
 
+/// What the environment asks for, read once: a policy that comes through a pipe can be read no second time.
+fn config() -> &'static Result<Config, String> {
+    static CONFIG: OnceLock<Result<Config, String>> = OnceLock::new();
+    CONFIG.get_or_init(Config::of_environment)
+}
+
 /// 0 for a library that is switched off.
 pub fn score() -> c_int {
-    match Config::read(|name| std::env::var_os(name)) {
+    match config() {
         Ok(config) if config.disabled => 0,
         _ => 1,
     }
@@ -75,11 +83,8 @@ pub fn reg() -> *mut sys::ggml_backend_reg {
 }
 
 fn start() -> Option<State> {
-    let (config, wrong) = match Config::read(|name| std::env::var_os(name)) {
-        Ok(config) => (config, None),
-        Err(error) => (Config::default(), Some(error)),
-    };
-    if let Some(level) = config.log {
+    let config = config().as_ref();
+    if let Some(level) = config.ok().and_then(|config| config.log) {
         logging::set_level(level);
     }
     let host = match Host::find() {
@@ -99,10 +104,10 @@ fn start() -> Option<State> {
         },
         context: std::ptr::null_mut(),
     });
-    let opened = match wrong {
-        Some(error) => Err(error),
-        None if config.disabled => Ok(None),
-        None => Device::open(&config).map(Some),
+    let opened = match config {
+        Err(error) => Err(error.clone()),
+        Ok(config) if config.disabled => Ok(None),
+        Ok(config) => Device::open(config).map(Some),
     };
     let registered = match opened {
         Ok(Some(device)) => {
@@ -119,17 +124,18 @@ fn start() -> Option<State> {
             None
         }
     };
-    if config.report.is_some() {
+    let report = config.ok().and_then(|config| config.report.as_deref());
+    if report.is_some() {
         // SAFETY: a plain function; a failure to register only loses the report.
         unsafe { libc::atexit(at_exit) };
     }
-    Some(State { host, config, cpu: Mutex::default(), registered, c_reg })
+    Some(State { host, report, cpu: Mutex::default(), registered, c_reg })
 }
 
 /// Writes the report, if one was asked for.
 pub fn write_report() {
     if let Some((state, registered)) = with_device() {
-        if let Some(path) = &state.config.report {
+        if let Some(path) = state.report {
             registered.device.write_report(path);
         }
     }

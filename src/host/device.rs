@@ -10,12 +10,17 @@ use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
 use super::config::Config;
+use super::cores;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
-use crate::engine::{Activations, Engine, Error, NpuWeight, Request};
+use crate::engine::{Activations, Engine, Error, NpuWeight, Request, Wanted};
+use crate::kernels::rotate::Signs;
 use crate::log;
-use crate::observe::{Report, Stats};
-use crate::policy::{Decision, Goal, Pipeline, Rotate, Scheme};
+use crate::mode::Mode;
+use crate::observe::{Choice, Choices, Report, Stats};
+use crate::policy::decide::{Decision, Policy};
+use crate::policy::scheme::Placement;
+use crate::policy::Pipeline;
 use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
 use crate::weights::Source;
@@ -31,8 +36,14 @@ pub struct Device {
     description: CString,
     chip: &'static Chip,
     engine: Mutex<Engine>,
-    /// The pipeline that the user wants for all weights.
-    forced: Option<Pipeline>,
+    /// What the user wants of each weight.
+    policy: Arc<Policy>,
+    /// How the signs of all rotations are laid, if the user says so.
+    signs: Option<Signs>,
+    /// What was chosen since the table was shown last.
+    choices: Mutex<Choices>,
+    /// Whether the user knows that accuracy is lost.
+    cost_is_said: AtomicBool,
     weights: Mutex<Cache<NpuWeight>>,
     stats: Arc<Stats>,
     failures: AtomicU32,
@@ -76,14 +87,40 @@ impl Device {
                 (chip, format!("Rockchip {} NPU", chip.title))
             }
         };
+        if let Some(wanted) = &config.cores {
+            cores::check(wanted, chip)?;
+        }
+        if let Some(domains) =
+            config.domains.as_ref().filter(|domains| domains.list.iter().any(|domain| *domain != 0))
+        {
+            log!(
+                Warn,
+                "RKNPU_DOMAINS is {:?}: kernels have crashed when several processes used other domains than 0",
+                domains.text
+            );
+        }
+        let domains: Vec<u8> = config.domains.as_ref().map_or_else(
+            || vec![0],
+            // Each is at most 15.
+            |domains| domains.list.iter().map(|domain| *domain as u8).collect(),
+        );
+        runnable(&config.policy, chip)?;
         let stats = Arc::new(Stats::default());
         let emulated = library.emulated_soc().is_some();
+        let mut no_core = None;
         let mode = |version: Option<&Version>| {
             let candidate = Candidate { chip, version, emulated };
-            candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip))
+            let found =
+                candidate.mode(config.probe, trust::cache_path().as_deref(), || quick(&library, chip));
+            let restricted = config.cores.as_ref().map_or(Ok(found), |wanted| cores::restrict(found, wanted));
+            restricted.unwrap_or_else(|error| {
+                no_core = Some(error);
+                Mode::NONE
+            })
         };
-        let engine = Engine::open(&library, chip, &[0], mode, &stats)
-            .map_err(|error| format!("the NPU of the {} does not answer: {error}", chip.title))?;
+        let engine = Engine::open(&library, chip, &domains, mode, &stats).map_err(|error| {
+            no_core.unwrap_or_else(|| format!("the NPU of the {} does not answer: {error}", chip.title))
+        })?;
         let version = engine.version();
         log!(
             Info,
@@ -96,7 +133,10 @@ impl Device {
             description: CString::new(description).unwrap_or_default(),
             chip,
             engine: Mutex::new(engine),
-            forced: config.pipeline,
+            policy: config.policy.clone(),
+            signs: config.signs,
+            choices: Mutex::default(),
+            cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
             stats,
             failures: AtomicU32::new(0),
@@ -142,43 +182,74 @@ impl Device {
         }
     }
 
+    /// How the job's weight is to be converted, by what the user wants; `None` leaves it to the CPU.
+    fn request(&self, job: &Job) -> Option<Request> {
+        let wanted = match self.policy.of(job.name) {
+            Decision::Fixed(Placement::Cpu) => return None,
+            Decision::Fixed(Placement::Npu(scheme)) => Wanted::Scheme(scheme),
+            Decision::Choose(goal) => Wanted::Best(goal),
+        };
+        Some(Request { wanted, layer: layer(job.name), signs: self.signs })
+    }
+
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
     fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<NpuWeight>> {
         let key = Key::of(&job.weight);
         if job.constant {
             if let Some(known) = self.weights.lock().get(&key) {
+                // The model has come round: all its weights were seen.
+                self.show_choices();
                 return known;
             }
         }
-        let weight = match engine.upload(&job.weight, &self.request(job)) {
-            Ok(weight) => {
-                log!(
-                    Debug,
-                    "{}: {} {}x{} as {}",
-                    job.name,
-                    job.weight.reader.name(),
-                    job.weight.k,
-                    job.weight.n,
-                    weight.pipeline.name()
-                );
-                Some(Arc::new(weight))
-            }
-            Err(error) => {
-                log!(Warn, "{} stays with the CPU: {error}", job.name);
+        let weight = match self.request(job) {
+            Some(request) => upload(engine, job, &request),
+            None => {
+                log!(Debug, "{} stays with the CPU, as was asked for", job.name);
                 None
             }
         };
         if job.constant {
+            if let Some(weight) = &weight {
+                self.note_choice(job, weight);
+            }
             self.weights.lock().insert(key, weight.clone());
         }
         weight
     }
 
-    /// How a weight is to be converted.
-    fn request(&self, job: &Job) -> Request {
-        let fixed = |pipeline| Decision::Fixed(Scheme { pipeline, rotate: Rotate::Auto });
-        let decision = self.forced.map_or(Decision::Choose(Goal::Accurate), fixed);
-        Request { decision, layer: layer(job.name), signs: None }
+    fn note_choice(&self, job: &Job, weight: &NpuWeight) {
+        self.stats.set_bytes(job.name, weight.bytes);
+        self.choices.lock().add(&Choice {
+            name: job.name,
+            ggml_type: job.weight.reader.name(),
+            pipeline: (weight.pipeline.name(), weight.rotation.is_some()),
+            error: weight.error,
+            elements: job.weight.k * job.weight.n,
+            bytes: weight.bytes,
+        });
+        if weight.error > weight.level && !self.cost_is_said.swap(true, Relaxed) {
+            let percent = |error: f64| error.sqrt() * 100.0;
+            log!(
+                Warn,
+                "accuracy is lost: products of {} as {} are off by about {:.1} %, on the CPU by {:.1} %; \
+                 RKNPU_MODE=accurate, the default, stays at the CPU's level",
+                job.name,
+                weight.pipeline.name(),
+                percent(weight.error),
+                percent(weight.level)
+            );
+        }
+    }
+
+    /// Shows what was chosen since the last time, if that is asked for.
+    pub fn show_choices(&self) {
+        let mut choices = self.choices.lock();
+        if !choices.is_empty() {
+            for line in std::mem::take(&mut *choices).table().lines() {
+                log!(Info, "{line}");
+            }
+        }
     }
 
     fn note_failure(&self, name: &str, error: &Error) {
@@ -212,6 +283,48 @@ impl Device {
     pub fn write_report(&self, path: &Path) {
         if let Err(error) = self.report().write(path) {
             log!(Warn, "cannot write the report to {}: {error}", path.display());
+        }
+    }
+}
+
+/// Converts the weight; `None`, said once, if it has to stay with the CPU.
+fn upload(engine: &mut Engine, job: &Job, request: &Request) -> Option<Arc<NpuWeight>> {
+    match engine.upload(&job.weight, request) {
+        Ok(weight) => {
+            log!(
+                Debug,
+                "{}: {} {}x{} as {}, K in {}",
+                job.name,
+                job.weight.reader.name(),
+                job.weight.k,
+                job.weight.n,
+                weight.pipeline.name(),
+                weight.plan.segments.len()
+            );
+            Some(Arc::new(weight))
+        }
+        Err(error) => {
+            log!(Warn, "{} stays with the CPU: {error}", job.name);
+            None
+        }
+    }
+}
+
+/// Whether `chip` has the types of all pipelines that the user named.
+///
+/// # Errors
+/// The first that it lacks, and those that it has.
+fn runnable(policy: &Policy, chip: &Chip) -> Result<(), String> {
+    let has = |pipeline: &Pipeline| chip.limits(pipeline.dtype()).is_some();
+    match policy.named().find(|(_, scheme)| !has(&scheme.pipeline)) {
+        None => Ok(()),
+        Some((variable, scheme)) => {
+            let all = Pipeline::ALL.into_iter().filter(has).map(Pipeline::name).collect::<Vec<_>>();
+            Err(format!(
+                "{variable} names {scheme}, which the {} does not run, expected one of {}",
+                chip.title,
+                all.join(", ")
+            ))
         }
     }
 }
@@ -265,6 +378,27 @@ mod tests {
         let text = "MemTotal:       24684096 kB\nMemFree:  1 kB\nMemAvailable:   12345678 kB\n";
         assert_eq!(memory_of(text), (12_345_678 * 1024, 24_684_096 * 1024));
         assert_eq!(memory_of(""), (0, 0));
+    }
+
+    #[test]
+    fn a_pipeline_that_the_chip_lacks_is_named_with_those_that_it_has() {
+        let policy = |name: &str| Policy { forced: Placement::by_name(name), ..Policy::default() };
+        let chip = |name: &str| Chip::by_name(name).unwrap();
+        assert_eq!(runnable(&policy("W4A8_PADDED"), chip("rk3588")), Ok(()));
+        assert_eq!(runnable(&policy("CPU"), chip("rk3566")), Ok(()));
+        let error = runnable(&policy("W4A8_PADDED"), chip("rk3566")).unwrap_err();
+        assert_eq!(
+            error,
+            "RKNPU_PIPELINE names W4A8_PADDED, which the RK3566 does not run, expected one of W8A8, W16A16"
+        );
+    }
+
+    #[test]
+    fn layers_are_told_by_name() {
+        assert_eq!(
+            (layer("blk.12.attn_q.weight"), layer("output.weight"), layer("blk.x.y")),
+            (Some(12), None, None)
+        );
     }
 
     #[test]

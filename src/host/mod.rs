@@ -3,6 +3,8 @@
 //! [`crate::ffi`].
 
 pub mod config;
+mod cores;
 pub mod device;
+pub mod numbers;
 pub mod product;
 pub mod trust;

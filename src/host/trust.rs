@@ -26,14 +26,14 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// The value of that name.
+    /// What may be said, for error messages.
+    pub const ALLOWED: &'static str = "off, quick or full";
+
+    /// The value of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        match name {
-            "off" => Some(Self::Off),
-            "quick" => Some(Self::Quick),
-            "full" => Some(Self::Full),
-            _ => None,
-        }
+        [("off", Self::Off), ("quick", Self::Quick), ("full", Self::Full)]
+            .into_iter()
+            .find_map(|(known, probe)| known.eq_ignore_ascii_case(name).then_some(probe))
     }
 }
 

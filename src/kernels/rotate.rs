@@ -49,6 +49,18 @@ pub enum Signs {
     Shared,
 }
 
+impl Signs {
+    /// The names of both, for error messages.
+    pub const ALLOWED: &'static str = "full or shared";
+
+    /// The value of that name, in any case.
+    pub fn by_name(name: &str) -> Option<Self> {
+        [("full", Self::Full), ("shared", Self::Shared)]
+            .into_iter()
+            .find_map(|(known, signs)| known.eq_ignore_ascii_case(name).then_some(signs))
+    }
+}
+
 /// The rotation of rows of one length, by a [`Recipe`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotation {

@@ -18,15 +18,14 @@ pub enum Level {
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
 
 impl Level {
-    /// The level of that name.
+    /// What may be said, for error messages.
+    pub const ALLOWED: &'static str = "error, warn, info or debug";
+
+    /// The level of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        match name {
-            "error" => Some(Self::Error),
-            "warn" => Some(Self::Warn),
-            "info" => Some(Self::Info),
-            "debug" => Some(Self::Debug),
-            _ => None,
-        }
+        [("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)]
+            .into_iter()
+            .find_map(|(known, level)| known.eq_ignore_ascii_case(name).then_some(level))
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod choices;
 pub mod log;
+mod quoted;
 mod report;
 mod stats;
 
 pub use choices::{Choice, Choices};
+pub use quoted::quoted;
 pub use report::Report;
 pub use stats::{Held, Stats};

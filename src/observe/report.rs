@@ -21,6 +21,9 @@ pub struct Report {
     contexts: u64,
     fds: u64,
     npu_bytes: u64,
+    /// Rows of activations rotated, and rows that an earlier product had rotated already.
+    rows_rotated: u64,
+    rows_shared: u64,
     fallbacks: u64,
     /// Runs by pipeline, without those that had none.
     pipelines: BTreeMap<&'static str, u64>,
@@ -48,6 +51,8 @@ impl Report {
             contexts: stats.contexts.peak(),
             fds: stats.fds.peak(),
             npu_bytes: stats.bytes.peak(),
+            rows_rotated: stats.rows_rotated.load(Relaxed),
+            rows_shared: stats.rows_shared.load(Relaxed),
             fallbacks: stats.fallbacks.load(Relaxed),
             pipelines: Pipeline::ALL
                 .into_iter()

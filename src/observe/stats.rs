@@ -49,6 +49,8 @@ pub struct TensorStats {
     pub n: usize,
     /// The pipeline's name, or "CPU".
     pub pipeline: &'static str,
+    /// Bytes of its converted copy; 0 where none is kept.
+    pub npu_bytes: u64,
     /// FLOPs done by the NPU.
     pub npu_flops: u64,
     /// FLOPs that came to the plugin and were done by the CPU.
@@ -98,12 +100,12 @@ impl Stats {
         };
         let mut tensors = self.tensors.lock();
         if !tensors.contains_key(name) {
-            tensors.insert(
-                name.to_owned(),
-                TensorStats { ggml_type, k, n, pipeline: "CPU", ..Default::default() },
-            );
+            tensors.insert(name.to_owned(), TensorStats::default());
         }
         let entry = tensors.get_mut(name).expect("inserted above");
+        if entry.pipeline.is_empty() {
+            (entry.ggml_type, entry.k, entry.n, entry.pipeline) = (ggml_type, k, n, "CPU");
+        }
         match npu {
             Some(pipeline) => {
                 entry.pipeline = pipeline.name();
@@ -111,6 +113,11 @@ impl Stats {
             }
             None => entry.cpu_flops += flops,
         }
+    }
+
+    /// Notes the bytes of a weight's converted copy.
+    pub fn set_bytes(&self, name: &str, bytes: usize) {
+        self.tensors.lock().entry(name.to_owned()).or_default().npu_bytes = bytes as u64;
     }
 
     /// Each weight so far, by name.

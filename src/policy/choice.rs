@@ -6,7 +6,8 @@
 //! activations' rounding to blocks of 8 bits, or to 16 bits for floats. What was rounded when the file was made is
 //! lost on both, and excuses nothing but in [`Goal::Fast`].
 
-use super::{Goal, Pipeline};
+use super::goal::Goal;
+use super::Pipeline;
 
 /// What the host's CPU loses by rounding activations to Q8_0 or Q8_K blocks.
 ///

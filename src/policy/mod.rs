@@ -1,9 +1,19 @@
-//! Which tensor takes which pipeline, and why. Knows types, never bytes or devices.
+//! Which tensor takes which pipeline, and why. Knows types and names, never bytes or devices.
+//!
+//! * [`Pipeline`]: how weights and activations are represented on the NPU;
+//! * [`scheme`]: the names that users give: a pipeline, how its rows are rotated, or the CPU;
+//! * [`goal`]: what to choose by where no name is given;
+//! * [`rules`]: a file that gives names by [`pattern`]s of tensor names; [`hybrid`]: names in turn;
+//! * [`choice`]: a pipeline by the error of its products;
+//! * [`decide`]: all of these together: what is asked for a tensor.
 
 pub mod choice;
-mod scheme;
-
-pub use scheme::{Decision, Goal, Rotate, Scheme};
+pub mod decide;
+pub mod goal;
+pub mod hybrid;
+pub mod pattern;
+pub mod rules;
+pub mod scheme;
 
 use crate::kernels::rotate::Signs;
 use rknn_sys::MatmulType;
