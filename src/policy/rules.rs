@@ -216,7 +216,7 @@ mod tests {
             ("\nmodus = \"lean\"", "line 2: unknown key \"modus\", expected mode or [[weights]]"),
             (
                 "[[weights]]\nname = \"a\"\npipeline = \"W2A2\"",
-                "line 3: pipeline is \"W2A2\", expected one of W16A16",
+                "line 3: pipeline is \"W2A2\", expected one of W4A4",
             ),
             (
                 "[[weights]]\nname = \"\"\npipeline = \"CPU\"",

@@ -208,5 +208,5 @@ fn accuracy_puts_cpu_and_npu_side_by_side() {
     };
     let output = accuracy.arg(&text).output().unwrap();
     let (_, stderr) = texts(&output);
-    assert!(!output.status.success() && stderr.contains("expected one of W16A16, W8A8"), "{stderr}");
+    assert!(!output.status.success() && stderr.contains("expected one of W4A4, W4A8"), "{stderr}");
 }
