@@ -1,6 +1,7 @@
 //! The engine in every mode, against an f64 oracle: whatever a board cannot do costs speed and leaves results right.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use ggml_rknpu::chip::Chip;
@@ -125,4 +126,95 @@ fn a_mode_that_cannot_run_anything_is_refused() {
     let mode = Mode { types: Mode::NONE.types, ..Mode::believed(chip) };
     let error = Engine::open(&library, chip, &[0], |_| mode, &Arc::new(Stats::default())).err().unwrap();
     assert!(error.to_string().contains("no product came out right"), "{error}");
+}
+
+/// Four-bit sums have 16 bits, and the emulator saturates them as the chip does: no weight and no activation may get
+/// there. Here nearly every weight has the magnitude 8, and so have nearly all nibbles of activations: the sums of
+/// 512 products are at 32 736 of 32 767, and an element more would be too much.
+#[test]
+fn no_sum_saturates_at_the_worst() {
+    let library = emulator();
+    let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
+    let mut engine =
+        Engine::open(&library, chip, &[0], |_| Mode::believed(chip), &Arc::new(Stats::default())).unwrap();
+    let (k, n) = (4096, 70);
+    // A few sevens of the other sign: with them only one scale holds all values as they are.
+    let levels = |i: usize| if i % 128 == 5 { -7.0f32 } else { 8.0 };
+    // Columns of either sign.
+    let weight: Vec<f32> =
+        (0..k * n).map(|i| levels(i % k) / if i / k % 2 == 0 { 16.0 } else { -16.0 }).collect();
+    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
+    // The low nibble of 8 is −8; 119 is the largest magnitude, and each segment must hold one to set its scale.
+    let low = |i: usize| if i % 512 == 7 { 119.0 } else { 8.0 };
+    for (pipeline, x) in [
+        (Pipeline::W4A4, (0..k).map(|i| 3.0 * levels(i + 64)).collect::<Vec<_>>()),
+        (Pipeline::W4A4, (0..k).map(levels).collect()),
+        (Pipeline::W4A8, (0..k).map(low).collect()),
+        (Pipeline::W4A8, (0..k).map(|i| -low(i)).collect()),
+    ] {
+        let wanted = Wanted::Scheme(Scheme { pipeline, rotate: Rotate::Off });
+        let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None }).unwrap();
+        let mut out = vec![f32::NAN; n];
+        engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();
+        for (column, got) in weight.chunks(k).zip(&out) {
+            let want: f64 = x.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let off = (f64::from(*got) - want).abs();
+            assert!(off < want.abs() * 1e-5, "{pipeline:?}: {got}, not {want}");
+        }
+    }
+}
+
+/// Q, K and V have the same rows: they are rotated once. Other rows in the same place are not taken for them.
+#[test]
+fn rows_are_rotated_once_for_all_weights_that_share_them() {
+    let library = emulator();
+    let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
+    let stats = Arc::new(Stats::default());
+    let mut engine = Engine::open(&library, chip, &[0], |_| Mode::believed(chip), &stats).unwrap();
+    let (k, n, rows) = (576, 64, 7);
+    let data: Vec<u8> = numbers(1, k * n).iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
+    let full = Wanted::Scheme(Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Full });
+    let mut weight =
+        |layer| engine.upload(&source, &Request { wanted: full, layer: Some(layer), signs: None }).unwrap();
+    let (q, v, of_next_layer) = (weight(0), weight(0), weight(1));
+    let mut x = numbers(2, k * rows);
+    let mut counted = |engine: &mut Engine, weight, x: &[f32]| {
+        let mut out = vec![0.0; rows * n];
+        engine.matmul(weight, Activations { data: x, stride: k, rows }, &mut out).unwrap();
+        (stats.rows_rotated.load(Relaxed), stats.rows_shared.load(Relaxed), out)
+    };
+    let (rotated, shared, first) = counted(&mut engine, &q, &x);
+    assert_eq!((rotated, shared), (7, 0));
+    let (rotated, shared, second) = counted(&mut engine, &v, &x);
+    assert_eq!((rotated, shared), (7, 7));
+    assert_eq!(first, second);
+    x[k] += 1.0;
+    let (rotated, shared, third) = counted(&mut engine, &q, &x);
+    assert_eq!((rotated, shared), (14, 7), "the host wrote other rows to the same place");
+    assert_ne!(first, third);
+    assert_eq!(counted(&mut engine, &of_next_layer, &x).0, 21, "a layer has signs of its own");
+}
+
+/// A product is right in whichever domain its weight lies.
+#[test]
+fn weights_of_another_domain_give_right_products() {
+    let library = emulator();
+    let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
+    let mode = Mode::believed(chip);
+    let mut engine = Engine::open(&library, chip, &[3], |_| mode, &Arc::new(Stats::default())).unwrap();
+    let (k, n) = (64, 64);
+    let weight = numbers(1, k * n);
+    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
+    let wanted = Wanted::Scheme(Pipeline::W16A16.into());
+    let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None }).unwrap();
+    let x = numbers(2, k);
+    let mut out = vec![f32::NAN; n];
+    engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();
+    for (column, got) in weight.chunks(k).zip(&out) {
+        let want: f32 = x.iter().zip(column).map(|(a, b)| a * b).sum();
+        assert!((got - want).abs() < 0.05, "{got}, not {want}");
+    }
 }
