@@ -2,11 +2,12 @@
 //! the plan cut. The only place that knows source types, by way of the host's own dequantisers.
 //!
 //! What lives here: [`Source`] (the host's bytes), [`pack`] (the conversion), [`gains_from`] (whether to rotate), [`cache`] (which tensors have a
-//! converted copy). What may not: host structs, contexts, or when a run happens.
+//! converted copy), [`store`] (converted copies on disk). What may not: host structs, contexts, or when a run happens.
 
 pub mod cache;
 mod flatness;
 mod pack;
+pub mod store;
 
 pub use flatness::gains_from;
 pub use pack::{pack, PackError, Part};
