@@ -2,13 +2,14 @@
 //! the plan cut. The only place that knows source types, by way of the host's own dequantisers.
 //!
 //! What lives here: [`Source`] (the host's bytes), `rows` (one row's conversion), [`pack`] (all rows into B),
-//! [`relative_error`] (what a conversion loses), [`cache`] (which tensors have a converted copy). What may not: host
-//! structs, contexts, or when a run happens.
+//! [`relative_error`] (what a conversion loses), [`cache`] (which tensors have a converted copy), [`store`] (copies kept
+//! on disk). What may not: host structs, contexts, or when a run happens.
 
 pub mod cache;
 mod error;
 mod pack;
 mod rows;
+pub mod store;
 
 pub use error::relative_error;
 pub use pack::{pack, Form, PackError};
