@@ -180,7 +180,7 @@ fn rows_are_rotated_once_for_all_weights_that_share_them() {
         |layer| engine.upload(&source, &Request { wanted: full, layer: Some(layer), signs: None }).unwrap();
     let (q, v, of_next_layer) = (weight(0), weight(0), weight(1));
     let mut x = numbers(2, k * rows);
-    let mut counted = |engine: &mut Engine, weight, x: &[f32]| {
+    let counted = |engine: &mut Engine, weight, x: &[f32]| {
         let mut out = vec![0.0; rows * n];
         engine.matmul(weight, Activations { data: x, stride: k, rows }, &mut out).unwrap();
         (stats.rows_rotated.load(Relaxed), stats.rows_shared.load(Relaxed), out)

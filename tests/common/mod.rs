@@ -1,9 +1,11 @@
 //! Where `cargo xtask test` put the host, the models and the libraries; how a test says that it could not run.
 #![allow(dead_code)]
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+mod skip;
+pub use skip::skip;
 
 /// What the tests that need a real host work with.
 pub struct Lab {
@@ -29,15 +31,6 @@ pub fn lab(test: &str) -> Option<Lab> {
         })
     };
     lab().map_err(|missing| skip(test, &format!("{missing} is not set, run cargo xtask test"))).ok()
-}
-
-/// Says why a test did not run.
-pub fn skip(test: &str, reason: &str) {
-    eprintln!("skipped: {test}: {reason}");
-    if let Some(file) = std::env::var_os("GGML_RKNPU_SKIPS") {
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-        writeln!(file, "{test}: {reason}").unwrap();
-    }
 }
 
 impl Lab {

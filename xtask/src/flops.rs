@@ -44,7 +44,7 @@ pub struct Work {
 /// The work of a run of this model.
 pub fn of_run(model: &Gguf, tokens: Tokens) -> Work {
     let layers = model.number("block_count").unwrap_or(0);
-    let has_output = model.tensors.iter().any(|tensor| tensor.name == "output.weight");
+    let has_output = has_output(model);
     let mut work = Work::default();
     for tensor in &model.tensors {
         let Some(rows) = rows_of(tensor, layers, has_output, tokens) else { continue };
@@ -54,6 +54,17 @@ pub fn of_run(model: &Gguf, tokens: Tokens) -> Work {
     }
     work.attention = attention(model, layers, tokens.processed());
     work
+}
+
+/// Whether the tensor is a weight that meets activations in a matmul.
+pub fn is_matmul_weight(model: &Gguf, tensor: &Tensor) -> bool {
+    let layers = model.number("block_count").unwrap_or(0);
+    rows_of(tensor, layers, has_output(model), Tokens { prompt: 1, generated: 1 }).is_some()
+}
+
+/// Whether the output has a weight of its own; without one the token embedding is the output too.
+fn has_output(model: &Gguf) -> bool {
+    model.tensors.iter().any(|tensor| tensor.name == "output.weight")
 }
 
 /// How many rows of activations meet this tensor in a matmul; `None` if it is used in no matmul.

@@ -80,7 +80,7 @@ pub struct Tensor {
 
 impl Tensor {
     /// Bytes of its data; `None` for a type this table does not know or a size past 64 bits.
-    fn bytes(&self) -> Option<u64> {
+    pub fn bytes(&self) -> Option<u64> {
         let (block, bytes) = block_of(self.dtype)?;
         let elements = self.dims.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim))?;
         elements.div_ceil(block).checked_mul(bytes)

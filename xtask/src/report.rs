@@ -52,6 +52,15 @@ pub struct PluginReport {
 pub struct SeenTensor {
     /// Its name in the model.
     pub name: String,
+    /// Its K.
+    #[serde(deserialize_with = "count")]
+    pub k: u64,
+    /// Its N.
+    #[serde(deserialize_with = "count")]
+    pub n: u64,
+    /// Bytes of its copy on the NPU; 0 when it has none.
+    #[serde(deserialize_with = "count")]
+    pub npu_bytes: u64,
     /// FLOPs with it on the NPU.
     #[serde(deserialize_with = "count")]
     pub npu_flops: u64,

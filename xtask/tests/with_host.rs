@@ -2,9 +2,12 @@
 //! `cargo xtask test`; without them these tests say that they were skipped.
 
 use std::env;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::process::{Command, Output};
+
+#[allow(dead_code)]
+#[path = "../../tests/common/skip.rs"]
+mod skip;
+use skip::skip;
 
 /// The tool, if there is a host to run.
 fn xtask(arguments: &[&str]) -> Option<Command> {
@@ -15,12 +18,9 @@ fn xtask(arguments: &[&str]) -> Option<Command> {
         "GGML_RKNPU_TEST_EMULATOR",
     ];
     if let Some(missing) = needed.into_iter().find(|name| env::var_os(name).is_none()) {
-        let reason = format!("skipped: {missing} is not set; run the suite by cargo xtask test");
-        println!("{reason}");
-        if let Some(file) = env::var_os("GGML_RKNPU_SKIPS") {
-            let mut file = OpenOptions::new().append(true).create(true).open(file).unwrap();
-            writeln!(file, "{reason}").unwrap();
-        }
+        // libtest names the thread of a test by the test.
+        let test = std::thread::current().name().unwrap_or("with_host").to_owned();
+        skip(&test, &format!("{missing} is not set, run cargo xtask test"));
         return None;
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -176,12 +176,7 @@ fn a_disabled_plugin_leaves_the_work_to_the_cpu() {
 #[test]
 fn accuracy_puts_cpu_and_npu_side_by_side() {
     let Some(text) = env::var_os("GGML_RKNPU_TEST_TEXT") else {
-        println!("skipped: GGML_RKNPU_TEST_TEXT names no text");
-        if let Some(file) = env::var_os("GGML_RKNPU_SKIPS") {
-            let mut file = OpenOptions::new().append(true).create(true).open(file).unwrap();
-            writeln!(file, "accuracy_puts_cpu_and_npu_side_by_side: GGML_RKNPU_TEST_TEXT names no text")
-                .unwrap();
-        }
+        skip("accuracy_puts_cpu_and_npu_side_by_side", "GGML_RKNPU_TEST_TEXT names no text");
         return;
     };
     let arguments =
@@ -198,6 +193,8 @@ fn accuracy_puts_cpu_and_npu_side_by_side() {
             "{row}"
         );
     }
+    // The file has 34 bytes for 32 weights throughout.
+    assert_eq!(rows[0]["bytes_per_weight"], 34.0 / 32.0);
     // 16 bits lose nothing that the file has, 8 bits do.
     assert!(rows[2]["kl"].as_f64() < rows[1]["kl"].as_f64(), "{rows:?}");
 
@@ -208,5 +205,8 @@ fn accuracy_puts_cpu_and_npu_side_by_side() {
     };
     let output = accuracy.arg(&text).output().unwrap();
     let (_, stderr) = texts(&output);
-    assert!(!output.status.success() && stderr.contains("expected one of W4A4, W4A8"), "{stderr}");
+    assert!(
+        !output.status.success() && stderr.contains("RKNPU_PIPELINE is \"W2A2\", expected one of W4A4"),
+        "{stderr}"
+    );
 }

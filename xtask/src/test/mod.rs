@@ -1,9 +1,10 @@
 //! `cargo xtask test`: the whole suite with everything it needs, and one last line that sums it up.
 
+mod skips;
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::Stdio;
 
 use clap::Args;
@@ -11,9 +12,6 @@ use clap::Args;
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 use crate::setup::{self, plugin, Wants};
-
-/// The file to which a test that cannot run appends a line `skipped: why`.
-const SKIPS: &str = "GGML_RKNPU_SKIPS";
 
 /// The options of `test`.
 #[derive(Debug, Args)]
@@ -65,8 +63,8 @@ pub fn command(options: &Options) -> Result<()> {
         env::current_exe().map_err(|source| Error::Io { doing: "find this program".to_owned(), source })?;
     let ready = setup::prepare(Wants { models: true, plugin: true })?;
     let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
-    let skips = scratch.path().join("skips");
-    fs::write(&skips, "").at("write", &skips)?;
+    let skipped = scratch.path().join("skips");
+    fs::write(&skipped, "").at("write", &skipped)?;
 
     let mut cargo = setup::cargo::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).args(&options.cargo_args);
@@ -77,7 +75,7 @@ pub fn command(options: &Options) -> Result<()> {
     if let Some(plugin) = &ready.plugin {
         cargo.env(setup::TEST_PLUGIN, &plugin.library).env(setup::TEST_EMULATOR, &plugin.emulator);
     }
-    cargo.env("GGML_RKNPU_XTASK", own).env(SKIPS, &skips);
+    cargo.env("GGML_RKNPU_XTASK", own).env(skips::VARIABLE, &skipped);
     let text = plugin::workspace().join(plugin::TEXT);
     if let Ok(text) = text.canonicalize() {
         cargo.env("GGML_RKNPU_TEST_TEXT", text);
@@ -91,7 +89,7 @@ pub fn command(options: &Options) -> Result<()> {
     }
     let status =
         child.wait().map_err(|source| Error::Io { doing: "wait for cargo test".to_owned(), source })?;
-    let reasons = skip_reasons(&skips)?;
+    let reasons = skips::read(&skipped)?;
     summarize(&counts, &reasons);
     if status.success() {
         return Ok(());
@@ -111,11 +109,6 @@ fn pass_on(mut from: impl BufRead, counts: &mut Counts) -> std::io::Result<()> {
         line.clear();
     }
     Ok(())
-}
-
-fn skip_reasons(file: &Path) -> Result<Vec<String>> {
-    let content = fs::read_to_string(file).at("read", file)?;
-    Ok(content.lines().filter_map(|line| line.strip_prefix("skipped: ")).map(str::to_owned).collect())
 }
 
 /// A test that skipped itself has returned as if it passed, so it is taken off the passed ones.
@@ -142,13 +135,5 @@ mod tests {
         let mut counts = Counts::default();
         output.lines().for_each(|line| counts.add(line));
         assert_eq!(counts, Counts { passed: 12, failed: 2, ignored: 1 });
-    }
-
-    #[test]
-    fn only_lines_of_skips_are_reasons() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("skips");
-        fs::write(&file, "skipped: no host\nnoise\nskipped: no model\n").unwrap();
-        assert_eq!(skip_reasons(&file).unwrap(), ["no host", "no model"]);
     }
 }
