@@ -28,8 +28,6 @@ macro_rules! vectorised {
     };
 }
 
-pub(super) use vectorised;
-
 /// Adding and subtracting this rounds a float below 2²² to the nearest integer, ties to even, and leaves it in
 /// the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;

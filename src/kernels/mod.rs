@@ -10,6 +10,7 @@
 //! row is NaN, and so is each result of the row.
 
 pub mod fast;
+mod lanes;
 pub mod rotate;
 pub mod scalar;
 
