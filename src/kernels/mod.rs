@@ -12,6 +12,7 @@
 
 pub mod fast;
 pub mod int4;
+mod lanes;
 pub mod rotate;
 pub mod scalar;
 

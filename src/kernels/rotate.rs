@@ -12,9 +12,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::fast::vectorised;
+use paley::Paley;
 
 mod paley;
+mod transform;
 
 /// The largest Paley factor: a row costs K·m additions, and the matrix m² numbers.
 const ORDER_MAX: usize = 256;
@@ -67,10 +68,8 @@ pub struct Rotation {
     recipe: Recipe,
     /// Elements that come out.
     width: usize,
-    /// Order of the Paley factor; 1 when the width is a power of two, or when blocks are rotated.
-    order: usize,
-    /// The Paley matrix, `order` × `order`, ±1, transposed; empty for order 1.
-    paley: Arc<[f32]>,
+    /// The Paley factor; none when the width is a power of two, or when blocks are rotated.
+    paley: Option<Arc<Paley>>,
     /// The power of two.
     power: usize,
     /// ±1/√(order·power), one an element of the row that goes in.
@@ -88,14 +87,14 @@ impl Rotation {
         let twos = width.trailing_zeros();
         let odd = width >> twos;
         let mut orders = (2..=twos).map(|power| odd << power).take_while(|order| *order <= ORDER_MAX);
-        let factor = || orders.find_map(|order| Some((order, paley::matrix(order)?)));
-        let (order, paley) = (odd > 1).then(factor).flatten().unwrap_or_else(|| (1, Arc::new([])));
+        let paley = if odd > 1 { orders.find_map(Paley::new) } else { None };
+        let order = paley.as_ref().map_or(1, |paley| paley.order());
         let power = if order > 1 { width / order } else { 1 << twos };
         let norm = 1.0 / ((order * power) as f32).sqrt();
         let random: Vec<bool> = negatives(recipe).take(k).collect();
         let period = if recipe.signs == Signs::Shared { power } else { width };
         let signs = (0..k).map(|i| if random[i % period] { -norm } else { norm }).collect();
-        Some(Self { recipe: *recipe, width, order, paley, power, signs })
+        Some(Self { recipe: *recipe, width, paley, power, signs })
     }
 
     /// Elements of a row that goes in.
@@ -108,17 +107,22 @@ impl Rotation {
         self.width
     }
 
+    /// Order of the Paley factor, or 1.
+    fn order(&self) -> usize {
+        self.paley.as_ref().map_or(1, |paley| paley.order())
+    }
+
     /// Whether every element of the result depends on every element of the row.
     pub fn is_full(&self) -> bool {
-        self.order * self.power == self.width
+        self.order() * self.power == self.width
     }
 
     /// All that decides the result, in one line that stays the same for ever, for the keys of caches:
     /// `hadamard k=576 order=36 power=16 layer=3 signs=full`. A padded rotation is told by its order of 1 and a
     /// power above K.
     pub fn describe(&self) -> String {
-        let Self { recipe, order, power, .. } = self;
-        let mut text = format!("hadamard k={} order={order} power={power} layer=", recipe.k);
+        let Self { recipe, power, .. } = self;
+        let mut text = format!("hadamard k={} order={} power={power} layer=", recipe.k, self.order());
         // Writing to a string never fails.
         let _ = match recipe.layer {
             Some(layer) => write!(text, "{layer}"),
@@ -137,16 +141,20 @@ impl Rotation {
     pub fn apply(&self, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
         let lengths = (row.len(), out.len(), scratch.len());
         assert_eq!(lengths, (self.k(), self.width, self.width), "rows of {} elements", self.k());
-        apply(self, row, out, scratch);
+        transform::apply(self.shape(), row, out, scratch);
+    }
+
+    fn shape(&self) -> transform::Shape<'_> {
+        transform::Shape { paley: self.paley.as_deref(), power: self.power, signs: &self.signs }
     }
 
     /// The element (i, j) of Q, by definition, i below [`Self::width`], j below [`Self::k`]; for tests.
     pub fn element(&self, i: usize, j: usize) -> f32 {
         let (block_i, block_j) = (i / self.power, j / self.power);
-        let outer = match self.order {
-            1 if block_i == block_j => 1.0,
-            1 => 0.0,
-            order => self.paley[block_j * order + block_i],
+        let outer = match &self.paley {
+            Some(paley) => paley.element(block_i, block_j),
+            None if block_i == block_j => 1.0,
+            None => 0.0,
         };
         let sylvester = if ((i % self.power) & (j % self.power)).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
         outer * sylvester * self.signs[j]
@@ -170,64 +178,6 @@ fn negatives(recipe: &Recipe) -> impl Iterator<Item = bool> {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(state) & 1 != 0
     })
-}
-
-vectorised! {
-    /// See [`Rotation::apply`].
-    fn apply(rotation: &Rotation, row: &[f32], out: &mut [f32], scratch: &mut [f32]) = apply_body
-}
-
-#[inline(always)]
-fn apply_body(rotation: &Rotation, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
-    let (order, power) = (rotation.order, rotation.power);
-    let mixed = if order == 1 { &mut *out } else { &mut *scratch };
-    for ((mixed, value), sign) in mixed.iter_mut().zip(row).zip(&rotation.signs) {
-        *mixed = value * sign;
-    }
-    mixed[row.len()..].fill(0.0);
-    for block in mixed.chunks_exact_mut(power) {
-        sylvester(block);
-    }
-    if order == 1 {
-        return;
-    }
-    out.fill(0.0);
-    // Four sources at a time: each pass over the results then does four times the work on them.
-    for (index, sources) in scratch.chunks(4 * power).enumerate() {
-        for (i, out) in out.chunks_exact_mut(power).enumerate() {
-            for (j, source) in sources.chunks_exact(power).enumerate() {
-                let sign = rotation.paley[(index * 4 + j) * order + i];
-                for (out, value) in out.iter_mut().zip(source) {
-                    *out += sign * value;
-                }
-            }
-        }
-    }
-}
-
-/// The Walsh–Hadamard transform of a power of two, in place, unnormalised.
-#[inline(always)]
-fn sylvester(block: &mut [f32]) {
-    let mut half = block.len() / 2;
-    // Widest butterflies first: all but the last three passes work on whole vectors.
-    while half >= 8 {
-        for pair in block.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            for (low, high) in low.iter_mut().zip(high) {
-                (*low, *high) = (*low + *high, *low - *high);
-            }
-        }
-        half /= 2;
-    }
-    while half >= 1 {
-        for pair in block.chunks_exact_mut(2 * half) {
-            for i in 0..half {
-                let (low, high) = (pair[i], pair[i + half]);
-                (pair[i], pair[i + half]) = (low + high, low - high);
-            }
-        }
-        half /= 2;
-    }
 }
 
 #[cfg(test)]

@@ -7,20 +7,73 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// The matrix of `order` (at least 4), transposed: element (i, j) at `j · order + i`, ±1. `None` where neither
-/// construction applies. Made once a process and shared from then on.
-pub fn matrix(order: usize) -> Option<Arc<[f32]>> {
-    static MADE: Mutex<BTreeMap<usize, Option<Arc<[f32]>>>> = Mutex::new(BTreeMap::new());
-    MADE.lock().entry(order).or_insert_with(|| make(order).map(Arc::from)).clone()
+/// Sources of a chunk: with a quarter as many times [`PATTERNS`] sums, their number is a byte.
+pub const CHUNK: usize = 64;
+/// Patterns of the signs of four sources: bit 3 − j of a pattern is set when source j is subtracted.
+pub const PATTERNS: usize = 16;
+
+/// A Hadamard matrix.
+#[derive(Debug, PartialEq)]
+pub struct Paley {
+    order: usize,
+    /// Its elements, ±1, transposed: (i, j) at `j · order + i`.
+    transposed: Vec<i8>,
+    /// See [`Self::codes`].
+    codes: Vec<u8>,
 }
 
-fn make(order: usize) -> Option<Vec<f32>> {
-    let q = order - 1;
-    if q % 4 == 3 && is_prime(q) {
-        return Some(paley_one(q));
+impl Paley {
+    /// The matrix of `order` (at least 4); `None` where neither construction applies. Made once a process and
+    /// shared from then on.
+    pub fn new(order: usize) -> Option<Arc<Self>> {
+        static MADE: Mutex<BTreeMap<usize, Option<Arc<Paley>>>> = Mutex::new(BTreeMap::new());
+        MADE.lock().entry(order).or_insert_with(|| Self::make(order).map(Arc::new)).clone()
     }
-    let q = order / 2 - 1;
-    (order % 4 == 0 && q % 4 == 1 && is_prime(q)).then(|| paley_two(q))
+
+    fn make(order: usize) -> Option<Self> {
+        let (q, half) = (order - 1, (order / 2).saturating_sub(1));
+        let transposed = if q % 4 == 3 && is_prime(q) {
+            paley_one(q)
+        } else if order % 4 == 0 && half % 4 == 1 && is_prime(half) {
+            paley_two(half)
+        } else {
+            return None;
+        };
+        let transposed: Vec<i8> = transposed.into_iter().map(|value| value as i8).collect();
+        let pattern = |i: usize, j: usize| {
+            (0..4)
+                .filter(|source| transposed[(j + source) * order + i] < 0)
+                .map(|source| 8 >> source)
+                .sum::<usize>()
+        };
+        let mut codes = Vec::with_capacity(order * order / 4);
+        for chunk in (0..order).step_by(CHUNK) {
+            let sources = chunk..order.min(chunk + CHUNK);
+            for block in (0..order).step_by(4) {
+                for (four, j) in sources.clone().step_by(4).enumerate() {
+                    codes.extend((block..block + 4).map(|i| (four * PATTERNS + pattern(i, j)) as u8));
+                }
+            }
+        }
+        Some(Self { order, transposed, codes })
+    }
+
+    /// Rows, and columns: a multiple of 4.
+    pub fn order(&self) -> usize {
+        self.order
+    }
+
+    /// The element (i, j), ±1.
+    pub fn element(&self, i: usize, j: usize) -> f32 {
+        f32::from(self.transposed[j * self.order + i])
+    }
+
+    /// For each [`CHUNK`] of sources (columns), which sums its outputs (rows) are made of: for each four outputs,
+    /// for each four sources of the chunk, for each of the outputs, the number of the four times [`PATTERNS`] plus
+    /// the pattern of signs that the output meets them with.
+    pub fn codes(&self) -> impl Iterator<Item = &[u8]> {
+        self.codes.chunks(self.order * CHUNK / 4)
+    }
 }
 
 fn is_prime(n: usize) -> bool {
@@ -73,24 +126,43 @@ mod tests {
     #[test]
     fn paleys_matrices_are_hadamard() {
         for order in (4..=204).step_by(4) {
-            let Some(matrix) = matrix(order) else { continue };
-            assert!(matrix.iter().all(|value| value.abs() == 1.0), "order {order}");
+            let Some(matrix) = Paley::new(order) else { continue };
             for a in 0..order {
                 for b in 0..order {
-                    let dot: f32 = (0..order).map(|i| matrix[a * order + i] * matrix[b * order + i]).sum();
-                    assert_eq!(
-                        dot,
-                        if a == b { order as f32 } else { 0.0 },
-                        "order {order}, rows {a} and {b}"
-                    );
+                    let dot: f32 = (0..order).map(|i| matrix.element(i, a) * matrix.element(i, b)).sum();
+                    let want = if a == b { order as f32 } else { 0.0 };
+                    assert_eq!(dot, want, "order {order}, columns {a} and {b}");
                 }
             }
+            assert!(matrix.transposed.iter().all(|value| value.abs() == 1), "order {order}");
+        }
+    }
+
+    #[test]
+    fn codes_are_the_matrix() {
+        for order in [4, 12, 36, 60, 64, 68, 140, 200] {
+            let Some(matrix) = Paley::new(order) else { continue };
+            let mut seen = vec![0.0; order * order];
+            for (chunk, codes) in matrix.codes().enumerate() {
+                let fours = codes.len() / order;
+                for (at, code) in codes.iter().enumerate() {
+                    let i = at / (fours * 4) * 4 + at % 4;
+                    let (four, pattern) = (usize::from(*code) / PATTERNS, usize::from(*code) % PATTERNS);
+                    for source in 0..4 {
+                        let j = chunk * CHUNK + four * 4 + source;
+                        seen[i * order + j] = if pattern & (8 >> source) == 0 { 1.0 } else { -1.0 };
+                    }
+                }
+            }
+            let want: Vec<f32> =
+                (0..order * order).map(|at| matrix.element(at / order, at % order)).collect();
+            assert_eq!(seen, want, "order {order}");
         }
     }
 
     #[test]
     fn a_matrix_is_made_once() {
-        assert!(Arc::ptr_eq(&matrix(36).unwrap(), &matrix(36).unwrap()));
-        assert!(matrix(172).is_none() && matrix(172).is_none());
+        assert!(Arc::ptr_eq(&Paley::new(36).unwrap(), &Paley::new(36).unwrap()));
+        assert!(Paley::new(172).is_none() && Paley::new(172).is_none());
     }
 }

@@ -41,7 +41,7 @@ fn the_widths_of_real_models_are_mixed_whole() {
         (960, 60),
     ] {
         let rotation = rotation(k);
-        assert_eq!((rotation.order, rotation.is_full(), rotation.width()), (order, true, k), "K = {k}");
+        assert_eq!((rotation.order(), rotation.is_full(), rotation.width()), (order, true, k), "K = {k}");
     }
     // 43·4 = 172 is beyond both constructions, so blocks of 256 it is, or padding.
     let blocks = rotation(11008);
@@ -142,6 +142,51 @@ proptest! {
         }
         let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
         prop_assert!((dot(&rotated, &other) - dot(&x, &w)).abs() < 1e-3);
+    }
+}
+
+/// Vectors do what plain floats do, to the bit: converted weights may move between machines.
+#[test]
+fn vectors_give_the_bits_of_plain_floats() {
+    // Every number of levels, with and without a Paley factor of one chunk or more, and blocks.
+    let powers = (1..15).map(|power| (1usize << power, false));
+    let paley = [(12, 16), (20, 32), (36, 16), (60, 128), (76, 64), (140, 64), (200, 16), (252, 32), (12, 8)];
+    let more = [(172 * 64, false), (172 * 16, false), (577, true), (11008, true), (8960, true), (33, true)];
+    for (k, padded) in powers.chain(paley.map(|(order, power)| (order * power, false))).chain(more) {
+        let rotation = Rotation::new(&Recipe { padded, ..plain(k) }).unwrap();
+        let row: Vec<f32> =
+            (0..k as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8388608.0 - 1.0).collect();
+        let got = apply(&rotation, &row);
+        let (mut want, mut scratch) = (vec![f32::NAN; rotation.width()], vec![f32::NAN; rotation.width()]);
+        transform::plain(rotation.shape(), &row, &mut want, &mut scratch);
+        let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&got), bits(&want), "{}", rotation.describe());
+    }
+}
+
+/// Where rows are long, orders large and the tables many, too.
+#[test]
+fn long_rows_are_the_matrix_times_the_row() {
+    for (k, padded) in [(8960, false), (18944, false), (11008, true), (4096, false)] {
+        let rotation = Rotation::new(&Recipe { padded, ..plain(k) }).unwrap();
+        let row: Vec<f32> =
+            (0..k as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8388608.0 - 1.0).collect();
+        let got = apply(&rotation, &row);
+        for i in (0..rotation.width()).step_by(97) {
+            let want: f64 = (0..k).map(|j| f64::from(rotation.element(i, j)) * f64::from(row[j])).sum();
+            assert!((f64::from(got[i]) - want).abs() < 1e-5, "element {i} of {k}: {}, not {want}", got[i]);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_spreads_over_the_block() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for k in [576, 2048, 8960] {
+            let mut row = vec![1.0; k];
+            row[k / 3] = bad;
+            assert!(apply(&rotation(k), &row).iter().all(|value| !value.is_finite()), "{bad} in {k}");
+        }
     }
 }
 
