@@ -51,7 +51,10 @@ fn error_of(
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
     let npu = engine
-        .upload(&source, &Request { wanted: Wanted::Scheme(scheme), layer: Some(3), signs: None })
+        .upload(
+            &source,
+            &Request { wanted: Wanted::Scheme(scheme), layer: Some(3), signs: None, keep: false },
+        )
         .unwrap();
     let mut out = vec![f32::NAN; rows * n];
     engine.matmul(&npu, Activations { data: &x, stride: k, rows }, &mut out).unwrap();
@@ -154,7 +157,7 @@ fn no_sum_saturates_at_the_worst() {
         (Pipeline::W4A8, (0..k).map(|i| -low(i)).collect()),
     ] {
         let wanted = Wanted::Scheme(Scheme { pipeline, rotate: Rotate::Off });
-        let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None }).unwrap();
+        let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None, keep: false }).unwrap();
         let mut out = vec![f32::NAN; n];
         engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();
         for (column, got) in weight.chunks(k).zip(&out) {
@@ -176,8 +179,11 @@ fn rows_are_rotated_once_for_all_weights_that_share_them() {
     let data: Vec<u8> = numbers(1, k * n).iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
     let full = Wanted::Scheme(Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Full });
-    let mut weight =
-        |layer| engine.upload(&source, &Request { wanted: full, layer: Some(layer), signs: None }).unwrap();
+    let mut weight = |layer| {
+        engine
+            .upload(&source, &Request { wanted: full, layer: Some(layer), signs: None, keep: false })
+            .unwrap()
+    };
     let (q, v, of_next_layer) = (weight(0), weight(0), weight(1));
     let mut x = numbers(2, k * rows);
     let counted = |engine: &mut Engine, weight, x: &[f32]| {
@@ -209,7 +215,7 @@ fn weights_of_another_domain_give_right_products() {
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
     let wanted = Wanted::Scheme(Pipeline::W16A16.into());
-    let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None }).unwrap();
+    let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None, keep: false }).unwrap();
     let x = numbers(2, k);
     let mut out = vec![f32::NAN; n];
     engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();

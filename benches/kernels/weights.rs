@@ -1,4 +1,4 @@
-//! A weight's way from Q8_0 to rotated 8 bits in native B.
+//! A weight's way from Q8_0 to rotated 8 or 4 bits in native B.
 //!
 //! Without a host there is no dequantiser of its, and [`RowReader`] takes no other; so the weight is spread to f32
 //! by a loop here, and read as such. What is measured is both, one after the other: a little more than the way of a
@@ -6,10 +6,10 @@
 
 use criterion::Criterion;
 use ggml_rknpu::chip::Chip;
-use ggml_rknpu::kernels::rotate::{Recipe, Rotation, Signs};
+use ggml_rknpu::kernels::rotate::{Recipe, Rotation};
 use ggml_rknpu::plan::WeightPlan;
 use ggml_rknpu::policy::Pipeline;
-use ggml_rknpu::weights::{pack, Part, Source};
+use ggml_rknpu::weights::{pack, Form, Source};
 use ggml_sys::RowReader;
 use half::f16;
 use rayon::prelude::*;
@@ -32,30 +32,34 @@ pub fn convert(criterion: &mut Criterion, table: &mut Table) {
             block[2..].iter_mut().enumerate().for_each(|(i, q)| *q = (index * 31 + i * 89) as u8);
         }
         let chip = Chip::by_name("rk3588").expect("a chip of ours");
-        let pipeline = Pipeline::W8A8;
-        let plan = WeightPlan::new(chip, chip.cores, pipeline.dtype(), k, n).expect("a plan");
-        let rotation = Rotation::new(&Recipe { k, layer: None, signs: Signs::Full, padded: false });
-        let mut parts = Vec::new();
-        for slice in &plan.slices {
-            for segment in &plan.segments {
-                parts.push((slice, segment, vec![0u8; plan.part_bytes(slice, segment)]));
+        for (pipeline, goal) in [(Pipeline::W8A8, Some(0.3)), (Pipeline::W4A8, None)] {
+            let dtype = pipeline.dtype();
+            let plan = WeightPlan::new(chip, chip.cores, dtype, (k, n), pipeline.segment_max());
+            let plan = plan.expect("a plan");
+            let rotation = Rotation::new(&Recipe::of(k));
+            let form = Form { plan: &plan, rotation: rotation.as_ref(), layout: Layout::Native };
+            let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
+            for slice in &plan.slices {
+                let segments = plan.segments.iter();
+                parts.push(segments.map(|segment| vec![0u8; plan.part_bytes(slice, segment)]).collect());
             }
-        }
-        let (mut rows, mut scales) = (vec![0u8; k * n * 4], vec![0.0; n]);
-        table.measure(criterion, &format!("Q8_0 weight {k}×{n} to i8"), file.len(), Some(0.3), |pool| {
-            pool.install(|| {
-                let blocks = rows.par_chunks_exact_mut(128).zip(file.par_chunks_exact(Q8_0));
-                blocks.with_min_len(1024).for_each(|(out, block)| dequantize(block, out));
-                let source = Source { data: &rows, reader: RowReader::f32(), k, n, row_stride: k * 4 };
-                for (slice, segment, out) in &mut parts {
-                    let scales = &mut scales[slice.start..slice.start + slice.len];
-                    let rotation = rotation.as_ref();
-                    let layout = Layout::Native;
-                    let part = Part { plan: &plan, pipeline, rotation, layout, slice, segment };
-                    pack(&source, part, out, scales).expect("finite numbers");
-                }
+            let (mut rows, mut scales) = (vec![0u8; k * n * 4], vec![0.0; n * plan.segments.len()]);
+            let name = format!("Q8_0 weight {k}×{n} to {}", pipeline.name());
+            table.measure(criterion, &name, file.len(), goal, |pool| {
+                pool.install(|| {
+                    let blocks = rows.par_chunks_exact_mut(128).zip(file.par_chunks_exact(Q8_0));
+                    blocks.with_min_len(1024).for_each(|(out, block)| dequantize(block, out));
+                    let source = Source { data: &rows, reader: RowReader::f32(), k, n, row_stride: k * 4 };
+                    for (slice, parts) in plan.slices.iter().zip(&mut parts) {
+                        let mut parts: Vec<&mut [u8]> = parts.iter_mut().map(Vec::as_mut_slice).collect();
+                        let columns = slice.start..slice.start + slice.len;
+                        let mut scales: Vec<&mut [f32]> =
+                            scales.chunks_mut(n).map(|scales| &mut scales[columns.clone()]).collect();
+                        pack(&source, form, slice, &mut parts, &mut scales).expect("finite numbers");
+                    }
+                });
             });
-        });
+        }
     }
 }
 

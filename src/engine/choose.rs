@@ -33,6 +33,8 @@ pub struct Request {
     pub layer: Option<u32>,
     /// How far the rotation's signs reach; `None` for the pipeline's own.
     pub signs: Option<Signs>,
+    /// Whether its converted copy is worth keeping on disk: the host's bytes stay as they are.
+    pub keep: bool,
 }
 
 /// What was chosen.

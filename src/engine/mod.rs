@@ -2,6 +2,7 @@
 //!
 //! * [`choose`]: which pipeline a weight takes, by its error;
 //! * [`weight`]: a weight on the NPU, converted and split over the cores;
+//! * [`keep`]: converted weights from the disk and onto it;
 //! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
 //! * [`domains`]: the I/O domains that weights are spread over;
 //! * [`scratch`]: the memories of activations and results, by size class;
@@ -15,6 +16,7 @@
 mod choose;
 mod core;
 mod domains;
+mod keep;
 mod matmul;
 mod pack;
 mod prepare;
@@ -33,6 +35,7 @@ use crate::chip::Chip;
 use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
 use crate::observe::Stats;
+use crate::weights::store::Store;
 use crate::weights::PackError;
 
 pub use self::choose::{Request, Wanted};
@@ -86,6 +89,8 @@ pub struct Engine {
     /// The rotations made so far.
     rotations: HashMap<Recipe, Option<Arc<Rotation>>>,
     room: Room,
+    /// Where converted weights are kept from one process to the next.
+    store: Option<Store>,
     stats: Arc<Stats>,
     version: Option<Version>,
 }
@@ -123,6 +128,7 @@ impl Engine {
             pool: pool(default_threads())?,
             rotations: HashMap::new(),
             room: Room::default(),
+            store: None,
             stats: stats.clone(),
             version,
         })
@@ -147,6 +153,11 @@ impl Engine {
             self.pool = pool(threads)?;
         }
         Ok(())
+    }
+
+    /// Keeps converted weights in `store` from now on, and takes them from there.
+    pub fn keep_weights_in(&mut self, store: Store) {
+        self.store = Some(store);
     }
 
     /// Lets go of all contexts, and with them of the memories that they have bound.

@@ -54,7 +54,16 @@ impl Engine {
             let (mut parts, held) = self.allocate_parts(&plan, share.domain)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
             let form = Form { plan: &plan, rotation: rotation.as_deref(), layout: self.mode.b_layout() };
-            let largest = self.pool.install(|| convert(source, form, &mut parts, &mut scales))?;
+            let key = if request.keep { self.fingerprint(source, pipeline, form) } else { None };
+            let known = match key {
+                Some(key) => self.restore(key, &plan, &mut parts, &mut scales)?,
+                None => false,
+            };
+            let largest = if known {
+                0
+            } else {
+                self.pool.install(|| convert(source, form, &mut parts, &mut scales))?
+            };
             if pipeline.dtype() == MatmulType::I4 && largest > WEIGHT_SUM_MAX {
                 // Some column could leave the 16 bits of its sums: shorter segments, by as much as it is too long.
                 let shorter = shorter_segment(plan.longest(), largest, plan.limits.k_align);
@@ -62,6 +71,9 @@ impl Engine {
                     .and_then(|segment_max| self.plan(pipeline, (plan.k, plan.n), segment_max))
                     .ok_or_else(|| self.unsupported(source, pipeline))?;
                 continue;
+            }
+            if let Some(key) = key.filter(|_| !known) {
+                self.keep(key, &plan, &parts, &scales);
             }
             return Ok(NpuWeight {
                 plan,

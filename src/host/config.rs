@@ -15,6 +15,7 @@ use crate::policy::goal::Goal;
 use crate::policy::hybrid::Hybrid;
 use crate::policy::rules::{self, Rules};
 use crate::policy::scheme::Placement;
+use crate::weights::store::CacheChoice;
 
 /// The highest number that is read as a core. Whether the chip has it is known later, when the chip is.
 const CORE_MAX: usize = 31;
@@ -42,6 +43,8 @@ pub struct Config {
     pub signs: Option<Signs>,
     /// `RKNPU_PROBE`: how far the device is trusted.
     pub probe: Probe,
+    /// `RKNPU_CACHE`: where converted weights are kept from one process to the next.
+    pub cache: CacheChoice,
     /// `RKNPU_REPORT`: where the report goes at exit.
     pub report: Option<PathBuf>,
 }
@@ -81,6 +84,7 @@ impl Config {
             probe: set
                 .named("RKNPU_PROBE", Probe::by_name, || Probe::ALLOWED.to_owned())?
                 .unwrap_or_default(),
+            cache: CacheChoice::parse(set.value("RKNPU_CACHE").as_deref()),
             report: set.path("RKNPU_REPORT"),
         })
     }

@@ -23,6 +23,7 @@ use crate::policy::scheme::Placement;
 use crate::policy::Pipeline;
 use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
+use crate::weights::store::Store;
 use crate::weights::Source;
 
 /// The device's name, as in `llama-bench -dev RKNPU` and `test-backend-ops -b RKNPU`.
@@ -118,9 +119,15 @@ impl Device {
                 Mode::NONE
             })
         };
-        let engine = Engine::open(&library, chip, &domains, mode, &stats).map_err(|error| {
+        let mut engine = Engine::open(&library, chip, &domains, mode, &stats).map_err(|error| {
             no_core.unwrap_or_else(|| format!("the NPU of the {} does not answer: {error}", chip.title))
         })?;
+        if let Some(folder) = config.cache.folder(emulated) {
+            match Store::open(&folder) {
+                Ok(store) => engine.keep_weights_in(store),
+                Err(error) => log!(Warn, "converted weights are not kept on disk: {error}"),
+            }
+        }
         let version = engine.version();
         log!(
             Info,
@@ -189,7 +196,7 @@ impl Device {
             Decision::Fixed(Placement::Npu(scheme)) => Wanted::Scheme(scheme),
             Decision::Choose(goal) => Wanted::Best(goal),
         };
-        Some(Request { wanted, layer: layer(job.name), signs: self.signs })
+        Some(Request { wanted, layer: layer(job.name), signs: self.signs, keep: job.constant })
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.

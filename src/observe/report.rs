@@ -24,6 +24,8 @@ pub struct Report {
     /// Rows of activations rotated, and rows that an earlier product had rotated already.
     rows_rotated: u64,
     rows_shared: u64,
+    /// Converted weights that came from the disk.
+    weights_loaded: u64,
     fallbacks: u64,
     /// Runs by pipeline, without those that had none.
     pipelines: BTreeMap<&'static str, u64>,
@@ -53,6 +55,7 @@ impl Report {
             npu_bytes: stats.bytes.peak(),
             rows_rotated: stats.rows_rotated.load(Relaxed),
             rows_shared: stats.rows_shared.load(Relaxed),
+            weights_loaded: stats.weights_loaded.load(Relaxed),
             fallbacks: stats.fallbacks.load(Relaxed),
             pipelines: Pipeline::ALL
                 .into_iter()

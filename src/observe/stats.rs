@@ -72,6 +72,8 @@ pub struct Stats {
     pub rows_rotated: AtomicU64,
     /// Rows that an earlier product had rotated already.
     pub rows_shared: AtomicU64,
+    /// Converted weights that came from the disk.
+    pub weights_loaded: AtomicU64,
     /// Contexts alive.
     pub contexts: Gauge,
     /// Allocations alive; each is a file descriptor.

@@ -160,8 +160,8 @@ unsafe fn load<V: Lanes, const R: usize>(from: *const f32, apart: usize) -> [V; 
     // SAFETY: says the caller. No closure: it would be built without the instructions, and called.
     unsafe {
         let mut v = [V::load(from); R];
-        for i in 1..R {
-            v[i] = V::load(from.add(i * apart));
+        for (i, v) in v.iter_mut().enumerate().skip(1) {
+            *v = V::load(from.add(i * apart));
         }
         v
     }
