@@ -4,8 +4,7 @@
 //! and writes 4·M·N. At 10 GB/s, 128 rows of 2048×2048 take about 0.13 ms to pack and 0.21 ms to unpack.
 //! `cargo bench --bench kernels` measures all of them beside memcpy.
 
-use half::slice::HalfFloatSliceExt;
-
+use super::halves::to_halves;
 use super::{Results, Rows, Sum};
 
 /// Builds `$body` for the target's baseline and, on x86-64, for AVX2 as well, and calls the best that the CPU has.
@@ -76,13 +75,16 @@ fn quantize_body(values: &[f32], inverse_scale: f32, out: &mut [i8]) {
 #[inline(always)]
 fn quantize_one(value: f32, inverse_scale: f32) -> i8 {
     // A NaN becomes some number here; the NaN scale of its row makes the results NaN.
-    round((value * inverse_scale).clamp(-127.0, 127.0)) as i8
+    round_within(value * inverse_scale, -127, 127) as i8
 }
 
-/// The nearest integer to a number below 2²², ties to even.
+/// The nearest integer, ties to even, within `low..=high`, for a number below 2²¹ in magnitude; else one of both.
 #[inline(always)]
-pub(super) fn round(value: f32) -> i32 {
-    ((value + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+pub(super) fn round_within(value: f32, low: i32, high: i32) -> i32 {
+    // Clamped as integers, which positive floats compare like, and negative ones are below: compilers make branches
+    // of a clamp of floats on aarch64.
+    let zero = const { ROUND.to_bits() as i32 };
+    ((value + ROUND).to_bits() as i32).clamp(zero + low, zero + high) - zero
 }
 
 vectorised! {
@@ -92,66 +94,84 @@ vectorised! {
     pub fn pack_a_i8<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) = pack_a_i8_body::<BLOCK>
 }
 
+/// Rows whose blocks of `bytes` bytes fill a cache line: packed together, so that a line is written once.
+const fn rows_a_line(bytes: usize) -> usize {
+    assert!(bytes >= 4 && bytes <= 64, "no block of a chip");
+    64 / bytes
+}
+
 #[inline(always)]
 fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) {
-    for row in 0..rows.rows {
-        let inverse = 1.0 / rows.scales[row];
-        let mut blocks = rows.row(row).chunks_exact(BLOCK);
-        let mut places = a.chunks_exact_mut(m * BLOCK);
-        for (block, place) in (&mut blocks).zip(&mut places) {
-            let block: &[f32; BLOCK] = block.try_into().expect("a whole block");
-            let place: &mut [i8; BLOCK] =
-                (&mut place[row * BLOCK..][..BLOCK]).try_into().expect("a whole block");
-            for i in 0..BLOCK {
-                place[i] = quantize_one(block[i], inverse);
-            }
+    let step = const { rows_a_line(BLOCK) };
+    for first in (0..rows.rows).step_by(step) {
+        let group = first..rows.rows.min(first + step);
+        // Divided once: a division takes as long as a block.
+        let mut inverses = [0.0; 16];
+        for (inverse, scale) in inverses.iter_mut().zip(&rows.scales[group.clone()]) {
+            *inverse = 1.0 / scale;
         }
-        let mut rest = blocks.remainder();
-        for place in places {
-            let place = &mut place[row * BLOCK..][..BLOCK];
-            place.fill(0);
-            quantize_body(rest, inverse, place);
-            rest = &[];
+        for (index, places) in a.chunks_exact_mut(m * BLOCK).enumerate() {
+            let start = (index * BLOCK).min(rows.k);
+            for (row, inverse) in group.clone().zip(inverses) {
+                let values = &rows.row(row)[start..];
+                let place: &mut [i8; BLOCK] =
+                    (&mut places[row * BLOCK..][..BLOCK]).try_into().expect("a whole block");
+                if let Some(values) = values.first_chunk::<BLOCK>() {
+                    for i in 0..BLOCK {
+                        place[i] = quantize_one(values[i], inverse);
+                    }
+                } else {
+                    place.fill(0);
+                    quantize_body(values, inverse, place);
+                }
+            }
         }
     }
 }
 
 /// Rounds rows, scaled, into consecutive blocks of native A as f16 bits; otherwise as [`pack_a_i8`].
 pub fn pack_a_f16<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [u16], scratch: &mut F16Scratch) {
-    for row in 0..rows.rows {
-        let halves = scratch.convert(rows.row(row), 1.0 / rows.scales[row]);
-        let mut blocks = halves.chunks(BLOCK);
-        for place in a.chunks_exact_mut(m * BLOCK) {
-            let place = &mut place[row * BLOCK..][..BLOCK];
-            let block = blocks.next().unwrap_or_default();
-            place[..block.len()].copy_from_slice(block);
-            place[block.len()..].fill(0);
+    let step = const { rows_a_line(BLOCK * 2) };
+    let all = scratch.room(step * rows.k);
+    for first in (0..rows.rows).step_by(step) {
+        let group = first..rows.rows.min(first + step);
+        for (row, halves) in group.clone().zip(all.chunks_exact_mut(rows.k.max(1))) {
+            to_halves(rows.row(row), 1.0 / rows.scales[row], halves);
+        }
+        for (index, places) in a.chunks_exact_mut(m * BLOCK).enumerate() {
+            let start = (index * BLOCK).min(rows.k);
+            for row in group.clone() {
+                let halves = &all[(row - first) * rows.k..][start..rows.k];
+                let place: &mut [u16; BLOCK] =
+                    (&mut places[row * BLOCK..][..BLOCK]).try_into().expect("a whole block");
+                if let Some(halves) = halves.first_chunk() {
+                    *place = *halves;
+                } else {
+                    place.fill(0);
+                    place[..halves.len()].copy_from_slice(halves);
+                }
+            }
         }
     }
 }
 
-/// Room for a row on its way to f16.
+/// Room for rows on their way to f16.
 #[derive(Default)]
-pub struct F16Scratch {
-    scaled: Vec<f32>,
-    halves: Vec<half::f16>,
-}
+pub struct F16Scratch(Vec<u16>);
 
 impl F16Scratch {
     /// `values · factor` as f16 bits. Allocates only when a row is longer than all before.
     pub fn convert(&mut self, values: &[f32], factor: f32) -> &[u16] {
-        if self.scaled.len() < values.len() {
-            self.scaled.resize(values.len(), 0.0);
-            self.halves.resize(values.len(), half::f16::ZERO);
+        let halves = self.room(values.len());
+        to_halves(values, factor, halves);
+        halves
+    }
+
+    fn room(&mut self, len: usize) -> &mut [u16] {
+        if self.0.len() < len {
+            self.0.resize(len, 0);
         }
-        let scaled = &mut self.scaled[..values.len()];
-        for (scaled, value) in scaled.iter_mut().zip(values) {
-            *scaled = value * factor;
-        }
-        let halves = &mut self.halves[..values.len()];
-        // The crate picks F16C or the fp16 instructions at run time.
-        halves.convert_from_f32_slice(scaled);
-        half::slice::HalfFloatSliceExt::reinterpret_cast(&*halves)
+        &mut self.0[..len]
     }
 }
 

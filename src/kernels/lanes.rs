@@ -33,9 +33,9 @@ pub trait Lanes: Copy {
     /// The same numbers with the other sign.
     fn neg(self) -> Self;
 
-    /// Walsh–Hadamard transforms of `a` and of `b`, each by itself: butterflies of neighbours first, then of
-    /// elements 2 apart, and so on.
-    fn sylvester(a: Self, b: Self) -> (Self, Self);
+    /// The Walsh–Hadamard transform of the floats: butterflies of neighbours first, then of elements 2 apart, and
+    /// so on.
+    fn sylvester(self) -> Self;
 }
 
 /// One float: the oracle of the others, and the way of machines and lengths that have no vectors.
@@ -75,8 +75,8 @@ impl Lanes for f32 {
     }
 
     #[inline(always)]
-    fn sylvester(a: Self, b: Self) -> (Self, Self) {
-        (a, b)
+    fn sylvester(self) -> Self {
+        self
     }
 }
 
@@ -89,7 +89,7 @@ mod x86 {
 
     use super::Lanes;
 
-    /// Eight floats of an x86-64 with AVX2.
+    /// Eight floats of an x86-64 with AVX2 and FMA.
     #[derive(Clone, Copy)]
     pub struct Avx2(__m256);
 
@@ -98,57 +98,53 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: readable, on a machine with AVX2, says the caller.
+            // SAFETY: readable, on a machine with AVX2 and FMA, says the caller.
             Self(unsafe { _mm256_loadu_ps(from) })
         }
 
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
-            // SAFETY: writable, says the caller; the value is the proof of AVX2.
+            // SAFETY: writable, says the caller; the value is the proof of AVX2 and FMA.
             unsafe { _mm256_storeu_ps(to, self.0) }
         }
 
         #[inline(always)]
         fn add(self, other: Self) -> Self {
-            // SAFETY: the value is the proof of AVX2.
+            // SAFETY: the value is the proof of AVX2 and FMA.
             Self(unsafe { _mm256_add_ps(self.0, other.0) })
         }
 
         #[inline(always)]
         fn sub(self, other: Self) -> Self {
-            // SAFETY: the value is the proof of AVX2.
+            // SAFETY: the value is the proof of AVX2 and FMA.
             Self(unsafe { _mm256_sub_ps(self.0, other.0) })
         }
 
         #[inline(always)]
         fn mul(self, other: Self) -> Self {
-            // SAFETY: the value is the proof of AVX2.
+            // SAFETY: the value is the proof of AVX2 and FMA.
             Self(unsafe { _mm256_mul_ps(self.0, other.0) })
         }
 
         #[inline(always)]
         fn neg(self) -> Self {
-            // SAFETY: the value is the proof of AVX2.
+            // SAFETY: the value is the proof of AVX2 and FMA.
             Self(unsafe { _mm256_xor_ps(self.0, _mm256_set1_ps(-0.0)) })
         }
 
         #[inline(always)]
-        fn sylvester(a: Self, b: Self) -> (Self, Self) {
-            // SAFETY: the values are the proof of AVX2.
+        fn sylvester(self) -> Self {
+            // SAFETY: the value is the proof of AVX2 and FMA.
             unsafe {
-                // In each half of the vectors: even and odd elements, twice, leave sums and differences of both
-                // in turns; the third time puts them back in order.
-                let (mut a, mut b) = (a.0, b.0);
-                for _ in 0..2 {
-                    let (even, odd) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
-                    (a, b) = (_mm256_add_ps(even, odd), _mm256_sub_ps(even, odd));
-                }
-                (a, b) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
-                // Then the halves.
-                let (low, high) =
-                    (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
-                (a, b) = (_mm256_add_ps(low, high), _mm256_sub_ps(low, high));
-                (Self(_mm256_permute2f128_ps::<0x20>(a, b)), Self(_mm256_permute2f128_ps::<0x31>(a, b)))
+                // A butterfly is the elements in exchanged places plus the elements, the upper ones with a minus;
+                // a product with ±1 is exact, so this is rounded once, as a sum is.
+                let x = self.0;
+                let one = _mm256_setr_ps(1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0);
+                let x = _mm256_fmadd_ps(x, one, _mm256_permute_ps::<0b10_11_00_01>(x));
+                let two = _mm256_setr_ps(1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0);
+                let x = _mm256_fmadd_ps(x, two, _mm256_permute_ps::<0b01_00_11_10>(x));
+                let four = _mm256_setr_ps(1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0);
+                Self(_mm256_fmadd_ps(x, four, _mm256_permute2f128_ps::<1>(x, x)))
             }
         }
     }
@@ -207,17 +203,16 @@ mod arm {
         }
 
         #[inline(always)]
-        fn sylvester(a: Self, b: Self) -> (Self, Self) {
-            // SAFETY: NEON is part of the target.
+        fn sylvester(self) -> Self {
+            // SAFETY: NEON is part of the target; two constants of four floats are read.
             unsafe {
-                // Even and odd elements, twice, leave sums and differences of both vectors in turns; the third
-                // time puts them back in order.
-                let (mut a, mut b) = (a.0, b.0);
-                for _ in 0..2 {
-                    let (even, odd) = (vuzp1q_f32(a, b), vuzp2q_f32(a, b));
-                    (a, b) = (vaddq_f32(even, odd), vsubq_f32(even, odd));
-                }
-                (Self(vuzp1q_f32(a, b)), Self(vuzp2q_f32(a, b)))
+                // A butterfly is the elements in exchanged places plus the elements, the upper ones with a minus;
+                // a product with ±1 is exact, so this is rounded once, as a sum is.
+                let x = self.0;
+                let one = vld1q_f32([1.0, -1.0, 1.0, -1.0].as_ptr());
+                let x = vfmaq_f32(vrev64q_f32(x), x, one);
+                let two = vld1q_f32([1.0, 1.0, -1.0, -1.0].as_ptr());
+                Self(vfmaq_f32(vextq_f32::<2>(x, x), x, two))
             }
         }
     }

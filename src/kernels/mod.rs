@@ -6,11 +6,13 @@
 //!   target (NEON on aarch64) and once for AVX2 on x86-64, chosen at run time.
 //! * [`int4`]: both for four-bit numbers.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
+//! * `halves` and `lanes`: what compilers do not make vector code of by themselves, for AVX2 and NEON.
 //!
 //! Rounding is to nearest, ties to even, everywhere. A non-finite value never gives a number: the scale of its
 //! row is NaN, and so is each result of the row.
 
 pub mod fast;
+mod halves;
 pub mod int4;
 mod lanes;
 pub mod rotate;

@@ -121,6 +121,25 @@ proptest! {
         prop_assert_eq!(group, want);
     }
 
+    /// Whatever the scale: halves, numbers far out of range and infinities, too.
+    #[test]
+    fn quantising_is_the_oracles(
+        row in proptest::collection::vec(
+            prop_oneof![
+                Just(0.0f32), Just(-0.0), Just(f32::INFINITY), Just(f32::NEG_INFINITY), (-300i32..300).prop_map(|i| i as f32 / 2.0),
+                -2e10f32..2e10, -140.0f32..140.0, prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL,
+            ],
+            33,
+        ),
+        inverse in prop_oneof![Just(1.0f32), 1e-3f32..1e3],
+    ) {
+        let mut got = [77i8; 33];
+        quantize(&row, inverse, &mut got);
+        for (value, got) in row.iter().zip(got) {
+            prop_assert_eq!(got, scalar::quantize(*value, inverse), "{} · {}", value, inverse);
+        }
+    }
+
     #[test]
     fn a_quantised_value_is_off_by_half_a_step_at_most(row in values(64)) {
         let scale = scalar::scale_i8(scalar::amax(&row));

@@ -15,11 +15,12 @@ mod scale;
 
 pub use scale::{scale_row, scale_weight};
 
-use super::fast::vectorised;
+use super::fast::{round_within, vectorised};
 use super::{Results, Rows};
 
 /// The largest magnitude of an activation that is split into two planes.
-pub const Q8_MAX: f32 = 119.0;
+pub const Q8_MAX: f32 = Q8_LEVEL as f32;
+const Q8_LEVEL: i32 = 119;
 /// The most that the magnitudes of a column's weights may add up to in one run: times 8, the largest magnitude of an
 /// activation's nibble, it stays within the 16 bits of the sums. (source: `docs/facts.md`, type 10 saturates)
 pub const WEIGHT_SUM_MAX: u32 = i16::MAX as u32 / 8;
@@ -37,14 +38,8 @@ vectorised! {
 #[inline(always)]
 fn quantize_body(values: &[f32], inverse_scale: f32, out: &mut [i8]) {
     for (out, value) in out.iter_mut().zip(values) {
-        *out = round(value * inverse_scale, -8.0, 7.0) as i8;
+        *out = round_within(value * inverse_scale, -8, 7) as i8;
     }
-}
-
-/// The nearest integer, ties to even, within `low..=high`; a NaN gives some number within.
-#[inline(always)]
-fn round(value: f32, low: f32, high: f32) -> i32 {
-    super::fast::round(value.max(low).min(high))
 }
 
 vectorised! {
@@ -113,9 +108,9 @@ fn split<const PLANES: usize>(values: &[f32; A_BLOCK], inverse: f32) -> ([i8; A_
     let (mut high, mut low) = ([0; A_BLOCK], [0; A_BLOCK]);
     for i in 0..A_BLOCK {
         if PLANES == 1 {
-            high[i] = round(values[i] * inverse, -8.0, 7.0) as i8;
+            high[i] = round_within(values[i] * inverse, -8, 7) as i8;
         } else {
-            let whole = round(values[i] * inverse, -Q8_MAX, Q8_MAX);
+            let whole = round_within(values[i] * inverse, -Q8_LEVEL, Q8_LEVEL);
             high[i] = ((whole + 8) >> 4) as i8;
             // Only the low four bits are stored, and those are the low plane's.
             low[i] = whole as i8;

@@ -6,8 +6,8 @@
 //! uniform step of a Gaussian (0.335 for 16 levels: J. Max, "Quantizing for Minimum Distortion", 1960), which a
 //! rotated row nearly is. A fit never makes the error larger, so that it may be repeated.
 
+use super::super::fast::round_within;
 use super::super::fast::{amax, vectorised};
-use super::round;
 
 /// Fractions of the step at which −8 meets the largest magnitude.
 const OF_PEAK: [f32; 5] = [1.0, 0.87, 0.75, 0.65, 0.56];
@@ -93,14 +93,14 @@ fn products_body(values: &[f32], inverse: f32) -> (f32, f32) {
     for block in &mut blocks {
         for i in 0..16 {
             let value = block[i] * inverse;
-            let q = round(value, -8.0, 7.0) as f32;
+            let q = round_within(value, -8, 7) as f32;
             products[i] += value * q;
             squares[i] += q * q;
         }
     }
     for (i, value) in blocks.remainder().iter().enumerate() {
         let value = value * inverse;
-        let q = round(value, -8.0, 7.0) as f32;
+        let q = round_within(value, -8, 7) as f32;
         products[i] += value * q;
         squares[i] += q * q;
     }

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Sources of a chunk: with a quarter as many times [`PATTERNS`] sums, their number is a byte.
-pub const CHUNK: usize = 64;
 /// Patterns of the signs of four sources: bit 3 − j of a pattern is set when source j is subtracted.
 pub const PATTERNS: usize = 16;
 
@@ -18,8 +16,8 @@ pub struct Paley {
     order: usize,
     /// Its elements, ±1, transposed: (i, j) at `j · order + i`.
     transposed: Vec<i8>,
-    /// See [`Self::codes`].
-    codes: Vec<u8>,
+    /// See [`Self::patterns`].
+    patterns: Vec<u8>,
 }
 
 impl Paley {
@@ -46,16 +44,13 @@ impl Paley {
                 .map(|source| 8 >> source)
                 .sum::<usize>()
         };
-        let mut codes = Vec::with_capacity(order * order / 4);
-        for chunk in (0..order).step_by(CHUNK) {
-            let sources = chunk..order.min(chunk + CHUNK);
-            for block in (0..order).step_by(4) {
-                for (four, j) in sources.clone().step_by(4).enumerate() {
-                    codes.extend((block..block + 4).map(|i| (four * PATTERNS + pattern(i, j)) as u8));
-                }
+        let mut patterns = Vec::with_capacity(order * order / 4);
+        for block in (0..order).step_by(4) {
+            for j in (0..order).step_by(4) {
+                patterns.extend((block..block + 4).map(|i| pattern(i, j) as u8));
             }
         }
-        Some(Self { order, transposed, codes })
+        Some(Self { order, transposed, patterns })
     }
 
     /// Rows, and columns: a multiple of 4.
@@ -68,11 +63,10 @@ impl Paley {
         f32::from(self.transposed[j * self.order + i])
     }
 
-    /// For each [`CHUNK`] of sources (columns), which sums its outputs (rows) are made of: for each four outputs,
-    /// for each four sources of the chunk, for each of the outputs, the number of the four times [`PATTERNS`] plus
-    /// the pattern of signs that the output meets them with.
-    pub fn codes(&self) -> impl Iterator<Item = &[u8]> {
-        self.codes.chunks(self.order * CHUNK / 4)
+    /// The matrix as the patterns of signs that each output (row) meets each four sources (columns) with: for
+    /// each four outputs, for each four sources, for each of the outputs, its pattern, below [`PATTERNS`].
+    pub fn patterns(&self) -> &[u8] {
+        &self.patterns
     }
 }
 
@@ -139,19 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_the_matrix() {
-        for order in [4, 12, 36, 60, 64, 68, 140, 200] {
-            let Some(matrix) = Paley::new(order) else { continue };
+    fn patterns_are_the_matrix() {
+        for order in [4, 12, 36, 60, 68, 140, 200] {
+            let matrix = Paley::new(order).unwrap();
             let mut seen = vec![0.0; order * order];
-            for (chunk, codes) in matrix.codes().enumerate() {
-                let fours = codes.len() / order;
-                for (at, code) in codes.iter().enumerate() {
-                    let i = at / (fours * 4) * 4 + at % 4;
-                    let (four, pattern) = (usize::from(*code) / PATTERNS, usize::from(*code) % PATTERNS);
-                    for source in 0..4 {
-                        let j = chunk * CHUNK + four * 4 + source;
-                        seen[i * order + j] = if pattern & (8 >> source) == 0 { 1.0 } else { -1.0 };
-                    }
+            for (at, pattern) in matrix.patterns().iter().enumerate() {
+                let (i, j) = (at / order * 4 + at % 4, at % order / 4 * 4);
+                for source in 0..4 {
+                    seen[i * order + j + source] = if pattern & (8 >> source) == 0 { 1.0 } else { -1.0 };
                 }
             }
             let want: Vec<f32> =

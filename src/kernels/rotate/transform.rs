@@ -11,14 +11,15 @@
 
 use std::mem::MaybeUninit;
 
-use super::paley::{Paley, CHUNK, PATTERNS};
+use super::paley::{Paley, PATTERNS};
+use super::ORDER_MAX;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::lanes::Avx2;
 use crate::kernels::lanes::Lanes;
 #[cfg(target_arch = "aarch64")]
 use crate::kernels::lanes::Neon;
 
-/// Floats of the power dimension that Paley's part takes at once: the table of a chunk's sums then has 16 KiB.
+/// Floats of the power dimension that Paley's part takes at once.
 const STRIP: usize = 16;
 /// Vectors that are held in registers: three levels of butterflies for one load and store.
 const RADIX: usize = 8;
@@ -45,12 +46,12 @@ pub fn apply(shape: Shape, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
     }
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx2")]
+        #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2(shape: Shape, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
-            // SAFETY: the machine has AVX2, says the caller; the power was compared with the strip.
+            // SAFETY: the machine has AVX2 and FMA, says the caller; the power was compared with the strip.
             unsafe { transform::<Avx2, 2>(shape, row, out, scratch) }
         }
-        if std::arch::is_x86_feature_detected!("avx2") {
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             // SAFETY: the CPU has what the function was built for.
             return unsafe { avx2(shape, row, out, scratch) };
         }
@@ -106,7 +107,7 @@ unsafe fn transform<V: Lanes, const S: usize>(
 /// Signs, and Walsh–Hadamard transforms of `R` vectors each, which are held in registers.
 ///
 /// # Safety
-/// The machine has the instructions of `V`; `R` is even, or `V` is `f32`; `out` is whole `R` vectors, and as long
+/// The machine has the instructions of `V`; `out` is whole `R` vectors, and as long
 /// as `row` at least; `signs` is as long as `row`.
 #[inline(always)]
 unsafe fn first<V: Lanes, const R: usize>(row: &[f32], signs: &[f32], out: &mut [f32]) {
@@ -133,7 +134,7 @@ unsafe fn first<V: Lanes, const R: usize>(row: &[f32], signs: &[f32], out: &mut 
 /// The transform of `R` vectors of `row` times `signs`.
 ///
 /// # Safety
-/// The machine has the instructions of `V`; `R` is even, or `V` is `f32`; all three pointers are good for `R` vectors.
+/// The machine has the instructions of `V`; all three pointers are good for `R` vectors.
 #[inline(always)]
 unsafe fn signed<V: Lanes, const R: usize>(row: *const f32, signs: *const f32, out: *mut f32) {
     // SAFETY: says the caller.
@@ -141,10 +142,7 @@ unsafe fn signed<V: Lanes, const R: usize>(row: *const f32, signs: *const f32, o
         let mut v = load::<V, R>(row, V::N);
         let signs = load::<V, R>(signs, V::N);
         for i in 0..R {
-            v[i] = v[i].mul(signs[i]);
-        }
-        for i in 0..R / 2 {
-            (v[2 * i], v[2 * i + 1]) = V::sylvester(v[2 * i], v[2 * i + 1]);
+            v[i] = v[i].mul(signs[i]).sylvester();
         }
         butterflies(&mut v);
         store(&v, out, V::N);
@@ -231,15 +229,15 @@ unsafe fn level<V: Lanes, const R: usize>(data: &mut [f32], half: usize) -> usiz
     R
 }
 
-/// Room for the sums of a chunk and a strip. Aligned to cache lines: no vector lies across two.
+/// Room for the sums of a strip. Aligned to cache lines: no vector lies across two.
 #[repr(align(64))]
-struct Table([MaybeUninit<f32>; PATTERNS * CHUNK / 4 * STRIP]);
+struct Table([MaybeUninit<f32>; ORDER_MAX / 4 * PATTERNS * STRIP]);
 
 /// The Paley matrix times `source` (order × power) into `out`.
 ///
 /// A row of the matrix meets four sources with one of 16 patterns of signs. So for a strip of the power dimension
-/// and a chunk of sources all 16 sums of each four are put into a table, and an output adds up one of each four,
-/// in registers: m/4 additions an element instead of m, and 5 for the table.
+/// all 16 sums of each four are put into a table, and an output adds up one of each four, in registers: m/4
+/// additions an element instead of m, and 5 for the table (of 256·m bytes: 36 KiB for the order 140).
 ///
 /// # Safety
 /// The machine has the instructions of `V`; `S` vectors are at most a strip, and divide the power; `source` and
@@ -251,50 +249,43 @@ unsafe fn sums_of_four<V: Lanes, const S: usize>(
     source: &[f32],
     out: &mut [f32],
 ) {
-    let order = paley.order();
-    let strip = S * V::N;
-    let mut table = Table([MaybeUninit::uninit(); PATTERNS * CHUNK / 4 * STRIP]);
+    let (order, strip) = (paley.order(), S * V::N);
+    let mut table = Table([MaybeUninit::uninit(); ORDER_MAX / 4 * PATTERNS * STRIP]);
     let table = table.0.as_mut_ptr().cast::<f32>();
-    out.fill(0.0);
+    assert!(order <= ORDER_MAX, "order {order}");
     for start in (0..power).step_by(strip) {
-        for (chunk, codes) in paley.codes().enumerate() {
-            let fours = codes.len() / order;
-            for four in 0..fours {
-                // SAFETY: four sources below the order, a strip within the power; the table holds a chunk's fours.
-                unsafe {
-                    let source = source.as_ptr().add((chunk * CHUNK + four * 4) * power + start);
-                    let entries = table.add(four * PATTERNS * strip);
-                    for i in (0..strip).step_by(V::N) {
-                        let four = load::<V, 4>(source.add(i), power);
-                        for (pattern, sum) in signed_sums(four).into_iter().enumerate() {
-                            sum.store(entries.add(pattern * strip + i));
-                            sum.neg().store(entries.add((PATTERNS - 1 - pattern) * strip + i));
-                        }
+        for first in (0..order).step_by(4) {
+            // SAFETY: four sources below the order, a strip within the power; each four has its part of the table.
+            unsafe {
+                let source = source.as_ptr().add(first * power + start);
+                let entries = table.add(first / 4 * PATTERNS * strip);
+                for i in (0..strip).step_by(V::N) {
+                    let four = load::<V, 4>(source.add(i), power);
+                    for (pattern, sum) in signed_sums(four).into_iter().enumerate() {
+                        sum.store(entries.add(pattern * strip + i));
+                        sum.neg().store(entries.add((PATTERNS - 1 - pattern) * strip + i));
                     }
                 }
             }
-            for (block, codes) in codes.chunks_exact(fours * 4).enumerate() {
-                // SAFETY: four outputs below the order, a strip within the power; a code is the number of an entry,
-                // `strip` floats of the table, that was written above.
-                unsafe {
-                    let out = out.as_mut_ptr().add(block * 4 * power + start);
-                    let mut sums: [[V; S]; 4] = [
-                        load(out, V::N),
-                        load(out.add(power), V::N),
-                        load(out.add(2 * power), V::N),
-                        load(out.add(3 * power), V::N),
-                    ];
-                    for codes in codes.chunks_exact(4) {
-                        for (sums, code) in sums.iter_mut().zip(codes) {
-                            let entry = table.add(usize::from(*code) * strip);
-                            for (s, sum) in sums.iter_mut().enumerate() {
-                                *sum = sum.add(V::load(entry.add(s * V::N)));
-                            }
+        }
+        for (block, patterns) in paley.patterns().chunks_exact(order).enumerate() {
+            // SAFETY: four outputs below the order, a strip within the power; a pattern is the number of an entry
+            // of its four, and the table was written for all of them.
+            unsafe {
+                let mut sums = [[V::load(table); S]; 4];
+                for (four, patterns) in patterns.chunks_exact(4).enumerate() {
+                    let entries = table.add(four * PATTERNS * strip);
+                    for (sums, pattern) in sums.iter_mut().zip(patterns) {
+                        let entry = entries.add(usize::from(*pattern) * strip);
+                        for (s, sum) in sums.iter_mut().enumerate() {
+                            let value = V::load(entry.add(s * V::N));
+                            *sum = if four == 0 { value } else { sum.add(value) };
                         }
                     }
-                    for (o, sums) in sums.iter().enumerate() {
-                        store(sums, out.add(o * power), V::N);
-                    }
+                }
+                let out = out.as_mut_ptr().add(block * 4 * power + start);
+                for (o, sums) in sums.iter().enumerate() {
+                    store(sums, out.add(o * power), V::N);
                 }
             }
         }
