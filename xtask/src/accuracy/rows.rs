@@ -172,7 +172,7 @@ pub(super) mod tests {
         let path = dir.path().join("x.json");
         let refusal = |content: &str| {
             fs::write(&path, content).unwrap();
-            saved(&[path.clone()]).unwrap_err().to_string()
+            saved(std::slice::from_ref(&path)).unwrap_err().to_string()
         };
         for content in ["model  on  KL", "{\"a\": 1}", "[1]", "[{\"model\": \"m\"}]"] {
             let error = refusal(content);
