@@ -56,6 +56,16 @@ impl Made {
         })
     }
 
+    /// The program of a library's own tests.
+    ///
+    /// # Errors
+    /// When cargo made none.
+    pub fn library_tests(&self, target: &str) -> Result<PathBuf> {
+        self.find(target, "tests", |message, name| {
+            message.is_of(name, "rlib").then(|| message.executable.clone())?
+        })
+    }
+
     fn find(
         &self,
         target: &str,
@@ -91,6 +101,14 @@ pub fn build(packages: &[&str], target: Option<&str>) -> Result<Made> {
     let mut command = cargo();
     command.args(["build", "--release"]).args(packages.iter().flat_map(|package| ["-p", package]));
     command.args(target.map(|target| format!("--target={target}")));
+    made_by(command, "cargo build")
+}
+
+/// Runs a command of cargo that builds, and collects what it made; `what` names it in errors.
+///
+/// # Errors
+/// When cargo fails, having said why on stderr.
+pub fn made_by(mut command: Command, what: &str) -> Result<Made> {
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = process::spawn(&mut command)?;
     let mut messages = Vec::new();
@@ -101,7 +119,7 @@ pub fn build(packages: &[&str], target: Option<&str>) -> Result<Made> {
     let status = child.wait().map_err(|source| Error::Io { doing: "wait for cargo".to_owned(), source })?;
     if !status.success() {
         return Err(Error::Tool {
-            program: "cargo build".to_owned(),
+            program: what.to_owned(),
             outcome: process::outcome(status),
             tail: Vec::new(),
             log: None,
@@ -124,6 +142,19 @@ mod tests {
         assert_eq!(shared_library(&line, "npu_emulator"), None);
         assert_eq!(shared_library(r#"{"reason":"build-finished","success":true}"#, "ggml_rknpu"), None);
         assert_eq!(shared_library("not json", "ggml_rknpu"), None);
+    }
+
+    #[test]
+    fn the_tests_of_a_library_are_the_program_that_bears_its_name() {
+        let made = |executable: &str| {
+            let line = format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["cdylib","rlib"],"name":"ggml_rknpu"}},
+                "profile":{{"test":true}},"filenames":["/t/x"],"executable":{executable}}}"#
+            );
+            Made(Message::read(&line).into_iter().collect()).library_tests("ggml_rknpu")
+        };
+        assert_eq!(made("\"/t/x\"").unwrap(), Path::new("/t/x"));
+        assert!(made("null").unwrap_err().to_string().contains("no tests of the target ggml_rknpu"));
     }
 
     #[test]

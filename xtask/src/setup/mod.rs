@@ -9,6 +9,7 @@
 //! products, see [`given`].
 
 pub mod cargo;
+pub mod cross;
 pub mod download;
 pub mod host;
 pub mod models;

@@ -1,4 +1,4 @@
-//! The system's packages that the host and the plugin are built with.
+//! The system's packages that the host and the plugin are built with, and how any is installed.
 
 use std::env;
 use std::fs;
@@ -82,14 +82,12 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    if !rustix::process::geteuid().is_root() || on_path("apt-get").is_none() {
-        return Err(Error::Packages { line: line_for(&missing) });
-    }
-    apt(&["update"], "updating the list of system packages")?;
     let names: Vec<&str> = missing.iter().map(|need| need.package()).collect();
-    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-    arguments.extend(&names);
-    apt(&arguments, &format!("installing {}", names.join(", ")))?;
+    if !can_install() {
+        return Err(Error::Packages { line: line(&names) });
+    }
+    update()?;
+    install(&names)?;
     match missing.iter().find(|need| !need.is_there()) {
         None => Ok(()),
         Some(need) => Err(Error::Refused(format!(
@@ -99,15 +97,55 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
 }
 
+/// Whether packages can be installed here: this is root on a system with apt.
+pub fn can_install() -> bool {
+    rustix::process::geteuid().is_root() && on_path("apt-get").is_some()
+}
+
 /// What a person without root's rights here has to run.
-fn line_for(missing: &[Need]) -> String {
-    let names: Vec<&str> = missing.iter().map(|need| need.package()).collect();
-    format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {}", names.join(" "))
+pub fn line(packages: &[&str]) -> String {
+    format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {}", packages.join(" "))
+}
+
+/// Renews the list of packages.
+///
+/// # Errors
+/// apt's failure.
+pub fn update() -> Result<()> {
+    apt(&["update"], "updating the list of system packages")
+}
+
+/// Installs packages. One that would push another off the system is not installed.
+///
+/// # Errors
+/// apt's failure.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let arguments = [&["install", "-y", "--no-install-recommends", "--no-remove"], packages].concat();
+    apt(&arguments, &format!("installing {}", packages.join(", ")))
+}
+
+/// Lets packages of another processor be installed too.
+///
+/// # Errors
+/// dpkg's failure.
+pub fn add_architecture(name: &str) -> Result<()> {
+    process::run_quietly(Command::new("dpkg").args(["--add-architecture", name]))
+}
+
+/// Whether apt knows a package of that name.
+pub fn is_known(package: &str) -> bool {
+    let mut command = Command::new("apt-cache");
+    command.args(["show", "--no-all-versions", package]).stdin(Stdio::null());
+    // A package that others merely speak of has no record: apt-cache then fails, or says nothing.
+    command.output().is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
 }
 
 fn apt(arguments: &[&str], what: &str) -> Result<()> {
     let step = Step::spinner(what);
-    process::run_quietly(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    // Another apt at work is waited for.
+    let wait = ["-o", "DPkg::Lock::Timeout=600"];
+    let mut command = Command::new("apt-get");
+    process::run_quietly(command.args(wait).args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))?;
     step.done();
     Ok(())
 }
@@ -119,7 +157,7 @@ mod tests {
     #[test]
     fn the_line_to_run_names_every_missing_package() {
         assert_eq!(
-            line_for(&[Need::Cmake, Need::Pip]),
+            line(&[Need::Cmake.package(), Need::Pip.package()]),
             "sudo apt-get update && sudo apt-get install -y --no-install-recommends cmake python3-pip"
         );
     }

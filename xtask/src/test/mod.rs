@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the whole suite with everything it needs, and one last line that sums it up.
 
+mod boards;
 mod skips;
 
 use std::env;
@@ -30,6 +31,12 @@ struct Counts {
 }
 
 impl Counts {
+    fn merge(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
     /// Adds a line like `test result: ok. 5 passed; 0 failed; 1 ignored; …`; other lines count nothing.
     fn add(&mut self, line: &str) {
         let Some((_, parts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
@@ -84,24 +91,30 @@ pub fn command(options: &Options) -> Result<()> {
     let mut child = process::spawn(cargo.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let mut counts = Counts::default();
     if let Some(stdout) = child.stdout.take() {
-        let read = pass_on(BufReader::new(stdout), &mut counts);
+        let read = pass_on(BufReader::new(stdout), &mut std::io::stdout(), &mut counts);
         read.map_err(|source| Error::Io { doing: "read the output of cargo test".to_owned(), source })?;
     }
     let status =
         child.wait().map_err(|source| Error::Io { doing: "wait for cargo test".to_owned(), source })?;
-    let reasons = skips::read(&skipped)?;
-    summarize(&counts, &reasons);
-    if status.success() {
-        return Ok(());
-    }
-    let outcome = process::outcome(status);
-    Err(Error::Tool { program: "cargo test".to_owned(), outcome, tail: Vec::new(), log: None })
+    let native = if status.success() {
+        Ok(())
+    } else {
+        let outcome = process::outcome(status);
+        Err(Error::Tool { program: "cargo test".to_owned(), outcome, tail: Vec::new(), log: None })
+    };
+    let boards = if options.cargo_args.is_empty() {
+        boards::run(&mut counts)
+    } else {
+        Ok(Some("the kernels' tests for aarch64: arguments for cargo test choose among the tests".to_owned()))
+    };
+    let not_run = boards.as_ref().ok().cloned().flatten();
+    println!("{}", summary(&counts, &skips::read(&skipped)?, not_run.as_deref()));
+    native.and(boards.map(|_| ()))
 }
 
-/// Shows the output as it comes, bytes as they are, and counts.
-fn pass_on(mut from: impl BufRead, counts: &mut Counts) -> std::io::Result<()> {
+/// Shows the output on `out` as it comes, bytes as they are, and counts.
+fn pass_on(mut from: impl BufRead, out: &mut impl Write, counts: &mut Counts) -> std::io::Result<()> {
     let mut line = Vec::new();
-    let mut out = std::io::stdout();
     while from.read_until(b'\n', &mut line)? > 0 {
         // The count goes on for a reader who went away: the exit code is still of use.
         let _ = out.write_all(&line).and_then(|()| out.flush());
@@ -111,16 +124,16 @@ fn pass_on(mut from: impl BufRead, counts: &mut Counts) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A test that skipped itself has returned as if it passed, so it is taken off the passed ones.
-fn summarize(counts: &Counts, reasons: &[String]) {
-    reasons.iter().for_each(|reason| println!("skipped: {reason}"));
-    println!(
-        "{} passed; {} failed; {} ignored; {} skipped",
-        counts.passed.saturating_sub(reasons.len() as u64),
-        counts.failed,
-        counts.ignored,
-        reasons.len()
-    );
+/// The last lines. A test that skipped itself, which is what `reasons` tell of, has returned as if it passed, so it is
+/// taken off the passed ones; what was not run at all has not.
+fn summary(counts: &Counts, reasons: &[String], not_run: Option<&str>) -> String {
+    let mut out = String::new();
+    for reason in reasons.iter().map(String::as_str).chain(not_run) {
+        out += &format!("skipped: {reason}\n");
+    }
+    let skipped = reasons.len() + usize::from(not_run.is_some());
+    let passed = counts.passed.saturating_sub(reasons.len() as u64);
+    out + &format!("{passed} passed; {} failed; {} ignored; {skipped} skipped", counts.failed, counts.ignored)
 }
 
 #[cfg(test)]
@@ -135,5 +148,15 @@ mod tests {
         let mut counts = Counts::default();
         output.lines().for_each(|line| counts.add(line));
         assert_eq!(counts, Counts { passed: 12, failed: 2, ignored: 1 });
+    }
+
+    #[test]
+    fn a_skipped_test_did_not_pass_and_what_was_not_run_was_not_counted_as_passed() {
+        let counts = Counts { passed: 9, failed: 1, ignored: 2 };
+        assert_eq!(summary(&counts, &[], None), "9 passed; 1 failed; 2 ignored; 0 skipped");
+        assert_eq!(
+            summary(&counts, &["a: no host".to_owned()], Some("b: no qemu")),
+            "skipped: a: no host\nskipped: b: no qemu\n8 passed; 1 failed; 2 ignored; 2 skipped"
+        );
     }
 }
