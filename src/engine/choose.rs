@@ -89,8 +89,8 @@ impl Engine {
             all.swap(Pipeline::W8A8.index(), Pipeline::W8A16.index());
         }
         let hopeless = |pipeline: &Pipeline| {
-            // Their activations alone lose more.
-            activation_error(*pipeline, true, pipeline.segment_max()) > file.allowed(goal, *pipeline)
+            // Their activations alone lose more, however short the segments.
+            activation_error(*pipeline, true, 1) > file.allowed(goal, *pipeline)
                 && !file.takes(goal, *pipeline)
         };
         all.into_iter().filter(|pipeline| self.mode.runs(*pipeline) && !hopeless(pipeline)).collect()
