@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ggml_rknpu::chip::Chip;
 use ggml_rknpu::engine::{Activations, Engine, Request, Wanted};
+use ggml_rknpu::kernels::int4::Calibration;
 use ggml_rknpu::mode::Mode;
 use ggml_rknpu::observe::Stats;
 use ggml_rknpu::policy::scheme::{Rotate, Scheme};
@@ -53,7 +54,13 @@ fn error_of(
     let npu = engine
         .upload(
             &source,
-            &Request { wanted: Wanted::Scheme(scheme), layer: Some(3), signs: None, keep: false },
+            &Request {
+                wanted: Wanted::Scheme(scheme),
+                layer: Some(3),
+                signs: None,
+                calibration: Calibration::default(),
+                keep: false,
+            },
         )
         .unwrap();
     let mut out = vec![f32::NAN; rows * n];
@@ -157,7 +164,18 @@ fn no_sum_saturates_at_the_worst() {
         (Pipeline::W4A8, (0..k).map(|i| -low(i)).collect()),
     ] {
         let wanted = Wanted::Scheme(Scheme { pipeline, rotate: Rotate::Off });
-        let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None, keep: false }).unwrap();
+        let npu = engine
+            .upload(
+                &source,
+                &Request {
+                    wanted,
+                    layer: None,
+                    signs: None,
+                    calibration: Calibration::default(),
+                    keep: false,
+                },
+            )
+            .unwrap();
         let mut out = vec![f32::NAN; n];
         engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();
         for (column, got) in weight.chunks(k).zip(&out) {
@@ -181,7 +199,16 @@ fn rows_are_rotated_once_for_all_weights_that_share_them() {
     let full = Wanted::Scheme(Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Full });
     let mut weight = |layer| {
         engine
-            .upload(&source, &Request { wanted: full, layer: Some(layer), signs: None, keep: false })
+            .upload(
+                &source,
+                &Request {
+                    wanted: full,
+                    layer: Some(layer),
+                    signs: None,
+                    calibration: Calibration::default(),
+                    keep: false,
+                },
+            )
             .unwrap()
     };
     let (q, v, of_next_layer) = (weight(0), weight(0), weight(1));
@@ -215,7 +242,12 @@ fn weights_of_another_domain_give_right_products() {
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
     let wanted = Wanted::Scheme(Pipeline::W16A16.into());
-    let npu = engine.upload(&source, &Request { wanted, layer: None, signs: None, keep: false }).unwrap();
+    let npu = engine
+        .upload(
+            &source,
+            &Request { wanted, layer: None, signs: None, calibration: Calibration::default(), keep: false },
+        )
+        .unwrap();
     let x = numbers(2, k);
     let mut out = vec![f32::NAN; n];
     engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();

@@ -6,6 +6,7 @@
 
 use criterion::Criterion;
 use ggml_rknpu::chip::Chip;
+use ggml_rknpu::kernels::int4::Calibration;
 use ggml_rknpu::kernels::rotate::{Recipe, Rotation};
 use ggml_rknpu::plan::WeightPlan;
 use ggml_rknpu::policy::Pipeline;
@@ -37,7 +38,12 @@ pub fn convert(criterion: &mut Criterion, table: &mut Table) {
             let plan = WeightPlan::new(chip, chip.cores, dtype, (k, n), pipeline.segment_max());
             let plan = plan.expect("a plan");
             let rotation = Rotation::new(&Recipe::of(k));
-            let form = Form { plan: &plan, rotation: rotation.as_ref(), layout: Layout::Native };
+            let form = Form {
+                plan: &plan,
+                rotation: rotation.as_ref(),
+                layout: Layout::Native,
+                calibration: Calibration::default(),
+            };
             let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
             for slice in &plan.slices {
                 let segments = plan.segments.iter();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Engine, Error};
+use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::{Recipe, Rotation, Signs};
 use crate::plan::WeightPlan;
 use crate::policy::choice::{activation_error, File};
@@ -33,6 +34,8 @@ pub struct Request {
     pub layer: Option<u32>,
     /// How far the rotation's signs reach; `None` for the pipeline's own.
     pub signs: Option<Signs>,
+    /// How four-bit scales are found.
+    pub calibration: Calibration,
     /// Whether its converted copy is worth keeping on disk: the host's bytes stay as they are.
     pub keep: bool,
 }
@@ -116,8 +119,14 @@ impl Engine {
             let plan = self
                 .plan(pipeline, (width, source.n), pipeline.segment_max())
                 .ok_or_else(|| self.unsupported(source, pipeline))?;
-            let error = relative_error(source, pipeline.dtype().b(), rotation.as_deref(), &plan.segments)
-                .ok_or(PackError::NotFinite)?;
+            let error = relative_error(
+                source,
+                pipeline.dtype().b(),
+                rotation.as_deref(),
+                &plan.segments,
+                request.calibration,
+            )
+            .ok_or(PackError::NotFinite)?;
             Ok::<_, Error>((rotation, plan, error))
         };
         let (mut rotation, mut plan, mut weights) = form(rotation)?;

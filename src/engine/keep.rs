@@ -17,8 +17,13 @@ impl Engine {
     pub(super) fn fingerprint(&self, source: &Source, pipeline: Pipeline, form: Form) -> Option<Fingerprint> {
         self.store.as_ref()?;
         let rotation = form.rotation.map_or_else(|| "none".to_owned(), |rotation| rotation.describe());
-        let mut recipe =
-            format!("{} {} rotation {rotation} layout {:?}", self.chip.name, pipeline.name(), form.layout);
+        let mut recipe = format!(
+            "{} {} rotation {rotation} layout {:?} scales {:?}",
+            self.chip.name,
+            pipeline.name(),
+            form.layout,
+            form.calibration
+        );
         let WeightPlan { segments, slices, .. } = form.plan;
         // Writing to a string never fails.
         for segment in segments {

@@ -53,7 +53,12 @@ impl Engine {
             let share = self.domains.share(bytes)?;
             let (mut parts, held) = self.allocate_parts(&plan, share.domain)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
-            let form = Form { plan: &plan, rotation: rotation.as_deref(), layout: self.mode.b_layout() };
+            let form = Form {
+                plan: &plan,
+                rotation: rotation.as_deref(),
+                layout: self.mode.b_layout(),
+                calibration: request.calibration,
+            };
             let key = if request.keep { self.fingerprint(source, pipeline, form) } else { None };
             let known = match key {
                 Some(key) => self.restore(key, &plan, &mut parts, &mut scales)?,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::numbers::Numbers;
 use super::trust::Probe;
 use crate::chip::Chip;
+use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::observe::log::Level;
 use crate::observe::quoted;
@@ -41,6 +42,8 @@ pub struct Config {
     pub policy: Arc<Policy>,
     /// `RKNPU_SIGNS`: how a rotation's signs are laid over a row, instead of each pipeline's own way.
     pub signs: Option<Signs>,
+    /// `RKNPU_CALIBRATION`: how four-bit scales are found.
+    pub calibration: Calibration,
     /// `RKNPU_PROBE`: how far the device is trusted.
     pub probe: Probe,
     /// `RKNPU_CACHE`: where converted weights are kept from one process to the next.
@@ -81,6 +84,9 @@ impl Config {
             log: set.named("RKNPU_LOG", Level::by_name, || Level::ALLOWED.to_owned())?,
             policy: Arc::new(policy(&set, file)?),
             signs: set.named("RKNPU_SIGNS", Signs::by_name, || Signs::ALLOWED.to_owned())?,
+            calibration: set
+                .named("RKNPU_CALIBRATION", Calibration::by_name, || Calibration::ALLOWED.to_owned())?
+                .unwrap_or_default(),
             probe: set
                 .named("RKNPU_PROBE", Probe::by_name, || Probe::ALLOWED.to_owned())?
                 .unwrap_or_default(),

@@ -14,6 +14,7 @@ use super::cores;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
 use crate::engine::{Activations, Engine, Error, NpuWeight, Request, Wanted};
+use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
 use crate::mode::Mode;
@@ -41,6 +42,8 @@ pub struct Device {
     policy: Arc<Policy>,
     /// How the signs of all rotations are laid, if the user says so.
     signs: Option<Signs>,
+    /// How four-bit scales are found.
+    calibration: Calibration,
     /// What was chosen since the table was shown last.
     choices: Mutex<Choices>,
     /// Whether the user knows that accuracy is lost.
@@ -142,6 +145,7 @@ impl Device {
             engine: Mutex::new(engine),
             policy: config.policy.clone(),
             signs: config.signs,
+            calibration: config.calibration,
             choices: Mutex::default(),
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
@@ -196,7 +200,13 @@ impl Device {
             Decision::Fixed(Placement::Npu(scheme)) => Wanted::Scheme(scheme),
             Decision::Choose(goal) => Wanted::Best(goal),
         };
-        Some(Request { wanted, layer: layer(job.name), signs: self.signs, keep: job.constant })
+        Some(Request {
+            wanted,
+            layer: layer(job.name),
+            signs: self.signs,
+            calibration: self.calibration,
+            keep: job.constant,
+        })
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.

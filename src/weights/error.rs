@@ -4,6 +4,7 @@ use rknn_sys::Element;
 
 use super::rows::RowRoom;
 use super::Source;
+use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Rotation;
 use crate::plan::Segment;
 
@@ -18,8 +19,9 @@ pub fn relative_error(
     element: Element,
     rotation: Option<&Rotation>,
     segments: &[Segment],
+    calibration: Calibration,
 ) -> Option<f64> {
-    let mut room = RowRoom::default();
+    let mut room = RowRoom::new(calibration);
     let (mut error, mut power) = (0.0, 0.0);
     for n in (0..source.n).step_by(source.n.div_ceil(ROWS_MAX)) {
         room.load(source, n, rotation).ok()?;
@@ -44,7 +46,7 @@ mod tests {
         let source = Source { data: &data, reader: RowReader::f32(), k, n: 100, row_stride: k * 4 };
         let rotation = rotated.then(|| Rotation::new(&Recipe::of(k)).unwrap());
         let segments = [Segment { start: 0, len: k, padded: k }];
-        relative_error(&source, element, rotation.as_ref(), &segments).unwrap()
+        relative_error(&source, element, rotation.as_ref(), &segments, Calibration::default()).unwrap()
     }
 
     fn uniform(i: usize) -> f32 {
@@ -86,6 +88,6 @@ mod tests {
         data[0..4].copy_from_slice(&f32::NAN.to_ne_bytes());
         let source = Source { data: &data, reader: RowReader::f32(), k: 32, n: 2, row_stride: 128 };
         let segments = [Segment { start: 0, len: 32, padded: 32 }];
-        assert_eq!(relative_error(&source, Element::I8, None, &segments), None);
+        assert_eq!(relative_error(&source, Element::I8, None, &segments, Calibration::default()), None);
     }
 }

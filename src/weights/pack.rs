@@ -7,6 +7,7 @@ use super::rows::{Column, RowRoom};
 use super::Source;
 use crate::kernels::fast::place_column;
 use crate::kernels::int4::scalar::{nibble, set_nibble};
+use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Rotation;
 use crate::plan::{Slice, WeightPlan};
 
@@ -27,6 +28,8 @@ pub struct Form<'a> {
     pub rotation: Option<&'a Rotation>,
     /// Native or row-major (K×N).
     pub layout: Layout,
+    /// How four-bit scales are found.
+    pub calibration: Calibration,
 }
 
 /// Converts the columns of one slice: each segment's part into its slice of `parts`, each segment's scales into its
@@ -107,7 +110,7 @@ fn pack_native(
         Ok(largest)
     };
     let groups = groups.into_par_iter().enumerate();
-    groups.map_init(RowRoom::default, convert).try_reduce(|| 0, |a, b| Ok(a.max(b)))
+    groups.map_init(|| RowRoom::new(form.calibration), convert).try_reduce(|| 0, |a, b| Ok(a.max(b)))
 }
 
 fn pack_rows(
@@ -117,7 +120,7 @@ fn pack_rows(
     parts: &mut [&mut [u8]],
     scales: &mut [&mut [f32]],
 ) -> Result<u32, PackError> {
-    let mut room = RowRoom::default();
+    let mut room = RowRoom::new(form.calibration);
     let mut largest = 0;
     parts.iter_mut().for_each(|part| part.fill(0));
     for column in 0..slice.len {
@@ -222,7 +225,7 @@ mod tests {
             let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: stride * 4 };
             let layout = if native { Layout::Native } else { Layout::Norm };
             let (parts, scales, largest) =
-                pack_all(&source, Form { plan: &plan, rotation: rotation.as_ref(), layout }).unwrap();
+                pack_all(&source, Form { plan: &plan, rotation: rotation.as_ref(), layout, calibration: Calibration::default() }).unwrap();
             let mut sums = 0;
             for (s, slice) in plan.slices.iter().enumerate() {
                 for (g, segment) in plan.segments.iter().enumerate() {
@@ -272,7 +275,7 @@ mod tests {
             let plan = WeightPlan::new(&CHIPS[0], 3, dtype, (32, 2), 32).unwrap();
             for layout in [Layout::Native, Layout::Norm] {
                 for rotation in [None, rotation.as_ref()] {
-                    let form = Form { plan: &plan, rotation, layout };
+                    let form = Form { plan: &plan, rotation, layout, calibration: Calibration::KlDivergence };
                     assert_eq!(pack_all(&source, form).err(), Some(PackError::NotFinite));
                 }
             }

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::{PackError, Source};
 use crate::kernels::fast::{self, amax, F16Scratch};
-use crate::kernels::int4;
+use crate::kernels::int4::{self, Calibration};
 use crate::kernels::rotate::Rotation;
 use crate::kernels::scalar::{scale_f16, scale_i8};
 use crate::plan::Segment;
@@ -21,6 +21,7 @@ pub struct RowRoom {
     quantized: Vec<i8>,
     nibbles: Vec<u8>,
     halves: F16Scratch,
+    calibration: Calibration,
 }
 
 /// A converted column of B, along k.
@@ -35,6 +36,11 @@ pub enum Column<'a> {
 }
 
 impl RowRoom {
+    /// Room for rows whose four-bit scales are found by `calibration`.
+    pub fn new(calibration: Calibration) -> Self {
+        Self { calibration, ..Self::default() }
+    }
+
     /// Reads row `n` of `source` and rotates it; what [`Self::column`] then converts.
     ///
     /// # Errors
@@ -68,7 +74,7 @@ impl RowRoom {
         let values = &self.row[segment.start..segment.start + segment.len];
         match element {
             Element::I4 => {
-                let scale = int4::scale_weight(values);
+                let scale = self.calibration.scale(values);
                 self.quantized.resize(values.len(), 0);
                 int4::quantize(values, 1.0 / scale, &mut self.quantized);
                 self.nibbles.resize(values.len().div_ceil(2), 0);

@@ -10,10 +10,11 @@
 //! Bytes: packing one row of K elements reads 4·K and writes K/2 a plane; a search for a scale reads the row, from
 //! the cache, once a candidate.
 
+mod kl;
 pub mod scalar;
 mod scale;
 
-pub use scale::{scale_row, scale_weight};
+pub use scale::scale_row;
 
 use super::fast::{round_within, vectorised};
 use super::{Results, Rows};
@@ -24,6 +25,37 @@ const Q8_LEVEL: i32 = 119;
 /// The most that the magnitudes of a column's weights may add up to in one run: times 8, the largest magnitude of an
 /// activation's nibble, it stays within the 16 bits of the sums. (source: `docs/facts.md`, type 10 saturates)
 pub const WEIGHT_SUM_MAX: u32 = i16::MAX as u32 / 8;
+
+/// How the scale of a weight's channel is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Calibration {
+    /// The least squared error.
+    #[default]
+    LeastSquares,
+    /// The least divergence of the distributions.
+    KlDivergence,
+}
+
+impl Calibration {
+    /// The names of both, for error messages.
+    pub const ALLOWED: &'static str = "ls or kl";
+
+    /// The value of that name, in any case.
+    pub fn by_name(name: &str) -> Option<Self> {
+        [("ls", Self::LeastSquares), ("kl", Self::KlDivergence)]
+            .into_iter()
+            .find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
+    }
+
+    /// The scale of a weight's channel: its sign is such that the largest magnitude meets −8. 1 for zeros, NaN when a
+    /// value is not finite.
+    pub fn scale(self, values: &[f32]) -> f32 {
+        match self {
+            Self::LeastSquares => scale::scale_weight(values),
+            Self::KlDivergence => kl::scale(values),
+        }
+    }
+}
 
 /// The scale of a row in two planes: `value ≈ scale · q` with q in −119..=119. 1 for a row of zeros, NaN for NaN.
 pub fn scale_planes(amax: f32) -> f32 {

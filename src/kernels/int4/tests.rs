@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::scale::scale_weight;
 use super::*;
 
 fn numbers(seed: u32, len: usize) -> Vec<f32> {
