@@ -125,6 +125,13 @@ impl Device {
         let mut engine = Engine::open(&library, chip, &domains, mode, &stats).map_err(|error| {
             no_core.unwrap_or_else(|| format!("the NPU of the {} does not answer: {error}", chip.title))
         })?;
+        for (variable, scheme) in config.policy.named() {
+            let used = engine.mode().pipeline(scheme.pipeline);
+            if used != Some(scheme.pipeline) {
+                let instead = used.map_or("the CPU", Pipeline::name);
+                log!(Warn, "{variable} names {scheme}, which this NPU gets wrong or refuses: {instead} is used instead");
+            }
+        }
         if let Some(folder) = config.cache.folder(emulated) {
             match Store::open(&folder) {
                 Ok(store) => engine.keep_weights_in(store),
