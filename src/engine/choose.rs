@@ -6,7 +6,7 @@ use super::{Engine, Error};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::{Recipe, Rotation, Signs};
 use crate::plan::WeightPlan;
-use crate::policy::choice::{activation_error, File};
+use crate::policy::choice::{activation_error, preference, File};
 use crate::policy::goal::Goal;
 use crate::policy::scheme::{Rotate, Scheme};
 use crate::policy::Pipeline;
@@ -87,15 +87,12 @@ impl Engine {
 
     /// The pipelines that this NPU runs, in the order in which they are preferred.
     fn candidates(&self, file: &File, goal: Goal) -> Vec<Pipeline> {
-        let mut all = Pipeline::ALL;
-        if self.mode.whole_activations_are_free {
-            all.swap(Pipeline::W8A8.index(), Pipeline::W8A16.index());
-        }
         let hopeless = |pipeline: &Pipeline| {
             // Their activations alone lose more, however short the segments.
             activation_error(*pipeline, true, 1) > file.allowed(goal, *pipeline)
                 && !file.takes(goal, *pipeline)
         };
+        let all = preference(self.mode.whole_activations_are_free);
         all.into_iter().filter(|pipeline| self.mode.runs(*pipeline) && !hopeless(pipeline)).collect()
     }
 

@@ -65,6 +65,16 @@ impl File {
     }
 }
 
+/// All pipelines, the one to be tried first first: the cheapest, but whole activations before rounded ones where the
+/// probe measured that they take no longer.
+pub fn preference(whole_activations_are_free: bool) -> [Pipeline; 6] {
+    let mut all = Pipeline::ALL;
+    if whole_activations_are_free {
+        all.swap(Pipeline::W8A8.index(), Pipeline::W8A16.index());
+    }
+    all
+}
+
 /// The squared error that `pipeline`'s rounding of activations adds, for rows with a scale for each `segment`
 /// elements; `mixed` when they are rotated, or need not be.
 pub fn activation_error(pipeline: Pipeline, mixed: bool, segment: usize) -> f64 {
@@ -125,6 +135,17 @@ mod tests {
             assert_eq!(first(Q8_0, goal), Pipeline::W8A8);
             assert_eq!(first(F16, goal), Pipeline::W16A16);
         }
+    }
+
+    #[test]
+    fn whole_activations_are_preferred_where_they_are_free() {
+        let before = |free, a, b| {
+            let place = |pipeline| preference(free).into_iter().position(|other| other == pipeline);
+            place(a) < place(b)
+        };
+        assert!(before(false, Pipeline::W8A8, Pipeline::W8A16));
+        assert!(before(true, Pipeline::W8A16, Pipeline::W8A8));
+        assert!(before(true, Pipeline::W8A8, Pipeline::W16A16));
     }
 
     #[test]
