@@ -6,8 +6,8 @@
 //! need nothing. A K with no such factors is rotated in blocks of its largest power of two; or the row is padded
 //! with zeros to a power of two, and Q has that many rows and K orthonormal columns.
 //!
-//! Cost of a row: K·(log₂ p + m) additions; it reads and writes 4·K bytes a few times, in cache.
-//! Sources: [`paley`]; QuIP (2307.13304) for the use on weights.
+//! Cost of a row: K·(log₂ p + m/4 + 5) additions; it reads and writes 4·K bytes a few times, in cache.
+//! Sources: the ones of `paley`; QuIP (2307.13304) for the use on weights.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use paley::Paley;
 mod paley;
 mod transform;
 
-/// The largest Paley factor: a row costs K·m additions, and the matrix m² numbers.
+/// The largest Paley factor: a row costs K·m/4 additions, and the table of sums 256·m bytes.
 const ORDER_MAX: usize = 256;
 
 /// What decides a rotation. The same recipe gives the same rotation in every process, for ever: converted weights

@@ -148,7 +148,7 @@ proptest! {
 /// Vectors do what plain floats do, to the bit: converted weights may move between machines.
 #[test]
 fn vectors_give_the_bits_of_plain_floats() {
-    // Every number of levels, with and without a Paley factor of one chunk or more, and blocks.
+    // Every number of levels, with and without a Paley factor, blocks, and rows that end within a vector.
     let powers = (1..15).map(|power| (1usize << power, false));
     let paley = [(12, 16), (20, 32), (36, 16), (60, 128), (76, 64), (140, 64), (200, 16), (252, 32), (12, 8)];
     let more = [(172 * 64, false), (172 * 16, false), (577, true), (11008, true), (8960, true), (33, true)];
@@ -162,6 +162,21 @@ fn vectors_give_the_bits_of_plain_floats() {
         let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&got), bits(&want), "{}", rotation.describe());
     }
+}
+
+/// What is stored by one machine is what another would store, now and after every change here.
+#[test]
+fn rotated_bits_are_fixed_for_ever() {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for (k, padded) in [(576, false), (2048, false), (8960, false), (577, true)] {
+        let rotation = Rotation::new(&Recipe { padded, layer: Some(3), ..plain(k) }).unwrap();
+        let row: Vec<f32> =
+            (0..k as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 - 8e6).collect();
+        for byte in apply(&rotation, &row).iter().flat_map(|value| value.to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+    assert_eq!(hash, 0x9e1a_8e72_cd7a_4e17, "{hash:#x}");
 }
 
 /// Where rows are long, orders large and the tables many, too.

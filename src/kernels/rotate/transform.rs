@@ -4,8 +4,8 @@
 //! floats: results are the same bits everywhere. Against exact arithmetic they are off by at most about
 //! 10⁻⁷·(log₂ p + m/4) of the row's root mean square.
 //!
-//! A row of K floats is read once with its signs (8·K bytes), and written and read 1 + ⌈(log₂ p − 6)/3⌉ times
-//! (8·K bytes each; with NEON − 5) in the level-1 cache. Paley's part reads m/4 sums an output, m bytes, and is
+//! Bytes of a row: 8·K are read with the signs and 4·K written by the first six levels (NEON: five), then 4·K read
+//! and written by every three more, in the level-1 cache. Paley's part reads m/4 sums an output, m bytes, and is
 //! bound by that: at the 32 bytes a cycle of Cortex-A76, 8960 = 140·64 takes 4.4 cycles an element, 2 GB/s of row
 //! at 2.2 GHz at best; 576 = 36·16 takes 1.1, and a Sylvester matrix alone about as much.
 
@@ -158,7 +158,7 @@ unsafe fn load<V: Lanes, const R: usize>(from: *const f32, apart: usize) -> [V; 
     // SAFETY: says the caller. No closure: it would be built without the instructions, and called.
     unsafe {
         let mut v = [V::load(from); R];
-        for (i, v) in v.iter_mut().enumerate().skip(1) {
+        for (i, v) in v.iter_mut().enumerate() {
             *v = V::load(from.add(i * apart));
         }
         v
