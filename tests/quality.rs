@@ -87,14 +87,16 @@ fn files_are_level_with_the_cpu_in_the_default_mode() {
 #[test]
 fn each_pipeline_keeps_its_accuracy() {
     let Some(bench) = Bench::new("each_pipeline_keeps_its_accuracy") else { return };
+    // What the CPU's Q8_0 loses of the same text; over 20 chunks it is 0.0043.
+    let eight_bits = bench.cpu("Q8_0") * 1.1;
     for (pipeline, limit) in
-        [("W8A8", 0.0042), ("W4A8", 0.70), ("W4A4", 1.3), ("W4A8_PADDED", 0.38), ("W4A4_PADDED", 0.73)]
+        [("W8A8", eight_bits), ("W4A8", 0.70), ("W4A4", 1.3), ("W4A8_PADDED", 0.38), ("W4A4_PADDED", 0.73)]
     {
         let (kl, _) = bench.npu("F16", "rk3588", &[("RKNPU_PIPELINE", pipeline)]);
         assert!(kl <= limit, "{pipeline}: mean KL {kl}, expected at most {limit}");
     }
     // Whole activations add no error: at most that of the same weights with 8-bit ones.
-    for (pipeline, limit) in [("W8A16", 0.0042), ("W4A16", 0.70)] {
+    for (pipeline, limit) in [("W8A16", eight_bits), ("W4A16", 0.70)] {
         let (kl, _) = bench.npu("F16", "rk3576", &[("RKNPU_PIPELINE", pipeline)]);
         assert!(kl <= limit, "{pipeline}: mean KL {kl}, expected at most {limit}");
     }

@@ -187,8 +187,8 @@ impl Engine {
         let scratch = &self.domains.get(weight.share.domain).scratch;
         let column_scales = &weight.scales[index * plan.n..(index + 1) * plan.n];
         let block = self.mode.native_ac.then_some(plan.limits.c_block);
-        // Whole groups of eight rows, as the kernel takes them.
-        let rows_a_chunk = tile.len.div_ceil(self.threads()).next_multiple_of(8);
+        // Whole cache lines of rows, as the kernel takes them.
+        let rows_a_chunk = tile.len.div_ceil(self.threads()).next_multiple_of(16);
         chunks(&self.pool, tile.len * plan.n, out, rows_a_chunk * plan.n, |chunk, out| {
             let first = chunk * rows_a_chunk;
             let rows = out.len() / plan.n;

@@ -252,7 +252,9 @@ impl Device {
             elements: job.weight.k * job.weight.n,
             bytes: weight.bytes,
         });
-        if weight.error > weight.level && !self.cost_is_said.swap(true, Relaxed) {
+        // What the user named is no news.
+        let chosen = matches!(self.policy.of(job.name), Decision::Choose(_));
+        if chosen && weight.error > weight.level && !self.cost_is_said.swap(true, Relaxed) {
             let percent = |error: f64| error.sqrt() * 100.0;
             log!(
                 Warn,

@@ -7,13 +7,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Instant;
 
 use ggml_sys::RowReader;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::digest::{Digest, LEAF};
+use super::digest::LEAF;
 use super::space::{Space, GIB};
 use super::{Contents, Error, Fingerprint, Shape, Store};
 use crate::observe::log::{set_level, Level};
@@ -174,65 +173,4 @@ fn threads_and_stores_may_save_and_load_at_once() {
     });
     assert!(weights.contains(&weights[0].load(&store, name).unwrap()));
     assert_eq!(names(&store), [format!("{name}.rknpu-weight")], "no partial stays");
-}
-
-/// `cargo test --release -p ggml-rknpu --lib store::tests::throughput -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    let gigabytes = |bytes: usize, seconds: f64| bytes as f64 / 1e9 / seconds;
-    let timed = |what: &str, bytes: usize, work: &mut dyn FnMut()| {
-        let mut best = f64::INFINITY;
-        for _ in 0..5 {
-            let start = Instant::now();
-            work();
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        println!("{what}: {:.2} GB/s", gigabytes(bytes, best));
-    };
-    let (k, n) = (4096, 14336);
-    let weight = Owned::new(n, "", &[k * n / 2; 4], 1);
-    let bytes = weight.parts.concat();
-    let source = |stride: usize, n: usize| Source {
-        data: &bytes,
-        reader: RowReader::f32(),
-        k: 1024,
-        n,
-        row_stride: stride,
-    };
-    // What the machine gives at this moment.
-    timed("reading alone, 1 thread", bytes.len(), &mut || {
-        let words = bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap()));
-        std::hint::black_box(words.fold(0, u64::wrapping_add));
-    });
-    timed("hashing what is in the cache, 1 thread", 1000 * LEAF, &mut || {
-        (0..1000).for_each(|_| assert_ne!(Digest::of(std::hint::black_box(&bytes[..LEAF])), Digest::of(&[])));
-    });
-    let mut copy = vec![0; bytes.len()];
-    timed("copying alone, 1 thread", bytes.len(), &mut || copy.copy_from_slice(&bytes));
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let rows = bytes.len() / 4096;
-            timed(&format!("fingerprint, {threads} threads"), bytes.len(), &mut || {
-                Fingerprint::of(&source(4096, rows), "");
-            });
-            let rows = bytes.len() / 4100 - 1;
-            timed(&format!("fingerprint of strided rows, {threads} threads"), rows * 4096, &mut || {
-                Fingerprint::of(&source(4100, rows), "");
-            });
-            let (_dir, store) = store();
-            let name = fingerprint("some");
-            timed(&format!("save, {threads} threads"), bytes.len(), &mut || {
-                weight.save(&store, name).unwrap()
-            });
-            let mut out = weight.parts.clone();
-            let lengths: Vec<usize> = out.iter().map(Vec::len).collect();
-            timed(&format!("load, {threads} threads"), bytes.len(), &mut || {
-                let entry = store.load(name, &Shape { scales: n, parts: &lengths }).unwrap();
-                out.iter_mut().enumerate().for_each(|(part, out)| entry.copy_part(part, out).unwrap());
-            });
-            assert_eq!(out, weight.parts);
-        });
-    }
 }
