@@ -67,7 +67,11 @@ fn longest(bench: &Bench, dtype: MatmulType) -> Seen {
     let (k, n) = (bench.chip.k_max, believed.n_align * 2);
     let mut random = Random::new(3);
     // Small elements: the sums of so many must stay exact in f32, and for i4 within 16 bits.
-    let bound = if dtype == MatmulType::I4 { 1 } else { 16 };
+    let bound = match dtype {
+        MatmulType::I4 => 1,
+        MatmulType::F16I4 => 7,
+        _ => 16,
+    };
     let mut small = |rows, columns| Matrix::of(rows, columns, |_, _| random.within(-bound, bound));
     let (a, b) = (small(1, k), small(k, n));
     let mut rig =
