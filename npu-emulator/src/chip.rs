@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::accepted::{changed, TYPES_VARIABLE};
 pub use crate::dtype::Dtype;
-use crate::status::{refuse, Result, Status};
+use crate::status::{fail, refuse, Result, Status};
 
 /// The environment variable that picks the chip, read once.
 pub const SOC_VARIABLE: &str = "RKNPU_EMU_SOC";
@@ -169,12 +169,13 @@ impl Chip {
     /// # Errors
     /// -5 with the vendor's words, for a type that the chip lacks, K past the limit, K or N not aligned.
     pub fn check(&self, code: i32, k: usize, n: usize) -> Result<&'static TypeRow> {
-        let Some(row) = self.types.iter().find(|row| row.accepted && row.dtype.code() == code) else {
-            let name = self.name.to_string_lossy();
-            return refuse(
-                Status::PARAM,
-                format_args!("unsupported matmul dtype {code} in this platform ({name})"),
-            );
+        let name = self.name.to_string_lossy();
+        let unsupported = format_args!("unsupported matmul dtype {code} in this platform ({name})");
+        let row = match self.types.iter().find(|row| row.dtype.code() == code) {
+            Some(row) if row.accepted => row,
+            // Reports disagree on such types: to ask is the only way to know, and no misuse.
+            Some(_) => return fail(Status::PARAM, unsupported),
+            None => return refuse(Status::PARAM, unsupported),
         };
         if k > self.k_limit {
             return refuse(Status::PARAM, format_args!("K({k}) > limit({})", self.k_limit));
