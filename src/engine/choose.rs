@@ -127,12 +127,12 @@ impl Engine {
             Ok::<_, Error>((rotation, plan, error))
         };
         let (mut rotation, mut plan, mut weights) = form(rotation)?;
-        let mut mixed = rotation.is_some();
-        if rotate == Rotate::Auto && rotation.is_some() {
+        // Rows that are flat as they are need no rotation, and count as if they had it.
+        let mixed = rotation.is_some();
+        if rotate == Rotate::Auto && mixed {
             let flat = form(None)?;
             if flat.2 < CLEARLY_LESS * weights {
                 (rotation, plan, weights) = flat;
-                mixed = true;
             }
         }
         let error = weights + activation_error(pipeline, mixed, plan.longest());

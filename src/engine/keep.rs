@@ -44,7 +44,7 @@ impl Engine {
         scales: &mut [f32],
     ) -> Result<bool, super::Error> {
         let Some(store) = &self.store else { return Ok(false) };
-        let bytes = part_bytes(plan);
+        let bytes: Vec<usize> = plan.all_part_bytes().collect();
         let shape = Shape { scales: scales.len(), parts: &bytes };
         let Some(entry) = store.load(fingerprint, &shape) else { return Ok(false) };
         scales.copy_from_slice(entry.scales());
@@ -64,16 +64,10 @@ impl Engine {
     pub(super) fn keep(&self, fingerprint: Fingerprint, plan: &WeightPlan, parts: &[Memory], scales: &[f32]) {
         let Some(store) = self.store.as_ref().filter(|store| store.saves()) else { return };
         let parts: Vec<&[u8]> =
-            parts.iter().zip(part_bytes(plan)).map(|(part, bytes)| &part.as_slice()[..bytes]).collect();
+            parts.iter().zip(plan.all_part_bytes()).map(|(part, bytes)| &part.as_slice()[..bytes]).collect();
         let contents = Contents { scales, metadata: "", parts: &parts };
         if let Err(error) = self.pool.install(|| store.save(fingerprint, &contents)) {
             log!(Warn, "converted weights are not kept on disk any more: {error}");
         }
     }
-}
-
-/// Bytes of each part, in the order of [`WeightPlan::part`].
-fn part_bytes(plan: &WeightPlan) -> Vec<usize> {
-    let of = |slice| plan.segments.iter().map(move |segment| plan.part_bytes(slice, segment));
-    plan.slices.iter().flat_map(of).collect()
 }

@@ -49,7 +49,7 @@ impl Engine {
     pub fn upload(&mut self, source: &Source, request: &Request) -> Result<NpuWeight, Error> {
         let Chosen { pipeline, rotation, mut plan, error, level } = self.choose(source, request)?;
         loop {
-            let bytes = part_ranges(&plan).iter().map(|range| range.len()).sum();
+            let bytes = plan.all_part_bytes().sum();
             let share = self.domains.share(bytes)?;
             let (mut parts, held) = self.allocate_parts(&plan, share.domain)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
@@ -118,15 +118,12 @@ impl Engine {
 /// Where each part lies in one allocation, in the order of [`WeightPlan::part`].
 fn part_ranges(plan: &WeightPlan) -> Vec<Range<usize>> {
     let mut end = 0usize;
-    let parts =
-        plan.slices.iter().flat_map(|slice| plan.segments.iter().map(move |segment| (slice, segment)));
-    parts
-        .map(|(slice, segment)| {
-            let start = end.next_multiple_of(PART_ALIGN);
-            end = start + plan.part_bytes(slice, segment);
-            start..end
-        })
-        .collect()
+    let range = |bytes| {
+        let start = end.next_multiple_of(PART_ALIGN);
+        end = start + bytes;
+        start..end
+    };
+    plan.all_part_bytes().map(range).collect()
 }
 
 /// Converts all slices into their parts and syncs them; gives the largest sum of a column's magnitudes.

@@ -91,6 +91,13 @@ impl WeightPlan {
         self.dtype.b().bytes(slice.padded * segment.padded)
     }
 
+    /// Bytes of each part, in the order in which parts are stored.
+    pub fn all_part_bytes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.slices
+            .iter()
+            .flat_map(move |slice| self.segments.iter().map(move |segment| self.part_bytes(slice, segment)))
+    }
+
     /// The longest segment's padded K.
     pub fn longest(&self) -> usize {
         self.segments.iter().map(|segment| segment.padded).max().unwrap_or(0)
