@@ -87,7 +87,7 @@ fn blocks<T: Send>(
         a.par_chunks_mut(chunk * rows).enumerate().for_each(|(index, a)| {
             let start = (index * chunk).min(k);
             let data = &data[start..];
-            kernel(&Rows { data, stride: k, rows, k: chunk.min(k - start), scales }, rows, a);
+            kernel(&Rows { data, stride: k, rows, k: chunk.min(k - start), scales, first: 0 }, rows, a);
         });
     });
 }

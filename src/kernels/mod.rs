@@ -11,6 +11,7 @@
 //! Rounding is to nearest, ties to even, everywhere. A non-finite value never gives a number: the scale of its
 //! row is NaN, and so is each result of the row.
 
+pub mod dot;
 pub mod fast;
 mod halves;
 pub mod int4;
@@ -31,6 +32,8 @@ pub struct Rows<'a> {
     pub k: usize,
     /// One scale a row: what is stored is the element divided by it.
     pub scales: &'a [f32],
+    /// The row of native A that the first of them becomes.
+    pub first: usize,
 }
 
 impl Rows<'_> {
