@@ -49,6 +49,7 @@ fn done(device: &Device, names: &[&str]) -> Vec<String> {
                 name,
                 weight,
                 constant: true,
+                lent: false,
                 activations,
                 same: false,
                 out: &mut [0.0; 64],
@@ -91,7 +92,15 @@ fn runs_of_a_product(device: &Device) -> u64 {
     let data = vec![0; 64 * 192 * 4];
     let weight = Source { data: &data, reader: RowReader::f32(), k: 64, n: 192, row_stride: 256 };
     let activations = Activations { data: &[1.0; 64], stride: 64, rows: 1 };
-    let job = Job { name: "w", weight, constant: true, activations, same: false, out: &mut [0.0; 192] };
+    let job = Job {
+        name: "w",
+        weight,
+        constant: true,
+        lent: false,
+        activations,
+        same: false,
+        out: &mut [0.0; 192],
+    };
     assert!(device.multiply_one(job));
     serde_json::to_value(device.report()).unwrap()["npu_runs"].as_u64().unwrap()
 }

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use rknn_sys::{Arena, Context, Library, Memory};
 
+use super::domain_lock::DomainLock;
 use super::scratch::Scratch;
 use super::{smallest_context, Error};
 use crate::chip::Chip;
+use crate::log;
 use crate::observe::{Held, Stats};
 
 /// The most bytes of weights in a domain: the rest of its addresses is for scratch memory and contexts.
@@ -95,6 +97,8 @@ pub struct Domains {
     cores: usize,
     /// Whether scratch memories are used through windows.
     windows: bool,
+    /// The right to use others than domain 0, once it was needed.
+    lock: Option<DomainLock>,
     stats: Arc<Stats>,
 }
 
@@ -107,6 +111,7 @@ impl Domains {
         keeper: Arc<Context>,
         cores: usize,
         windows: bool,
+        lock: Option<DomainLock>,
         stats: &Arc<Stats>,
     ) -> Self {
         let mut domains = Self {
@@ -116,6 +121,7 @@ impl Domains {
             chip,
             cores,
             windows,
+            lock,
             stats: stats.clone(),
         };
         domains.add(keeper);
@@ -154,9 +160,11 @@ impl Domains {
         let place = match self.open.iter().position(fits) {
             Some(place) => place,
             None => {
-                if let Some(id) = self.ids.get(self.open.len()) {
-                    let keeper = smallest_context(&self.library, self.chip, *id)?;
-                    self.add(Arc::new(keeper));
+                if let Some(id) = self.ids.get(self.open.len()).copied() {
+                    if self.may_use(id) {
+                        let keeper = smallest_context(&self.library, self.chip, id)?;
+                        self.add(Arc::new(keeper));
+                    }
                 }
                 self.open.len() - 1
             }
@@ -164,5 +172,26 @@ impl Domains {
         let of = self.open[place].bytes.clone();
         of.fetch_add(bytes, Relaxed);
         Ok(Share { domain: place, bytes, of })
+    }
+
+    /// Whether a domain may be used; where another process has the lock, no further one is, which is said once.
+    fn may_use(&mut self, id: u8) -> bool {
+        if id == 0 || self.lock.is_some() {
+            return true;
+        }
+        match DomainLock::take() {
+            Ok(Some(lock)) => {
+                self.lock = Some(lock);
+                return true;
+            }
+            Ok(None) => log!(
+                Warn,
+                "another process uses I/O domains other than 0: weights that do not fit into {} stay with the CPU",
+                self.open.iter().map(|domain| domain.id.to_string()).collect::<Vec<_>>().join(", ")
+            ),
+            Err(error) => log!(Warn, "only one I/O domain is used: {error}"),
+        }
+        self.ids.truncate(self.open.len());
+        false
     }
 }

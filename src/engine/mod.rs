@@ -4,6 +4,7 @@
 //! * [`weight`]: a weight on the NPU, converted, in a piece of an arena;
 //! * [`keep`]: converted weights from the disk and onto it;
 //! * [`domains`]: the I/O domains that weights are spread over, and the arenas of each;
+//! * [`domain_lock`]: what keeps processes out of each other's domains;
 //! * [`prepare`]: rows rotated, once for all weights that share them;
 //! * [`pack`]: rows into A;
 //! * [`scratch`]: the memories of activations and results;
@@ -18,6 +19,7 @@
 
 mod choose;
 mod core;
+mod domain_lock;
 mod domains;
 mod keep;
 mod on_cpu;
@@ -36,6 +38,7 @@ use std::time::Instant;
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
 
 use self::core::Cores;
+use self::domain_lock::DomainLock;
 use self::domains::Domains;
 use self::stream::Room;
 use crate::chip::Chip;
@@ -86,6 +89,17 @@ pub enum Error {
         /// The core.
         core: usize,
     },
+    /// Another process is in the domains other than 0.
+    #[error(
+        "another process uses I/O domains other than 0, and domain {domain} is wanted: end it, or use RKNPU_DOMAINS=0"
+    )]
+    DomainsInUse {
+        /// The domain.
+        domain: u8,
+    },
+    /// The file that guards the domains cannot be used.
+    #[error("the I/O domains cannot be locked: {0}")]
+    Lock(String),
     /// The operating system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(String),
@@ -139,7 +153,12 @@ impl Engine {
         mode: impl FnOnce(Option<&Version>) -> Mode,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
-        let keeper = Arc::new(smallest_context(library, chip, domains.first().copied().unwrap_or(0))?);
+        let first = domains.first().copied().unwrap_or(0);
+        let lock = match first {
+            0 => None,
+            _ => Some(DomainLock::take().map_err(Error::Lock)?.ok_or(Error::DomainsInUse { domain: first })?),
+        };
+        let keeper = Arc::new(smallest_context(library, chip, first)?);
         let version = keeper.version().ok();
         if let Some(version) = &version {
             if too_old(&version.api) {
@@ -155,7 +174,7 @@ impl Engine {
             chip,
             mode,
             cores: Cores::new(library, &cores, chip.cores > 1, stats),
-            domains: Domains::new(library, chip, domains, keeper, cores.len(), windows(&mode), stats),
+            domains: Domains::new(library, chip, domains, keeper, cores.len(), windows(&mode), lock, stats),
             pool: pool(default_threads(), &Arc::default(), stats)?,
             cpus: Arc::default(),
             converter: converter(default_threads(), stats)?,

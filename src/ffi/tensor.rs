@@ -94,7 +94,7 @@ pub unsafe fn jobs<'a>(
         return None;
     }
     // SAFETY: by this function's contract.
-    let constant = unsafe { is_constant(weight) };
+    let (constant, lent) = unsafe { (is_constant(weight), super::buffer::is_lent(weight.buffer)) };
     Some(product.batches().map(
         move |Batch { weight: at_weight, activations: at_activations, out: at_out }| {
             // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for;

@@ -12,6 +12,7 @@ use rknn_sys::{Library, Version};
 
 use super::config::Config;
 use super::cores;
+use super::pages;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
 use crate::cpus;
@@ -34,6 +35,8 @@ use crate::weights::Source;
 pub const NAME: &CStr = c"RKNPU";
 /// After as many failed products in a row the NPU is left alone.
 const FAILURES_MAX: u32 = 3;
+/// The I/O domains that weights fill one after the other, unless the user says otherwise: about 3 GB each.
+const DOMAINS: [u8; 4] = [0, 1, 2, 3];
 const DEVICE_TREE: &str = "/proc/device-tree/compatible";
 
 /// An NPU that answers.
@@ -65,6 +68,8 @@ pub struct Job<'a> {
     pub weight: Source<'a>,
     /// Whether the weight's bytes stay until the host says otherwise, so that a converted copy may be kept.
     pub constant: bool,
+    /// Whether the weight's bytes are the host's, such as a mapped file's, and not in a buffer of ours.
+    pub lent: bool,
     /// The rows.
     pub activations: Activations<'a>,
     /// The rows are those of the job before in its group.
@@ -99,17 +104,8 @@ impl Device {
         if let Some(wanted) = &config.cores {
             cores::check(wanted, chip)?;
         }
-        if let Some(domains) =
-            config.domains.as_ref().filter(|domains| domains.list.iter().any(|domain| *domain != 0))
-        {
-            log!(
-                Warn,
-                "RKNPU_DOMAINS is {:?}: kernels have crashed when several processes used other domains than 0",
-                domains.text
-            );
-        }
         let domains: Vec<u8> = config.domains.as_ref().map_or_else(
-            || vec![0],
+            || DOMAINS.to_vec(),
             // Each is at most 15.
             |domains| domains.list.iter().map(|domain| *domain as u8).collect(),
         );
@@ -293,6 +289,10 @@ impl Device {
         if job.constant {
             if let Some(weight) = &weight {
                 self.note_choice(job, weight);
+                // The host's bytes are read again only if the CPU has to step in.
+                if job.lent {
+                    pages::give_back(job.weight.data);
+                }
             }
             self.weights.lock().insert(key, weight.clone());
         }
