@@ -6,6 +6,7 @@
 //! | `run` | a stock llama.cpp answers a prompt through the plugin; shows what ran where |
 //! | `exec` | any program of the host with the plugin and the NPU |
 //! | `accuracy` | KL divergence of files and pipelines to the reference, CPU and NPU side by side |
+//! | `synth` | writes models of random weights with the widths of real ones |
 //! | `test` | the whole test suite |
 //! | `conformance` | what we rely on, checked against a librknnrt.so: ours, or the vendor's on a board |
 //!
@@ -28,6 +29,7 @@ mod progress;
 mod report;
 mod run;
 mod setup;
+mod synth;
 mod test;
 
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ enum Command {
     Exec(exec::Options),
     /// Measure how far files and pipelines are from the reference's logits, on CPU and NPU
     Accuracy(Box<accuracy::Options>),
+    /// Write models of random weights with the widths of real ones, into the cache, and print where they are
+    Synth(synth::Options),
     /// Run the whole test suite
     Test(test::Options),
     /// Check a librknnrt.so against everything that we rely on: the emulator, or the vendor's on a board
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::command(&options),
         Command::Exec(options) => exec::command(&options),
         Command::Accuracy(options) => accuracy::command(&options),
+        Command::Synth(options) => synth::command(&options),
         Command::Test(options) => test::command(&options),
         Command::Conformance(options) => conformance::command(&options),
     };
