@@ -18,7 +18,8 @@ use crate::chip::MOST_CORES;
 /// The environment variable, read once: anything but nothing and `0` paces runs.
 pub const PACE_VARIABLE: &str = "RKNPU_EMU_PACE";
 
-/// How long before its end a run stops sleeping and yields instead: about what a timer is late.
+/// How long before its end a run stops sleeping and spins instead: about what a timer is late. Yielding
+/// would give the CPU to whoever polls, for milliseconds.
 const TAIL: Duration = Duration::from_micros(40);
 
 /// Whether runs are paced.
@@ -115,13 +116,13 @@ pub fn run(timing: &Timing, core: usize, cost: Cost) {
     board.busy[core] += begin.elapsed();
 }
 
-/// Sleeps for most of the time and yields for the rest.
+/// Sleeps for most of the time and spins for the rest.
 fn sleep_until(end: Instant) {
     loop {
         match end.saturating_duration_since(Instant::now()) {
             Duration::ZERO => return,
             left if left > TAIL => thread::sleep(left - TAIL),
-            _ => thread::yield_now(),
+            _ => std::hint::spin_loop(),
         }
     }
 }
