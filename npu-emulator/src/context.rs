@@ -8,7 +8,8 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use rknn_sys::sys;
 
 use crate::chip::{Chip, TypeRow, MOST_CORES};
-use crate::clock::cost::Shape;
+use crate::clock::cost::{Shape, Timing};
+use crate::clock::pace;
 use crate::dtype::Element;
 use crate::faults::quirks::Altered;
 use crate::layout::{b_to_native, BShape, Layout};
@@ -366,7 +367,7 @@ impl Context {
         Ok(())
     }
 
-    /// Runs the product on its core and returns when C is in device memory.
+    /// Runs the product on its core and returns when C is in device memory; a paced run only takes its time.
     ///
     /// # Errors
     /// -8 when A or B is not bound or its memory was destroyed since, -9 when so for C, -1 while another thread is in a call on this context,
@@ -388,14 +389,31 @@ impl Context {
         let (_held, on) = self.take_core(*core);
         let whole = Product { rows: *rows, ratio: quant.ratio(), ..self.product };
         let shape = Shape::of(&whole);
+        if pace::is_on() {
+            let timing = Timing::of(self.chip.name);
+            pace::run(timing, on, timing.run(&shape));
+        } else {
+            self.compute(&whole, (*core, on), (a, b, c), scratch)?;
+        }
+        crate::clock::ran(self, shape, *core, [&*a].into_iter().chain(b.native()), c);
+        Ok(())
+    }
+
+    /// Computes `whole`, with what the chip gets wrong, for a context pinned to `core` on the core `on`.
+    fn compute(
+        &self,
+        whole: &Product,
+        (core, on): (Option<usize>, usize),
+        (a, b, c): (&View, &BoundB, &View),
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let crowded = CONTEXTS.read().len() > 1;
-        let quirk = Altered::new(&whole, shape.bits.1, b, *core, crowded);
-        let (product, read_b) = quirk.as_ref().map_or((&whole, &*b), |quirk| (&quirk.product, quirk.b(b)));
+        let quirk = Altered::new(whole, Shape::of(whole).bits.1, b, core, crowded);
+        let (product, read_b) = quirk.as_ref().map_or((whole, b), |quirk| (&quirk.product, quirk.b(b)));
         // SAFETY: `bind` checked that each view holds its operand, and keeps the memory alive; the caller orders
         // this run with others on the same bytes.
         unsafe { product.compute(a, read_b, c, scratch)? };
         crate::faults::ran_on(on, c, whole.c_bytes());
-        crate::clock::ran(self, shape, *core, [&*a].into_iter().chain(b.native()), c);
         Ok(())
     }
 

@@ -12,7 +12,8 @@
 //! * [`operand`]: what a context has bound, and how it is read and written; [`quant`]: the scales of i8 outputs;
 //! * [`context`]: the state machine from create to run;
 //! * [`exports`]: the C symbols, which check every handle and never unwind;
-//! * [`clock`] and [`report`]: what the chip would have taken, modelled; `RKNPU_EMU_REPORT` names a JSON file;
+//! * [`clock`] and [`report`]: what the chip would have taken, modelled; `RKNPU_EMU_REPORT` names a JSON file,
+//!   `RKNPU_EMU_PACE` has runs take that time for real in place of computing;
 //! * [`faults`]: what goes wrong on demand, and reported quirks; `RKNPU_EMU_FAULTS`, whose grammar is told there;
 //! * [`controls`]: the C calls that the vendor's library does not have, for tests:
 //!   `int rknpu_emulator_set_faults(const char *)`, `uint64_t rknpu_emulator_clock_ns(int core)`;

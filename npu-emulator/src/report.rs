@@ -1,15 +1,19 @@
 //! What ran, as JSON in modelled time: written when the process ends to the file that `RKNPU_EMU_REPORT` names.
 //!
 //! ```json
-//! {"times": "modelled", "soc": "rk3588", "fitted_to_published_figures": true, "total_ns": 0,
-//!  "cores": [{"core": 0, "busy_ns": 0, "last_run_ended_ns": 0}],
+//! {"times": "modelled", "paced": false, "soc": "rk3588", "fitted_to_published_figures": true, "total_ns": 0,
+//!  "any_core_busy_ns": 0, "cores": [{"core": 0, "busy_ns": 0, "last_run_ended_ns": 0}],
 //!  "calls": {"run": {"count": 0, "ns": 0}},
 //!  "runs": [{"type": "i8*i8->i32", "layout": "native", "m": 1, "k": 32, "n": 32, "runs": 1, "ns": 0,
 //!            "bytes": 0, "share_of_roofline": 0.5}]}
 //! ```
 //!
-//! Only calls that succeeded are in it. `bytes` is the modelled traffic of all those runs. The roofline is the longer of the arithmetic at the core's peak
+//! Only calls that succeeded are in it. `any_core_busy_ns` is the time in which at least one core ran. `bytes` is the
+//! modelled traffic of all those runs. The roofline is the longer of the arithmetic at the core's peak
 //! and one pass over A, B and C at the rate of one core; its share is that time over the modelled one.
+//!
+//! When runs are paced ([`crate::clock::pace`]), `paced` is true, `results` says that they were not computed, and each
+//! core has `paced_busy_ns`: the real time for which runs held it, which is the only time here that is not modelled.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,6 +21,7 @@ use std::sync::OnceLock;
 
 use serde_json::{json, Map, Value};
 
+use crate::chip::MOST_CORES;
 use crate::clock::cost::{Shape, Timing};
 use crate::clock::timeline::{Kind, Placed, Timeline, Work};
 
@@ -49,8 +54,28 @@ fn whole(ns: f64) -> u64 {
     ns.round() as u64
 }
 
+/// The time that intervals cover together, settled in batches.
+#[derive(Default)]
+struct Covered {
+    ns: f64,
+    /// Nothing before this counts any more.
+    from: f64,
+    batch: Vec<(f64, f64)>,
+}
+
+impl Covered {
+    fn settle(&mut self) {
+        self.batch.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (start, end) in self.batch.drain(..) {
+            self.ns += (end - start.max(self.from)).max(0.0);
+            self.from = self.from.max(end);
+        }
+    }
+}
+
 /// The sums of all placed calls.
 pub struct Tally {
+    covered: Covered,
     busy: Vec<Sum>,
     calls: BTreeMap<Kind, Sum>,
     shapes: BTreeMap<Shape, Sum>,
@@ -59,7 +84,8 @@ pub struct Tally {
 impl Tally {
     /// Nothing yet, on that many cores.
     pub fn new(cores: usize) -> Self {
-        Self { busy: vec![Sum::default(); cores], calls: BTreeMap::new(), shapes: BTreeMap::new() }
+        let covered = Covered::default();
+        Self { covered, busy: vec![Sum::default(); cores], calls: BTreeMap::new(), shapes: BTreeMap::new() }
     }
 
     /// Counts one call.
@@ -69,6 +95,7 @@ impl Tally {
             Work::Host(kind, _) => self.calls.entry(kind).or_default().add(ns),
             Work::Run(shape, _) => {
                 self.shapes.entry(shape).or_default().add(ns);
+                self.covered.batch.push((placed.start, placed.end));
                 if let Some(busy) = placed.core.and_then(|core| self.busy.get_mut(core)) {
                     busy.add(ns);
                 }
@@ -76,10 +103,20 @@ impl Tally {
         }
     }
 
-    /// The report, as the module says.
-    pub fn json(&self, timing: &Timing, line: &Timeline) -> String {
+    /// Everything that was added so far is all there is of its time.
+    pub fn settle(&mut self) {
+        self.covered.settle();
+    }
+
+    /// The report, as the module says; `paced` has the cores' real ns.
+    pub fn json(&self, timing: &Timing, line: &Timeline, paced: Option<[u64; MOST_CORES]>) -> String {
         let cores = self.busy.iter().zip(line.cores()).enumerate().map(|(core, (busy, ended))| {
-            json!({ "core": core, "busy_ns": whole(busy.ns()), "last_run_ended_ns": whole(*ended) })
+            let mut entry =
+                json!({ "core": core, "busy_ns": whole(busy.ns()), "last_run_ended_ns": whole(*ended) });
+            if let Some(ns) = paced.and_then(|paced| paced.get(core).copied()) {
+                entry["paced_busy_ns"] = ns.into();
+            }
+            entry
         });
         let mut calls = Map::new();
         for (name, kind) in
@@ -104,15 +141,20 @@ impl Tally {
                 "share_of_roofline": timing.roofline_ns(shape) * sum.count as f64 / sum.ns(),
             })
         });
-        let report = json!({
+        let mut report = json!({
             "times": "modelled",
+            "paced": paced.is_some(),
             "soc": timing.name.to_string_lossy(),
             "fitted_to_published_figures": timing.published,
             "total_ns": whole(line.latest()),
+            "any_core_busy_ns": whole(self.covered.ns),
             "cores": cores.collect::<Vec<_>>(),
             "calls": calls,
             "runs": runs.collect::<Vec<_>>(),
         });
+        if paced.is_some() {
+            report["results"] = "not computed: runs only took their modelled time".into();
+        }
         format!("{report:#}\n")
     }
 }

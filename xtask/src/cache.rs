@@ -75,6 +75,11 @@ impl Cache {
         self.root.join("models")
     }
 
+    /// The synthetic models.
+    pub fn synth(&self) -> PathBuf {
+        self.root.join("synth")
+    }
+
     /// The file that keeps two set-ups apart.
     pub fn lock_file(&self) -> PathBuf {
         self.root.join("setup.lock")

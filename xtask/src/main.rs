@@ -6,6 +6,8 @@
 //! | `run` | a stock llama.cpp answers a prompt through the plugin; shows what ran where |
 //! | `exec` | any program of the host with the plugin and the NPU |
 //! | `accuracy` | KL divergence of files and pipelines to the reference, CPU and NPU side by side |
+//! | `bench` | what schedules and host-side work cost, by the modelled clock and by paced runs |
+//! | `synth` | writes models of random weights with the widths of real ones |
 //! | `test` | the whole test suite |
 //! | `conformance` | what we rely on, checked against a librknnrt.so: ours, or the vendor's on a board |
 //!
@@ -14,6 +16,7 @@
 //! with exit code 1 (2 for a wrong command line).
 
 mod accuracy;
+mod bench;
 mod cache;
 mod conformance;
 mod env;
@@ -28,6 +31,7 @@ mod progress;
 mod report;
 mod run;
 mod setup;
+mod synth;
 mod test;
 
 use std::process::ExitCode;
@@ -52,6 +56,10 @@ enum Command {
     Exec(exec::Options),
     /// Measure how far files and pipelines are from the reference's logits, on CPU and NPU
     Accuracy(Box<accuracy::Options>),
+    /// Measure schedules against the best there are, and host-side work, by the emulator's modelled clock
+    Bench(Box<bench::Options>),
+    /// Write models of random weights with the widths of real ones, into the cache, and print where they are
+    Synth(synth::Options),
     /// Run the whole test suite
     Test(test::Options),
     /// Check a librknnrt.so against everything that we rely on: the emulator, or the vendor's on a board
@@ -64,6 +72,8 @@ fn main() -> ExitCode {
         Command::Run(options) => run::command(&options),
         Command::Exec(options) => exec::command(&options),
         Command::Accuracy(options) => accuracy::command(&options),
+        Command::Bench(options) => bench::command(&options),
+        Command::Synth(options) => synth::command(&options),
         Command::Test(options) => test::command(&options),
         Command::Conformance(options) => conformance::command(&options),
     };

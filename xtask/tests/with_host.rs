@@ -210,3 +210,27 @@ fn accuracy_puts_cpu_and_npu_side_by_side() {
         "{stderr}"
     );
 }
+
+#[test]
+fn a_synthetic_model_loads_in_the_host_and_is_written_once() {
+    let cache = tempfile::tempdir().unwrap();
+    for kind in ["q8_0", "f16", "q4_0"] {
+        let synth = || {
+            let mut command = xtask(&["synth", "--shapes", "tiny", "--types", kind])?;
+            let output = command.env("XDG_CACHE_HOME", cache.path()).output().unwrap();
+            let (stdout, stderr) = texts(&output);
+            assert!(output.status.success(), "{stderr}");
+            Some((stdout.trim().to_owned(), stderr))
+        };
+        let Some((path, stderr)) = synth() else { return };
+        assert!(stderr.contains("writing a synthetic tiny"), "{stderr}");
+        let (again, stderr) = synth().unwrap();
+        assert_eq!((again.as_str(), stderr.as_str()), (path.as_str(), ""));
+
+        let Some(mut run) = xtask(&["run", "--cpu", "-m", &path, "-n", "2", "--raw", "-p", "a b", "--json"])
+        else {
+            return;
+        };
+        assert_eq!(last_json(&run.output().unwrap())["tokens"], 2, "{path}");
+    }
+}

@@ -137,7 +137,10 @@ impl Shape {
     }
 }
 
-/// What a run takes of a core, with no other core at work.
+/// A remainder of less than this many ns is rounding.
+const ROUNDING: f64 = 1e-3;
+
+/// What a run takes of a core, with no other core at work; or what is left of that.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// Before the work begins.
@@ -154,6 +157,38 @@ impl Cost {
     /// The time of a run alone.
     pub fn alone_ns(&self) -> f64 {
         self.fixed_ns + self.compute_ns.max(self.memory_ns)
+    }
+
+    /// Whether a run of which this is left moves data now.
+    pub fn moves_data(&self) -> bool {
+        self.fixed_ns <= 0.0 && self.memory_ns > 0.0
+    }
+
+    /// ns to the next change of what it needs, with traffic slowed by `slowdown`.
+    pub fn next(&self, slowdown: f64) -> f64 {
+        if self.fixed_ns > 0.0 {
+            return self.fixed_ns;
+        }
+        let memory_ns = self.memory_ns * slowdown;
+        match (self.compute_ns > 0.0, memory_ns > 0.0) {
+            (true, true) => self.compute_ns.min(memory_ns),
+            _ => self.compute_ns.max(memory_ns),
+        }
+    }
+
+    /// Takes off what is done within `ns`, of which there are no more than [`next`](Self::next).
+    pub fn advance(&mut self, ns: f64, slowdown: f64) {
+        let less = |left: &mut f64, by: f64| *left = if *left - by < ROUNDING { 0.0 } else { *left - by };
+        if self.fixed_ns > 0.0 {
+            return less(&mut self.fixed_ns, ns);
+        }
+        less(&mut self.compute_ns, ns);
+        less(&mut self.memory_ns, ns / slowdown);
+    }
+
+    /// Whether nothing is left.
+    pub fn is_done(&self) -> bool {
+        self.fixed_ns <= 0.0 && self.compute_ns <= 0.0 && self.memory_ns <= 0.0
     }
 }
 

@@ -1,11 +1,14 @@
 //! Modelled time: what the emulated chip would have taken, by a formula that was fitted to published measurements.
 //!
 //! * [`cost`]: the formula and its constants for each SoC;
-//! * [`timeline`]: what waits for what, and how cores share memory.
+//! * [`timeline`]: what waits for what, and how cores share memory;
+//! * [`pace`]: `RKNPU_EMU_PACE`, by which runs take their modelled time in real time instead of computing.
 //!
-//! Here, calls that succeeded are noted in the process's one timeline. Nobody waits for modelled time.
+//! Here, calls that succeeded are noted in the process's one timeline. But for paced runs, nobody waits for modelled
+//! time.
 
 pub mod cost;
+pub mod pace;
 pub mod timeline;
 
 use std::ops::Range;
@@ -32,6 +35,7 @@ impl Clock {
     fn place(&mut self) {
         let tally = &mut self.tally;
         self.line.place(|placed| tally.add(placed));
+        tally.settle();
     }
 }
 
@@ -146,5 +150,5 @@ pub fn now_ns(core: Option<usize>) -> Option<u64> {
 pub fn report() -> Option<String> {
     let mut clock = CLOCK.as_ref()?.lock();
     clock.place();
-    Some(clock.tally.json(clock.timing, &clock.line))
+    Some(clock.tally.json(clock.timing, &clock.line, pace::busy_ns()))
 }

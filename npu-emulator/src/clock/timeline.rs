@@ -23,9 +23,6 @@ use super::cost::{Cost, Shape, Timing};
 /// before it.
 const MOST: usize = 1 << 15;
 
-/// A remainder of less than this many ns is rounding.
-const ROUNDING: f64 = 1e-3;
-
 /// When something is done.
 #[derive(Debug, Clone, Copy)]
 enum When {
@@ -91,38 +88,6 @@ struct Active {
     core: usize,
     start: f64,
     left: Cost,
-}
-
-impl Active {
-    fn moves_data(&self) -> bool {
-        self.left.fixed_ns <= 0.0 && self.left.memory_ns > 0.0
-    }
-
-    /// ns to the next change of what it needs.
-    fn next(&self, slowdown: f64) -> f64 {
-        let Cost { fixed_ns, compute_ns, memory_ns, .. } = self.left;
-        if fixed_ns > 0.0 {
-            return fixed_ns;
-        }
-        let memory_ns = memory_ns * slowdown;
-        match (compute_ns > 0.0, memory_ns > 0.0) {
-            (true, true) => compute_ns.min(memory_ns),
-            _ => compute_ns.max(memory_ns),
-        }
-    }
-
-    fn advance(&mut self, ns: f64, slowdown: f64) {
-        let less = |left: &mut f64, by: f64| *left = if *left - by < ROUNDING { 0.0 } else { *left - by };
-        if self.left.fixed_ns > 0.0 {
-            return less(&mut self.left.fixed_ns, ns);
-        }
-        less(&mut self.left.compute_ns, ns);
-        less(&mut self.left.memory_ns, ns / slowdown);
-    }
-
-    fn is_done(&self) -> bool {
-        self.left.fixed_ns <= 0.0 && self.left.compute_ns <= 0.0 && self.left.memory_ns <= 0.0
-    }
 }
 
 /// Tasks that wait for their place, and the ends of those that have one.
@@ -275,12 +240,13 @@ impl<'a> Placing<'a> {
         let mut now = 0.0;
         while !(self.ready.is_empty() && self.active.is_empty()) {
             let next_start = self.start(now);
-            let moving = self.active.iter().filter(|run| run.moves_data()).count();
+            let moving = self.active.iter().filter(|run| run.left.moves_data()).count();
             let slowdown = self.timing.slowdown(moving);
-            let next_change = self.active.iter().map(|run| run.next(slowdown)).fold(f64::INFINITY, f64::min);
+            let next_change =
+                self.active.iter().map(|run| run.left.next(slowdown)).fold(f64::INFINITY, f64::min);
             let ns = next_change.min(next_start - now).max(0.0);
             now += ns;
-            self.active.iter_mut().for_each(|run| run.advance(ns, slowdown));
+            self.active.iter_mut().for_each(|run| run.left.advance(ns, slowdown));
             self.finish(now);
         }
         self.placed
@@ -314,7 +280,8 @@ impl<'a> Placing<'a> {
     }
 
     fn finish(&mut self, now: f64) {
-        let (done, left) = std::mem::take(&mut self.active).into_iter().partition(Active::is_done);
+        let (done, left) =
+            std::mem::take(&mut self.active).into_iter().partition(|run: &Active| run.left.is_done());
         self.active = left;
         let done: Vec<Active> = done;
         for run in done {

@@ -2,7 +2,7 @@
 //! llama-perplexity, and how many bytes a weight that takes. CPU and NPU stand side by side: the CPU's figure is
 //! what the NPU's is to be compared with.
 
-mod asked;
+pub mod asked;
 mod labels;
 mod measure;
 mod picture;

@@ -1,0 +1,237 @@
+//! A row from what was measured: differences of processes, so that first uses, set-up and conversion are not in them.
+
+use std::collections::HashMap;
+
+use super::best::{Product, Search};
+use super::host::Ran;
+use super::measure::{Measured, PROMPT, PROMPTS, SMALL, SMALLS, TOKENS};
+use super::rows::Row;
+use crate::error::{Error, Result};
+
+/// What three cores draw from memory at least, published: bytes a ns.
+pub const BANDWIDTH: f64 = 26.6;
+
+/// The stages of the plugin's work that are held against copying.
+const STAGES: [&str; 4] = ["rotate_ns", "pack_ns", "sync_ns", "scale_ns"];
+
+/// The row, without the names of model and type. `bytes_per_ns` is what this machine copies.
+///
+/// # Errors
+/// A chip that is not known, or a prompt of which nothing ran on the NPU.
+pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
+    let Measured { prompts, tokens, small } = measured;
+    let soc = prompts[1].emulator.soc.clone();
+    let search = Search::on(&soc)
+        .ok_or_else(|| Error::Refused(format!("the emulator's report is of an unknown chip, {soc:?}")))?;
+    let npu_ns = |ran: &Ran| Some(ran.emulator.any_core_busy_ns);
+    let prefill_npu_ns = difference(prompts, f64::from(PROMPTS - 1), npu_ns).filter(|ns| *ns > 0.0);
+    let Some(prefill_npu_ns) = prefill_npu_ns else {
+        return Err(Error::Refused("no run of the prompt reached the NPU: nothing to measure".to_owned()));
+    };
+    let bound = bound(prompts, &search);
+
+    let count = f64::from(TOKENS[1] - TOKENS[0]);
+    let decode_npu_ns = difference(tokens, count, npu_ns).unwrap_or(0.0);
+    let decode_total_ns = difference(tokens, count, |ran| Some(ran.emulator.total_ns)).unwrap_or(0.0);
+    let weight_bytes = decoded_bytes(tokens);
+    let share = |ns: f64| (ns > 0.0 && weight_bytes > 0.0).then(|| weight_bytes / BANDWIDTH / ns);
+    let ratio = |ran: &Ran| {
+        let ns = ran.emulator.any_core_busy_ns / f64::from(SMALLS);
+        (decode_npu_ns > 0.0 && ns > 0.0).then(|| ns / decode_npu_ns)
+    };
+
+    let prompt = |name: &str| difference(prompts, f64::from(PROMPTS - 1), |ran| ran.plugin.number(name));
+    let per_token = |name: &str| difference(tokens, count, |ran| ran.plugin.number(name));
+    let stages: Option<f64> = STAGES.iter().map(|name| prompt(name)).sum();
+    let copied = prompt("activation_bytes").zip(prompt("result_bytes")).map(|(a, c)| a + c);
+    let (wait, busy) = (prompt("wait_ns"), prompt("busy_ns"));
+    let whole = |ran: &Ran, name: &str| ran.plugin.number(name).map(|number| number as u64);
+    let memory = prompts[1].memory;
+
+    Ok(Row {
+        soc,
+        prefill_tokens: PROMPT,
+        prefill_npu_ns,
+        prefill_roofline_share: bound.map(|bound| bound.best_ns / prefill_npu_ns),
+        prefill_peak_share: bound.map(|bound| bound.peak_ns / prefill_npu_ns),
+        prefill_paced_tokens_per_second: median(prompts[1].samples_ns.get(1..).unwrap_or_default())
+            .map(|ns| 1e9 * f64::from(PROMPT) / ns),
+        decode_npu_ns,
+        decode_total_ns,
+        decode_bandwidth_share: share(decode_npu_ns),
+        decode_bandwidth_share_with_calls: share(decode_total_ns),
+        decode_paced_tokens_per_second: difference(tokens, count, |ran| ran.samples_ns.first().copied())
+            .filter(|ns| *ns > 0.0)
+            .map(|ns| 1e9 / ns),
+        rows_ratio: SMALL.iter().zip(small).filter_map(|(rows, ran)| Some((*rows, ratio(ran)?))).collect(),
+        rotate_ns: prompt("rotate_ns"),
+        pack_ns: prompt("pack_ns"),
+        sync_ns: prompt("sync_ns"),
+        scale_ns: prompt("scale_ns"),
+        wait_ns: wait,
+        busy_ns: busy,
+        activation_bytes: prompt("activation_bytes"),
+        result_bytes: prompt("result_bytes"),
+        memcpy_gb_per_second: bytes_per_ns,
+        host_memcpy_passes: stages
+            .zip(copied.filter(|bytes| *bytes > 0.0))
+            .map(|(ns, bytes)| ns / (bytes / bytes_per_ns)),
+        npu_wait_share: wait
+            .zip(busy)
+            .filter(|(wait, busy)| wait + busy > 0.0)
+            .map(|(wait, busy)| wait / (wait + busy)),
+        allocs_per_token: per_token("allocations"),
+        threads_per_token: per_token("threads_created"),
+        contexts_per_token: per_token("contexts_created"),
+        contexts: whole(&prompts[1], "contexts"),
+        fds: whole(&prompts[1], "fds"),
+        npu_bytes: whole(&prompts[1], "npu_bytes"),
+        weight_bytes: weight_bytes as u64,
+        rss_peak_bytes: memory.peak,
+        rss_anonymous_bytes: memory.anonymous,
+        rss_file_bytes: memory.files,
+        rss_shared_bytes: memory.shared,
+        rss_over_weights: (weight_bytes > 0.0).then(|| memory.peak as f64 / weight_bytes),
+        pacing: prompts[1].emulator.pacing().zip(tokens[1].emulator.pacing()).map(|(a, b)| a.max(b)),
+        ..Row::default()
+    })
+}
+
+/// (figure of the second − figure of the first) / `count`.
+fn difference(ran: &[Ran; 2], count: f64, of: impl Fn(&Ran) -> Option<f64>) -> Option<f64> {
+    Some((of(&ran[1])? - of(&ran[0])?) / count)
+}
+
+fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Some((sorted.get(sorted.len().checked_sub(1)? / 2)? + sorted.get(sorted.len() / 2)?) / 2.0)
+}
+
+/// The least that a prompt's products could take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bound {
+    best_ns: f64,
+    peak_ns: f64,
+}
+
+/// The best schedule of each product, added up. A weight's rows are those that it really had (the last layer and the
+/// output have few), by its FLOPs; `None` if one has a pipeline or a type that the search does not know.
+fn bound(prompts: &[Ran; 2], search: &Search) -> Option<Bound> {
+    let first: HashMap<String, f64> =
+        prompts[0].plugin.weights().into_iter().map(|weight| (weight.name, weight.npu_flops)).collect();
+    let mut known: HashMap<Product, Bound> = HashMap::new();
+    let mut sum = Bound { best_ns: 0.0, peak_ns: 0.0 };
+    for weight in prompts[1].plugin.weights() {
+        let flops = weight.npu_flops - first.get(&weight.name).copied().unwrap_or(0.0);
+        let rows = flops / f64::from(PROMPTS - 1) / (2.0 * weight.k as f64 * weight.n as f64);
+        let rows = rows.round() as usize;
+        if rows == 0 {
+            continue;
+        }
+        let product = Product::of(&weight.pipeline, rows, (weight.k, weight.n))?;
+        let bound = match known.get(&product) {
+            Some(bound) => *bound,
+            None => {
+                let bound = Bound { best_ns: search.best(product)?.ns, peak_ns: search.peak_ns(product)? };
+                known.insert(product, bound);
+                bound
+            }
+        };
+        sum.best_ns += bound.best_ns;
+        sum.peak_ns += bound.peak_ns;
+    }
+    (sum.best_ns > 0.0).then_some(sum)
+}
+
+/// Bytes of the copies of all weights that take part in a token.
+fn decoded_bytes(tokens: &[Ran; 2]) -> f64 {
+    let used = |weight: &super::figures::Weight| weight.npu_flops > 0.0;
+    tokens[1].plugin.weights().iter().filter(|weight| used(weight)).map(|weight| weight.npu_bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{json, Value};
+
+    use super::super::figures::{Core, Emulator, Plugin};
+    use super::super::host::Memory;
+    use super::*;
+
+    /// A process in which the NPU was busy for `busy_ns`, with these entries in the plugin's report.
+    fn ran(busy_ns: f64, samples_ns: &[f64], plugin: Value) -> Ran {
+        let core = Core { busy_ns, paced_busy_ns: 1.1 * busy_ns };
+        let emulator = Emulator {
+            soc: "rk3588".into(),
+            paced: true,
+            total_ns: 2.0 * busy_ns,
+            any_core_busy_ns: busy_ns,
+            cores: vec![core],
+        };
+        let memory = Memory { peak: 4_000_000, ..Memory::default() };
+        Ran { samples_ns: samples_ns.to_vec(), emulator, plugin: Plugin(plugin), memory }
+    }
+
+    /// One weight of 1024 × 1024 in W8A8 that met so many rows.
+    fn weight(rows: u64) -> Value {
+        json!({"name": "w", "k": 1024, "n": 1024, "pipeline": "W8A8", "npu_bytes": 1 << 20, "npu_flops": rows << 21})
+    }
+
+    fn measured() -> Measured {
+        let stages = |times: u64| {
+            json!({"tensors": [weight(512 * times)], "fds": 4, "npu_bytes": 2_000_000, "engine": {
+                "rotate_ns": 100 * times, "pack_ns": 50 * times, "sync_ns": 30 * times, "scale_ns": 20 * times,
+                "wait_ns": 10 * times, "busy_ns": 90 * times, "activation_bytes": 600 * times, "result_bytes": 400 * times
+            }})
+        };
+        let tokens = |count: u64| json!({"tensors": [weight(count)], "allocations": 100 + 3 * count});
+        Measured {
+            prompts: [ran(1e6, &[9.0], stages(1)), ran(3e6, &[9.0, 5e8, 5e8], stages(3))],
+            tokens: [ran(1e6, &[1e9], tokens(8)), ran(4.2e6, &[4.2e9], tokens(40))],
+            small: [0.8e6, 0.8e6, 1.6e6, 3.2e6].map(|ns| ran(ns, &[], json!({}))),
+        }
+    }
+
+    #[test]
+    fn a_row_is_made_of_differences() {
+        let row = row(&measured(), 10.0).unwrap();
+        assert_eq!((row.prefill_npu_ns, row.decode_npu_ns, row.decode_total_ns), (1e6, 1e5, 2e5));
+        let product = Product { code: 2, rows: 512, k: 1024, n: 1024 };
+        let search = Search::on("rk3588").unwrap();
+        assert_eq!(row.prefill_roofline_share, Some(search.best(product).unwrap().ns / 1e6));
+        assert_eq!(row.prefill_peak_share, Some(product.operations() / 6150.0 / 1e6));
+        assert_eq!(row.prefill_paced_tokens_per_second, Some(1024.0));
+        assert_eq!(row.decode_paced_tokens_per_second.map(f64::round), Some(10.0));
+        assert_eq!(row.decode_bandwidth_share, Some(1_048_576.0 / 26.6 / 1e5));
+        assert_eq!(row.rows_ratio.into_iter().collect::<Vec<_>>(), [(2, 1.0), (4, 1.0), (8, 2.0), (16, 4.0)]);
+        // 200 ns of stages; 1000 bytes take 100 ns to copy.
+        assert_eq!((row.host_memcpy_passes, row.npu_wait_share), (Some(2.0), Some(0.1)));
+        assert_eq!((row.allocs_per_token, row.threads_per_token), (Some(3.0), None));
+        assert_eq!((row.fds, row.contexts, row.npu_bytes), (Some(4), None, Some(2_000_000)));
+        assert_eq!(row.rss_over_weights, Some(4e6 / 1_048_576.0));
+        assert!(row.pacing.is_some_and(|pacing| (pacing - 1.1).abs() < 1e-9));
+    }
+
+    #[test]
+    fn what_the_plugin_does_not_report_is_none_and_nothing_on_the_npu_an_error() {
+        let mut bare = measured();
+        for ran in bare.prompts.iter_mut().chain(&mut bare.tokens) {
+            ran.plugin = Plugin(json!({}));
+        }
+        let row = super::row(&bare, 10.0).unwrap();
+        assert_eq!((row.prefill_roofline_share, row.decode_bandwidth_share), (None, None));
+        assert_eq!((row.host_memcpy_passes, row.npu_wait_share, row.fds), (None, None, None));
+        bare.prompts[1] = bare.prompts[0].clone();
+        assert!(super::row(&bare, 10.0).unwrap_err().to_string().contains("nothing to measure"));
+        bare.prompts[1].emulator.soc = "rk1".into();
+        assert!(super::row(&bare, 10.0).unwrap_err().to_string().contains("\"rk1\""));
+    }
+
+    #[test]
+    fn the_median_is_the_middle_one_or_two() {
+        assert_eq!(
+            [&[][..], &[3.0], &[4.0, 1.0], &[9.0, 1.0, 2.0]].map(median),
+            [None, Some(3.0), Some(2.5), Some(2.0)]
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! All processes of one row.
+
+use std::path::Path;
+
+use super::derive;
+use super::host::{Host, Ran, Test};
+use super::rows::Row;
+use crate::accuracy::asked::Asked;
+use crate::cache::Cache;
+use crate::env::Npu;
+use crate::error::Result;
+use crate::progress::Step;
+use crate::setup::Ready;
+
+/// Tokens of the prompt.
+pub const PROMPT: u32 = 512;
+/// Repetitions of the longer of the two processes with a prompt; the shorter has one.
+pub const PROMPTS: u32 = 3;
+/// Tokens of the two processes that generate.
+pub const TOKENS: [u32; 2] = [8, 40];
+/// Rows of small batches, and how often each is repeated.
+pub const SMALL: [u32; 4] = [2, 4, 8, 16];
+/// How often a small batch is repeated.
+pub const SMALLS: u32 = 8;
+
+/// What was measured of one model.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// One prompt, then [`PROMPTS`], in processes of their own: the difference has no first uses in it.
+    pub prompts: [Ran; 2],
+    /// [`TOKENS`] generated.
+    pub tokens: [Ran; 2],
+    /// [`SMALLS`] batches of [`SMALL`] rows.
+    pub small: [Ran; 4],
+}
+
+/// What all rows share.
+pub struct Bench<'a> {
+    ready: &'a Ready,
+    npu: &'a Npu,
+    cache: &'a Cache,
+    threads: u32,
+    bytes_per_ns: f64,
+    begun: usize,
+    total: usize,
+}
+
+impl<'a> Bench<'a> {
+    /// A bench that will measure `total` rows, with `threads` CPU threads that copy `bytes_per_ns`.
+    pub fn new(
+        ready: &'a Ready,
+        npu: &'a Npu,
+        cache: &'a Cache,
+        threads: u32,
+        bytes_per_ns: f64,
+        total: usize,
+    ) -> Self {
+        Self { ready, npu, cache, threads, bytes_per_ns, begun: 0, total }
+    }
+
+    /// Measures one row.
+    ///
+    /// # Errors
+    /// Of the host, or reports without what a row must have.
+    pub fn row(&mut self, model: &str, weights: &str, path: &Path, asked: &Asked) -> Result<Row> {
+        self.begun += 1;
+        let step = Step::spinner(format!("{model} {weights} {asked} ({} of {})", self.begun, self.total));
+        // The converted weights are as large as the model: on the cache's disk, and gone with the row.
+        let scratch = self.cache.partial()?;
+        let host = Host { ready: self.ready, npu: self.npu, threads: self.threads, scratch: scratch.path() };
+        let run = |test, repetitions| host.run(path, asked, test, repetitions);
+        let mut measured = Measured {
+            prompts: [run(Test::Prompt(PROMPT), 1)?, run(Test::Prompt(PROMPT), PROMPTS)?],
+            tokens: [run(Test::Generate(TOKENS[0]), 1)?, run(Test::Generate(TOKENS[1]), 1)?],
+            ..Measured::default()
+        };
+        for (rows, ran) in SMALL.into_iter().zip(&mut measured.small) {
+            *ran = run(Test::Prompt(rows), SMALLS)?;
+        }
+        step.done();
+        let mut row = derive::row(&measured, self.bytes_per_ns)?;
+        row.model = model.to_owned();
+        row.weights = weights.to_owned();
+        row.pipelines = asked.to_string();
+        row.threads = self.threads;
+        Ok(row)
+    }
+}

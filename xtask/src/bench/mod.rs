@@ -1,0 +1,156 @@
+//! `cargo xtask bench`: what the plugin's schedules and host-side work cost, by the emulator's modelled clock and by a
+//! paced run of the stock llama-bench. Nothing here is measured on a board.
+//!
+//! * [`host`]: one process of the host, and what it and both reports say;
+//! * [`measure`]: all processes of a row; [`derive`]: the row from them;
+//! * [`best`]: the best schedule there is, by exhaustive search with the emulator's formula; [`memcpy`]: the yardstick of
+//!   host-side work;
+//! * [`rows`]: the rows and their table; [`page`] and [`picture`]: the page that `--save` writes.
+//!
+//! The emulator's runs are paced (`RKNPU_EMU_PACE`): they take their modelled time in real time and compute nothing.
+
+mod best;
+mod derive;
+mod figures;
+mod host;
+mod measure;
+mod memcpy;
+mod page;
+mod picture;
+mod rows;
+
+use std::path::PathBuf;
+use std::thread;
+
+use clap::Args;
+
+use self::measure::Bench;
+use crate::accuracy::asked::{self, Asked};
+use crate::cache::Cache;
+use crate::env::{Npu, NpuChoice};
+use crate::error::Result;
+use crate::progress::{note, warn};
+use crate::setup::{self, models, Wants};
+use crate::synth;
+use crate::synth::blocks::WeightType;
+use crate::synth::shape::Shape;
+
+/// The name of the one model that is real.
+const REAL: &str = "smollm2";
+
+/// The options of `bench`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Models: smollm2 (real), or synthetic ones with the widths of qwen2.5-1.5b, gemma3-1b, granite-350m (or tiny)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Subject::named, default_values = ["smollm2", "granite-350m", "gemma3-1b", "qwen2.5-1.5b"])]
+    shapes: Vec<Subject>,
+    /// Types of the weights in the files
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_enum, default_values = ["q8_0", "q4_0", "f16"])]
+    types: Vec<WeightType>,
+    /// What to ask of the NPU, as for accuracy: default, a mode (accurate, lean, fast) or a pipeline's name
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_values = [asked::DEFAULT])]
+    pipelines: Vec<Asked>,
+    /// Give synthetic models only this many layers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    layers: Option<u32>,
+    /// CPU threads of the host [default: all]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    threads: Option<u32>,
+    /// The chip to emulate [default: rk3588]
+    #[arg(long)]
+    soc: Option<String>,
+    /// Print one JSON array as the last line of stdout instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Write tables to this Markdown file and pictures beside it, such as docs/performance.md
+    #[arg(long, value_name = "FILE.md")]
+    save: Option<PathBuf>,
+}
+
+/// A model to measure.
+#[derive(Debug, Clone, Copy)]
+enum Subject {
+    Real,
+    Synthetic(&'static Shape),
+}
+
+impl Subject {
+    fn named(name: &str) -> Result<Self, String> {
+        if name.eq_ignore_ascii_case(REAL) {
+            return Ok(Self::Real);
+        }
+        Shape::named(name).map(Self::Synthetic).map_err(|error| format!("{error}, {REAL}"))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Real => REAL,
+            Self::Synthetic(shape) => shape.name,
+        }
+    }
+}
+
+/// Measures, prints and saves.
+///
+/// # Errors
+/// Bad input, a failed set-up, a full disk, a failed host, reports that hold no figures.
+pub fn command(options: &Options) -> Result<()> {
+    if let Some(path) = &options.save {
+        // Said now, not after an hour of measuring.
+        page::check_path(path)?;
+    }
+    let npu = Npu::choose(false, NpuChoice::Emulated, options.soc.as_deref())?;
+    let ready = setup::prepare(Wants { models: true, plugin: true })?;
+    let cache = Cache::from_env()?;
+    let threads =
+        options.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |all| all.get() as u32));
+    if options.layers.is_some() && options.shapes.iter().any(|subject| matches!(subject, Subject::Real)) {
+        warn(&format!("--layers does not change {REAL}, which is a real model"));
+    }
+    let bytes_per_ns = memcpy::bytes_per_ns(threads as usize);
+    note(&format!("memcpy on {threads} threads: {bytes_per_ns:.1} GB/s"));
+
+    let total = options.shapes.len() * options.types.len() * options.pipelines.len();
+    let mut bench = Bench::new(&ready, &npu, &cache, threads, bytes_per_ns, total);
+    let mut rows = Vec::with_capacity(total);
+    for subject in &options.shapes {
+        for kind in &options.types {
+            let path = match subject {
+                Subject::Real => models::file_of(&ready.models, kind.name()),
+                Subject::Synthetic(shape) => {
+                    synth::ensure(&cache, &ready.models, shape, *kind, options.layers)?
+                }
+            };
+            for asked in &options.pipelines {
+                let row = bench.row(subject.name(), kind.name(), &path, asked)?;
+                if let Some(complaint) = rows::unsteady(&row) {
+                    warn(&complaint);
+                }
+                rows.push(row);
+            }
+        }
+    }
+    if options.json {
+        println!("{}", serde_json::to_string(&rows).unwrap_or_default());
+    } else {
+        print!("{}", rows::table(&rows));
+    }
+    if let Some(path) = &options.save {
+        page::save(&rows, path)?;
+        note(&format!("the page is {}", path.display()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_go_by_name_and_an_unknown_one_is_refused_with_the_list() {
+        assert_eq!(Subject::named("SmolLM2").unwrap().name(), "smollm2");
+        assert_eq!(Subject::named("gemma3-1b").unwrap().name(), "gemma3-1b");
+        let error = Subject::named("llama").unwrap_err();
+        assert_eq!(error, "expected one of qwen2.5-1.5b, gemma3-1b, granite-350m, tiny, smollm2");
+    }
+}

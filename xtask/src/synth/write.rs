@@ -1,0 +1,177 @@
+//! The file: head, tensors one after the other, weights from a repeated stretch of random blocks.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use super::blocks::{Random, WeightType};
+use super::shape::Shape;
+use super::tokenizer::{push_text, Pairs};
+use crate::error::{IoContext, Result};
+
+/// Where tensors may begin.
+const ALIGNMENT: u64 = 32;
+
+/// The code of 32-bit floats, which norms are in.
+const F32: u32 = 0;
+
+/// One tensor's place.
+struct Placed {
+    bytes: u64,
+    dtype: u32,
+}
+
+/// A file that can be written.
+pub struct Plan {
+    kind: WeightType,
+    head: Vec<u8>,
+    tensors: Vec<Placed>,
+}
+
+impl Plan {
+    /// Lays out the file of a model of that shape with weights of that type.
+    pub fn new(shape: &Shape, kind: WeightType, tokenizer: &Pairs) -> Self {
+        let names = shape.tensors();
+        let mut head = b"GGUF\x03\0\0\0".to_vec();
+        head.extend((names.len() as u64).to_le_bytes());
+        let metadata = metadata(shape, kind);
+        head.extend((metadata.count + tokenizer.count).to_le_bytes());
+        head.extend(&metadata.bytes);
+        head.extend(&tokenizer.bytes);
+        let (mut tensors, mut offset) = (Vec::with_capacity(names.len()), 0u64);
+        for (name, dims) in names {
+            let elements: u64 = dims.iter().product();
+            let (block, block_bytes) = kind.block();
+            let (dtype, bytes) = if dims.len() == 1 {
+                (F32, 4 * elements)
+            } else {
+                (kind.code(), elements / block * block_bytes)
+            };
+            push_text(&mut head, &name);
+            head.extend((dims.len() as u32).to_le_bytes());
+            dims.iter().for_each(|extent| head.extend(extent.to_le_bytes()));
+            head.extend(dtype.to_le_bytes());
+            head.extend(offset.to_le_bytes());
+            offset = (offset + bytes).next_multiple_of(ALIGNMENT);
+            tensors.push(Placed { bytes, dtype });
+        }
+        head.resize(head.len().next_multiple_of(ALIGNMENT as usize), 0);
+        Self { kind, head, tensors }
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        let data = self.tensors.iter().map(|tensor| tensor.bytes.next_multiple_of(ALIGNMENT));
+        self.head.len() as u64 + data.sum::<u64>()
+    }
+
+    /// Writes it to `path`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let file = File::create(path).at("create", path)?;
+        self.write_to(BufWriter::with_capacity(1 << 20, file)).at("write", path)
+    }
+
+    fn write_to(&self, mut out: BufWriter<File>) -> std::io::Result<()> {
+        out.write_all(&self.head)?;
+        let (blocks, mut at) = (self.kind.random(), 0);
+        let mut random = Random::new(1);
+        for tensor in &self.tensors {
+            let mut left = tensor.bytes as usize;
+            if tensor.dtype == F32 {
+                // Norms around one, different in each layer, so that no two layers see the same rows.
+                for _ in 0..left / 4 {
+                    out.write_all(&(0.5 + random.next() as f32 / (1u32 << 31) as f32).to_le_bytes())?;
+                }
+            } else {
+                // Each goes on where the last one ended: no two are the same.
+                while left > 0 {
+                    let piece = left.min(blocks.len() - at);
+                    out.write_all(&blocks[at..at + piece])?;
+                    left -= piece;
+                    at = (at + piece) % blocks.len();
+                }
+            }
+            let padding = tensor.bytes.next_multiple_of(ALIGNMENT) - tensor.bytes;
+            out.write_all(&[0; ALIGNMENT as usize][..padding as usize])?;
+        }
+        out.into_inner()?.sync_all()
+    }
+}
+
+/// The keys of the model itself.
+fn metadata(shape: &Shape, kind: WeightType) -> Pairs {
+    let mut pairs = Pairs::default();
+    let mut add = |key: &str, code: u32, value: &dyn Fn(&mut Vec<u8>)| {
+        pairs.count += 1;
+        push_text(&mut pairs.bytes, key);
+        pairs.bytes.extend(code.to_le_bytes());
+        value(&mut pairs.bytes);
+    };
+    let name = format!("synthetic {}", shape.name);
+    for (key, text) in [("general.architecture", "llama"), ("general.type", "model"), ("general.name", &name)]
+    {
+        add(key, 8, &|out| push_text(out, text));
+    }
+    for (key, number) in [
+        ("general.quantization_version", 2),
+        ("general.file_type", kind.file_code()),
+        ("llama.block_count", shape.layers),
+        ("llama.context_length", shape.context),
+        ("llama.embedding_length", shape.width),
+        ("llama.feed_forward_length", shape.feed_forward),
+        ("llama.attention.head_count", shape.heads),
+        ("llama.attention.head_count_kv", shape.kv_heads),
+        ("llama.attention.key_length", shape.head),
+        ("llama.attention.value_length", shape.head),
+        ("llama.rope.dimension_count", shape.head),
+        ("llama.vocab_size", shape.vocabulary),
+    ] {
+        add(key, 4, &|out| out.extend(number.to_le_bytes()));
+    }
+    for (key, number) in
+        [("llama.rope.freq_base", 10_000f32), ("llama.attention.layer_norm_rms_epsilon", 1e-5)]
+    {
+        add(key, 6, &|out| out.extend(number.to_le_bytes()));
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Gguf, Value};
+
+    #[test]
+    fn our_reader_reads_it_back_and_all_bytes_are_accounted_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let shape = Shape { vocabulary: 320, ..Shape::named("tiny").unwrap().clone() };
+        let head = dir.path().join("tokenizer.gguf");
+        std::fs::write(&head, super::super::tokenizer::tests::head()).unwrap();
+        let tokenizer = super::super::tokenizer::padded(&head, 320).unwrap();
+        for kind in [WeightType::Q8_0, WeightType::F16, WeightType::Q4_0] {
+            let path = dir.path().join(kind.name());
+            let plan = Plan::new(&shape, kind, &tokenizer);
+            plan.write(&path).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), plan.bytes());
+
+            let model = Gguf::open(&path).unwrap();
+            assert_eq!(model.architecture(), "llama");
+            assert_eq!(model.number("feed_forward_length"), Some(512));
+            assert_eq!(model.metadata["general.name"], Value::Text("synthetic tiny".into()));
+            assert_eq!(model.metadata["tokenizer.ggml.model"], Value::Text("gpt2".into()));
+            assert_eq!(model.tensors.len(), 2 + 2 * 9);
+            let mut next = 0;
+            for tensor in &model.tensors {
+                assert_eq!(tensor.offset, next, "{}", tensor.name);
+                assert_eq!(tensor.dtype, if tensor.dims.len() == 1 { F32 } else { kind.code() });
+                next = (next + tensor.bytes().unwrap()).next_multiple_of(ALIGNMENT);
+            }
+            assert_eq!(plan.head.len() as u64 + next, plan.bytes());
+            let down = model.tensors.iter().find(|tensor| tensor.name == "blk.1.ffn_down.weight").unwrap();
+            assert_eq!(down.dims, [512, 256]);
+        }
+    }
+}
