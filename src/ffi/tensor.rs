@@ -125,7 +125,7 @@ pub unsafe fn jobs<'a>(
                     row_stride: product.weight_stride(),
                 },
                 constant,
-            lent,
+                lent,
                 activations: Activations {
                     data: rows,
                     stride: product.activation_stride(),

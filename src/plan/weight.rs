@@ -116,7 +116,7 @@ impl WeightPlan {
         for pieces in longest.segments.len()..=k.div_ceil(SEGMENT_MIN).max(longest.segments.len()) {
             let plan = plan(k.div_ceil(pieces).next_multiple_of(longest.limits.k_align))?;
             if plans.last().is_none_or(|(last, _)| last.segments.len() < plan.segments.len()) {
-                let ns = Schedule::best(&plan, &chip.timing, whole, ROWS_MAX).ns;
+                let ns = Schedule::least_ns(&plan, &chip.timing, whole, ROWS_MAX);
                 // Padding is streamed at every token.
                 let padding = plan.stack_bytes() as f64 / longest.stack_bytes() as f64;
                 plans.push((plan, ns * padding));

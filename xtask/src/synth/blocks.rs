@@ -77,7 +77,20 @@ impl WeightType {
                     let scale = if self == Self::Q8_0 { SCALE - (4 << 10) } else { SCALE };
                     out.extend((scale | random.next() as u16 & 0x3ff).to_le_bytes());
                     let bytes = self.block().1 as usize - 2;
-                    (0..bytes).for_each(|_| out.push(random.next() as u8));
+                    // Rows of real models have a bell's shape, by which the plugin knows that they are to be
+                    // rotated: the mean of four numbers has it well enough.
+                    let bell =
+                        |random: &mut Random| (0..4).map(|_| random.next() as i8 as i32).sum::<i32>() / 4;
+                    (0..bytes).for_each(|_| {
+                        let value = bell(&mut random);
+                        out.push(if self == Self::Q8_0 {
+                            value as u8
+                        } else {
+                            // Nibbles, 8 in the middle.
+                            let other = bell(&mut random);
+                            (((value >> 4) + 8) | ((other >> 4) + 8) << 4) as u8
+                        });
+                    });
                 }
             }
         }
