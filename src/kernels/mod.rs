@@ -5,6 +5,7 @@
 //! * [`fast`]: the same, in a form that the compiler turns into vector code, built once for the baseline of the
 //!   target (NEON on aarch64) and once for AVX2 on x86-64, chosen at run time.
 //! * [`int4`]: both for four-bit numbers.
+//! * [`dot`]: what one run of the NPU computes, for few rows.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
 //! * `halves` and `lanes`: what compilers do not make vector code of by themselves, for AVX2 and NEON.
 //!

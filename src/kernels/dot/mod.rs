@@ -75,6 +75,10 @@ impl Dot {
 #[derive(Debug, Clone, Copy)]
 enum Machine {
     /// Those of every machine.
+    #[cfg_attr(
+        all(target_arch = "aarch64", not(test)),
+        allow(dead_code, reason = "there, NEON is always had")
+    )]
     Scalar,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 //! Everything is bytes here. 16 bytes along K, a piece, are what one step takes of each row and each column: every
 //! block of every chip is whole pieces. Up to four rows are done together. For each block of columns and each chunk of
 //! [`CHUNK`] pieces, the rows' pieces are first widened into a buffer that stays in the level-1 cache, 32 bytes each,
-//! which costs as much as four columns at most; then tiles of rows × columns stay in registers over the chunk.
+//! which costs about as much as a column or two; then tiles of rows × columns stay in registers over the chunk.
 
 use super::Dot;
 
@@ -118,13 +118,13 @@ pub trait Step {
 struct Wide([u8; CHUNK * ROWS * WIDE]);
 
 /// Computes `tiling` with steps of `S`; B's columns are `RUN` bytes a block. A sum becomes an element of C by `finish`.
-/// Four rows are done with `FOUR` columns together: as many as the machine has registers for.
+/// Three or four rows are done with `MANY` columns together: as many as the machine has registers for.
 ///
 /// # Safety
 /// The machine is the one that `S` asks for. `tiling` was made for a [`Dot`] that the lengths of `a`, `b` and `c` were
 /// checked against, and for `RUN`.
 #[inline(always)]
-pub unsafe fn run<S: Step, const RUN: usize, const FOUR: usize, T>(
+pub unsafe fn run<S: Step, const RUN: usize, const MANY: usize, T>(
     a: &[u8],
     b: &[u8],
     tiling: &Tiling,
@@ -139,8 +139,8 @@ pub unsafe fn run<S: Step, const RUN: usize, const FOUR: usize, T>(
             match end - first {
                 1 => rows::<S, RUN, 1, 8, T>(a, b, tiling, first, &mut wide, c, &finish),
                 2 => rows::<S, RUN, 2, 4, T>(a, b, tiling, first, &mut wide, c, &finish),
-                3 => rows::<S, RUN, 3, 4, T>(a, b, tiling, first, &mut wide, c, &finish),
-                _ => rows::<S, RUN, 4, FOUR, T>(a, b, tiling, first, &mut wide, c, &finish),
+                3 => rows::<S, RUN, 3, MANY, T>(a, b, tiling, first, &mut wide, c, &finish),
+                _ => rows::<S, RUN, 4, MANY, T>(a, b, tiling, first, &mut wide, c, &finish),
             }
         }
     }
@@ -222,7 +222,7 @@ unsafe fn tile<S: Step, const RUN: usize, const R: usize, const C: usize>(
             // SAFETY: of the block's `C` · `RUN` bytes, and of a piece of each row, says the caller.
             unsafe {
                 let mut pieces = [S::a(a); R];
-                for (row, piece) in pieces.iter_mut().enumerate().skip(1) {
+                for (row, piece) in pieces.iter_mut().enumerate() {
                     *piece = S::a(a.wrapping_add(row * WIDE));
                 }
                 for j in 0..C {
