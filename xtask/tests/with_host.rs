@@ -234,3 +234,28 @@ fn a_synthetic_model_loads_in_the_host_and_is_written_once() {
         assert_eq!(last_json(&run.output().unwrap())["tokens"], 2, "{path}");
     }
 }
+
+#[test]
+fn bench_has_modelled_figures_of_a_tiny_model_and_writes_its_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("performance.md");
+    let arguments = ["bench", "--shapes", "tiny", "--types", "q8_0", "--pipelines", "default,W4A8", "--json"];
+    let Some(mut bench) = xtask(&arguments) else { return };
+    bench.env("XDG_CACHE_HOME", dir.path()).arg("--save").arg(&page);
+    let rows = last_json(&bench.output().unwrap());
+    let asked: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["pipelines"].as_str()).collect();
+    assert_eq!(asked, [Some("default"), Some("W4A8")]);
+    for row in rows.as_array().unwrap() {
+        let share = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key} in {row}"));
+        // The search does not foresee that a core's traffic is faster while another begins: a little may be beaten.
+        for key in ["prefill_roofline_share", "prefill_peak_share", "decode_bandwidth_share"] {
+            assert!((0.001..1.1).contains(&share(key)), "{key} in {row}");
+        }
+        assert!(share("prefill_peak_share") < share("prefill_roofline_share"), "{row}");
+        assert!(share("decode_total_ns") > share("decode_npu_ns"), "{row}");
+        assert_eq!(row["rows_ratio"].as_object().unwrap().len(), 4, "{row}");
+        assert!(share("pacing") >= 1.0, "{row}");
+        assert!(row["rss_peak_bytes"].as_u64() > row["weight_bytes"].as_u64(), "{row}");
+    }
+    assert!(std::fs::read_to_string(&page).unwrap().contains("| tiny | Q8_0 | W4A8 |"));
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::best::{Product, Search};
 use super::host::Ran;
-use super::measure::{Measured, PROMPT, PROMPTS, SMALL, SMALLS, TOKENS};
+use super::measure::{Measured, PROMPT, REPETITIONS, SMALL, SMALLS, TOKENS};
 use super::rows::Row;
 use crate::error::{Error, Result};
 
@@ -24,13 +24,13 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
     let search = Search::on(&soc)
         .ok_or_else(|| Error::Refused(format!("the emulator's report is of an unknown chip, {soc:?}")))?;
     let npu_ns = |ran: &Ran| Some(ran.emulator.any_core_busy_ns);
-    let prefill_npu_ns = difference(prompts, f64::from(PROMPTS - 1), npu_ns).filter(|ns| *ns > 0.0);
+    let prefill_npu_ns = difference(prompts, f64::from(REPETITIONS - 1), npu_ns).filter(|ns| *ns > 0.0);
     let Some(prefill_npu_ns) = prefill_npu_ns else {
         return Err(Error::Refused("no run of the prompt reached the NPU: nothing to measure".to_owned()));
     };
     let bound = bound(prompts, &search);
 
-    let count = f64::from(TOKENS[1] - TOKENS[0]);
+    let count = f64::from(TOKENS * (REPETITIONS - 1));
     let decode_npu_ns = difference(tokens, count, npu_ns).unwrap_or(0.0);
     let decode_total_ns = difference(tokens, count, |ran| Some(ran.emulator.total_ns)).unwrap_or(0.0);
     let weight_bytes = decoded_bytes(tokens);
@@ -40,7 +40,7 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         (decode_npu_ns > 0.0 && ns > 0.0).then(|| ns / decode_npu_ns)
     };
 
-    let prompt = |name: &str| difference(prompts, f64::from(PROMPTS - 1), |ran| ran.plugin.number(name));
+    let prompt = |name: &str| difference(prompts, f64::from(REPETITIONS - 1), |ran| ran.plugin.number(name));
     let per_token = |name: &str| difference(tokens, count, |ran| ran.plugin.number(name));
     let stages: Option<f64> = STAGES.iter().map(|name| prompt(name)).sum();
     let copied = prompt("activation_bytes").zip(prompt("result_bytes")).map(|(a, c)| a + c);
@@ -54,15 +54,12 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         prefill_npu_ns,
         prefill_roofline_share: bound.map(|bound| bound.best_ns / prefill_npu_ns),
         prefill_peak_share: bound.map(|bound| bound.peak_ns / prefill_npu_ns),
-        prefill_paced_tokens_per_second: median(prompts[1].samples_ns.get(1..).unwrap_or_default())
-            .map(|ns| 1e9 * f64::from(PROMPT) / ns),
+        prefill_paced_tokens_per_second: per_second(&prompts[1], PROMPT),
         decode_npu_ns,
         decode_total_ns,
         decode_bandwidth_share: share(decode_npu_ns),
         decode_bandwidth_share_with_calls: share(decode_total_ns),
-        decode_paced_tokens_per_second: difference(tokens, count, |ran| ran.samples_ns.first().copied())
-            .filter(|ns| *ns > 0.0)
-            .map(|ns| 1e9 / ns),
+        decode_paced_tokens_per_second: per_second(&tokens[1], TOKENS),
         rows_ratio: SMALL.iter().zip(small).filter_map(|(rows, ran)| Some((*rows, ratio(ran)?))).collect(),
         rotate_ns: prompt("rotate_ns"),
         pack_ns: prompt("pack_ns"),
@@ -102,6 +99,11 @@ fn difference(ran: &[Ran; 2], count: f64, of: impl Fn(&Ran) -> Option<f64>) -> O
     Some((of(&ran[1])? - of(&ran[0])?) / count)
 }
 
+/// Tokens a second by the wall clock, without the first repetition, in which weights are converted.
+fn per_second(ran: &Ran, tokens: u32) -> Option<f64> {
+    median(ran.samples_ns.get(1..)?).map(|ns| 1e9 * f64::from(tokens) / ns)
+}
+
 fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -124,7 +126,7 @@ fn bound(prompts: &[Ran; 2], search: &Search) -> Option<Bound> {
     let mut sum = Bound { best_ns: 0.0, peak_ns: 0.0 };
     for weight in prompts[1].plugin.weights() {
         let flops = weight.npu_flops - first.get(&weight.name).copied().unwrap_or(0.0);
-        let rows = flops / f64::from(PROMPTS - 1) / (2.0 * weight.k as f64 * weight.n as f64);
+        let rows = flops / f64::from(REPETITIONS - 1) / (2.0 * weight.k as f64 * weight.n as f64);
         let rows = rows.round() as usize;
         if rows == 0 {
             continue;
@@ -187,7 +189,7 @@ mod tests {
         let tokens = |count: u64| json!({"tensors": [weight(count)], "allocations": 100 + 3 * count});
         Measured {
             prompts: [ran(1e6, &[9.0], stages(1)), ran(3e6, &[9.0, 5e8, 5e8], stages(3))],
-            tokens: [ran(1e6, &[1e9], tokens(8)), ran(4.2e6, &[4.2e9], tokens(40))],
+            tokens: [ran(1e6, &[1e9], tokens(16)), ran(4.2e6, &[1e9, 1e9, 2e9], tokens(48))],
             small: [0.8e6, 0.8e6, 1.6e6, 3.2e6].map(|ns| ran(ns, &[], json!({}))),
         }
     }
@@ -201,7 +203,7 @@ mod tests {
         assert_eq!(row.prefill_roofline_share, Some(search.best(product).unwrap().ns / 1e6));
         assert_eq!(row.prefill_peak_share, Some(product.operations() / 6150.0 / 1e6));
         assert_eq!(row.prefill_paced_tokens_per_second, Some(1024.0));
-        assert_eq!(row.decode_paced_tokens_per_second.map(f64::round), Some(10.0));
+        assert_eq!(row.decode_paced_tokens_per_second, Some(16.0 / 1.5));
         assert_eq!(row.decode_bandwidth_share, Some(1_048_576.0 / 26.6 / 1e5));
         assert_eq!(row.rows_ratio.into_iter().collect::<Vec<_>>(), [(2, 1.0), (4, 1.0), (8, 2.0), (16, 4.0)]);
         // 200 ns of stages; 1000 bytes take 100 ns to copy.

@@ -14,10 +14,10 @@ use crate::setup::Ready;
 
 /// Tokens of the prompt.
 pub const PROMPT: u32 = 512;
-/// Repetitions of the longer of the two processes with a prompt; the shorter has one.
-pub const PROMPTS: u32 = 3;
-/// Tokens of the two processes that generate.
-pub const TOKENS: [u32; 2] = [8, 40];
+/// Tokens that are generated in one go.
+pub const TOKENS: u32 = 16;
+/// Repetitions in the longer of two processes; the shorter has one. The difference has no first uses in it.
+pub const REPETITIONS: u32 = 3;
 /// Rows of small batches, and how often each is repeated.
 pub const SMALL: [u32; 4] = [2, 4, 8, 16];
 /// How often a small batch is repeated.
@@ -26,9 +26,9 @@ pub const SMALLS: u32 = 8;
 /// What was measured of one model.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// One prompt, then [`PROMPTS`], in processes of their own: the difference has no first uses in it.
+    /// One prompt, and [`REPETITIONS`] of it.
     pub prompts: [Ran; 2],
-    /// [`TOKENS`] generated.
+    /// [`TOKENS`] generated once, and as often.
     pub tokens: [Ran; 2],
     /// [`SMALLS`] batches of [`SMALL`] rows.
     pub small: [Ran; 4],
@@ -70,8 +70,8 @@ impl<'a> Bench<'a> {
         let host = Host { ready: self.ready, npu: self.npu, threads: self.threads, scratch: scratch.path() };
         let run = |test, repetitions| host.run(path, asked, test, repetitions);
         let mut measured = Measured {
-            prompts: [run(Test::Prompt(PROMPT), 1)?, run(Test::Prompt(PROMPT), PROMPTS)?],
-            tokens: [run(Test::Generate(TOKENS[0]), 1)?, run(Test::Generate(TOKENS[1]), 1)?],
+            prompts: [run(Test::Prompt(PROMPT), 1)?, run(Test::Prompt(PROMPT), REPETITIONS)?],
+            tokens: [run(Test::Generate(TOKENS), 1)?, run(Test::Generate(TOKENS), REPETITIONS)?],
             ..Measured::default()
         };
         for (rows, ran) in SMALL.into_iter().zip(&mut measured.small) {
