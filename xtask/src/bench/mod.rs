@@ -123,6 +123,8 @@ pub fn command(options: &Options) -> Result<()> {
             };
             for asked in &options.pipelines {
                 let row = bench.row(subject.name(), kind.name(), &path, asked)?;
+                // An hour's measuring should not be lost with the last row.
+                note(&rows::summary(&row));
                 if let Some(complaint) = rows::unsteady(&row) {
                     warn(&complaint);
                 }
