@@ -25,8 +25,25 @@ pub struct TypeLimits {
 /// No chip has more cores.
 pub const CORES_MAX: usize = 3;
 
+/// How long runs take, by a formula that was fitted to what others published; see `docs/facts.md`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// Operations a ns of one core, 2·M·K·N a product, for operands of 16, 8 and 4 bits.
+    pub peaks: [f64; 3],
+    /// What every run costs besides its work, ns.
+    pub run_ns: f64,
+    /// Bytes a ns that one core alone draws from memory.
+    pub core_rate: f64,
+    /// Bytes a ns that all cores together draw.
+    pub shared_rate: f64,
+    /// Bytes of A that stay in a core while B streams by.
+    pub a_tile: f64,
+    /// Bytes a ns that the CPU's big cores read.
+    pub cpu_rate: f64,
+}
+
 /// One system on a chip.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Chip {
     /// The name that users type: "rk3588".
     pub name: &'static str,
@@ -38,6 +55,8 @@ pub struct Chip {
     pub cores: usize,
     /// The longest K of one context that runs at full speed.
     pub k_max: usize,
+    /// How fast it is believed to be. Decides how work is cut and where it is done, never what comes out.
+    pub timing: Timing,
     /// The element types that it has, or may have: the probe has the last word.
     types: &'static [(MatmulType, TypeLimits)],
     /// Those of its types on which reports disagree: used where the probe finds them right, and not missed.
@@ -97,6 +116,33 @@ const RK356X: &[(MatmulType, TypeLimits)] =
 const RK3562: &[(MatmulType, TypeLimits)] =
     &[(MatmulType::F16, limits((32, 8), 8, (8, 32), 4)), (MatmulType::I8, limits((32, 16), 16, (16, 32), 4))];
 
+const RK3588_TIMING: Timing = Timing {
+    peaks: [1020.0, 2050.0, 4100.0],
+    run_ns: 33_000.0,
+    core_rate: 11.3,
+    shared_rate: 27.3,
+    a_tile: 128.0 * 1024.0,
+    cpu_rate: 25.0,
+};
+
+/// Guessed from RKLLM's figures.
+const RK3576_TIMING: Timing = Timing {
+    peaks: [1070.0, 2140.0, 4280.0],
+    core_rate: 7.25,
+    shared_rate: 14.5,
+    cpu_rate: 14.0,
+    ..RK3588_TIMING
+};
+
+/// A guess for the chips with one small core.
+const SMALL_TIMING: Timing = Timing {
+    peaks: [512.0, 1025.0, 2050.0],
+    core_rate: 5.6,
+    shared_rate: 5.6,
+    cpu_rate: 5.0,
+    ..RK3588_TIMING
+};
+
 /// All chips that are known.
 pub static CHIPS: [Chip; 5] = [
     Chip {
@@ -105,6 +151,7 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3588", "rockchip,rk3588s"],
         cores: 3,
         k_max: 8192,
+        timing: RK3588_TIMING,
         types: RK3588,
         disputed: &[],
     },
@@ -114,6 +161,7 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3576"],
         cores: 2,
         k_max: 4096,
+        timing: RK3576_TIMING,
         types: RK3576,
         disputed: &[MatmulType::I4],
     },
@@ -123,6 +171,7 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3566"],
         cores: 1,
         k_max: 10240,
+        timing: SMALL_TIMING,
         types: RK356X,
         disputed: &[],
     },
@@ -132,6 +181,7 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3568"],
         cores: 1,
         k_max: 10240,
+        timing: SMALL_TIMING,
         types: RK356X,
         disputed: &[],
     },
@@ -141,6 +191,7 @@ pub static CHIPS: [Chip; 5] = [
         compatible: &["rockchip,rk3562"],
         cores: 1,
         k_max: 10240,
+        timing: SMALL_TIMING,
         types: RK3562,
         disputed: &[],
     },

@@ -1,6 +1,5 @@
 //! The engine in every mode, against an f64 oracle: whatever a board cannot do costs speed and leaves results right.
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -15,27 +14,10 @@ use ggml_rknpu::weights::Source;
 use ggml_sys::RowReader;
 use rknn_sys::{Library, MatmulType};
 
-/// The emulator: the one that `cargo xtask test` built, or the one beside this test.
-fn emulator() -> Library {
-    let beside = || {
-        let here = std::env::current_exe().expect("a test has a path");
-        here.parent().expect("in a folder").join("libnpu_emulator.so")
-    };
-    let path = std::env::var_os("GGML_RKNPU_TEST_EMULATOR").map_or_else(beside, PathBuf::from);
-    Library::open(Some(&path)).expect("the emulator opens")
-}
+mod common;
+use common::emulated::{emulator, numbers};
 
 const W8A8: Scheme = Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Auto };
-
-fn numbers(seed: u32, len: usize) -> Vec<f32> {
-    let mut state = seed;
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        })
-        .collect()
-}
 
 /// The NMSE of a product in `mode` to the oracle, and the file descriptors that it held.
 fn error_of(

@@ -45,7 +45,15 @@ fn done(device: &Device, names: &[&str]) -> Vec<String> {
         for (name, data) in names.iter().zip(&weights) {
             let weight = Source { data, reader: RowReader::f32(), k: 64, n: 64, row_stride: 256 };
             let activations = Activations { data: &[1.0; 64], stride: 64, rows: 1 };
-            device.multiply(&mut Job { name, weight, constant: true, activations, out: &mut [0.0; 64] });
+            device.multiply_one(Job {
+                name,
+                weight,
+                constant: true,
+                lent: false,
+                activations,
+                same: false,
+                out: &mut [0.0; 64],
+            });
         }
     }
     let report = serde_json::to_value(device.report()).unwrap();
@@ -84,8 +92,16 @@ fn runs_of_a_product(device: &Device) -> u64 {
     let data = vec![0; 64 * 192 * 4];
     let weight = Source { data: &data, reader: RowReader::f32(), k: 64, n: 192, row_stride: 256 };
     let activations = Activations { data: &[1.0; 64], stride: 64, rows: 1 };
-    let mut job = Job { name: "w", weight, constant: true, activations, out: &mut [0.0; 192] };
-    assert!(device.multiply(&mut job));
+    let job = Job {
+        name: "w",
+        weight,
+        constant: true,
+        lent: false,
+        activations,
+        same: false,
+        out: &mut [0.0; 192],
+    };
+    assert!(device.multiply_one(job));
     serde_json::to_value(device.report()).unwrap()["npu_runs"].as_u64().unwrap()
 }
 

@@ -89,9 +89,9 @@ fn a_failure_under_way_is_made_up_for_by_the_cpu() {
         "any@3000:lost=40",
         "create@30:-4",
         "set_io_mem@500:space",
-        "create_mem@100+:fds",
+        "create_mem@20+:fds",
         "mem_sync@700:-1",
-        "create_mem@p0.05~9:null",
+        "create_mem@p0.3~9:null",
     ] {
         let (text, lines, report) = with_faults(&lab, "F16", fault);
         assert_eq!(text, want, "{fault}");

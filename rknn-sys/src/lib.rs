@@ -24,4 +24,4 @@ pub use dtype::{Element, MatmulType};
 pub use dynamic::DynamicContext;
 pub use error::Error;
 pub use library::{Library, Version};
-pub use memory::{Binding, Memory};
+pub use memory::{Arena, Binding, Memory, Window};

@@ -17,8 +17,10 @@ pub(crate) struct Raw {
     mem: NonNull<sys::rknn_tensor_mem>,
     data: NonNull<u8>,
     pub(crate) bytes: usize,
-    /// The allocation that a view is a part of.
-    _parent: Option<Arc<Raw>>,
+    /// Where it begins in the allocation that has the file descriptor.
+    offset: usize,
+    /// What a view is a part of.
+    parent: Option<Arc<Raw>>,
 }
 
 // SAFETY: the library allows its calls on one memory from any thread; the bytes are only reached through the
@@ -70,7 +72,7 @@ impl Memory {
         // SAFETY: the library returned a live struct.
         let data = unsafe { mem.as_ref() }.virt_addr.cast::<u8>();
         let data = NonNull::new(data).ok_or_else(no_memory)?;
-        Ok(Self { raw: Arc::new(Raw { keeper, mem, data, bytes, _parent: None }) })
+        Ok(Self { raw: Arc::new(Raw { keeper, mem, data, bytes, offset: 0, parent: None }) })
     }
 
     /// Usable bytes.
@@ -95,7 +97,7 @@ impl Memory {
     /// # Errors
     /// The vendor's code.
     pub fn sync_to_device(&self) -> Result<(), Error> {
-        self.sync(sys::RKNN_ABI_SYNC_TO_DEVICE)
+        sync(&self.raw, sys::RKNN_ABI_SYNC_TO_DEVICE)
     }
 
     /// Makes what the NPU wrote visible to the host; `&mut`, since the bytes change.
@@ -103,15 +105,7 @@ impl Memory {
     /// # Errors
     /// The vendor's code.
     pub fn sync_from_device(&mut self) -> Result<(), Error> {
-        self.sync(sys::RKNN_ABI_SYNC_FROM_DEVICE)
-    }
-
-    fn sync(&self, mode: u32) -> Result<(), Error> {
-        let keeper = &self.raw.keeper;
-        let sync = keeper.library().fns.mem_sync.expect("resolved at open");
-        // SAFETY: context and memory are live.
-        let code = unsafe { sync(keeper.handle(), self.raw.as_ptr(), mode as i32) };
-        check("rknn_mem_sync", code, || format!("{} bytes, mode {mode}", self.raw.bytes))
+        sync(&self.raw, sys::RKNN_ABI_SYNC_FROM_DEVICE)
     }
 
     /// Cuts the allocation into disjoint views by `ranges` (bytes, ascending); it is freed with the last of them.
@@ -137,25 +131,141 @@ impl Memory {
 
     /// One view; `split` sees to it that views do not overlap and that the whole is no longer reachable.
     fn view(&self, range: &Range<usize>) -> Result<Self, Error> {
-        let bytes = range.len();
-        let size = size_u32(bytes)?;
-        let offset = i32::try_from(range.start).map_err(|_| Error::Range {
-            what: "the offset of a view",
-            value: range.start as u64,
-            expected: "below 2 GiB".to_owned(),
-        })?;
-        let keeper = self.raw.keeper.clone();
-        // SAFETY: the allocation's struct is live.
-        let fd = unsafe { self.raw.mem.as_ref() }.fd;
-        let create = keeper.library().fns.create_mem_from_fd.expect("resolved at open");
-        // SAFETY: fd and mapping belong to the allocation, which the view keeps alive.
-        let mem = unsafe { create(keeper.handle(), fd, self.raw.data.as_ptr().cast(), size, offset) };
-        let mem =
-            NonNull::new(mem).ok_or(Error::NoMemory { call: "rknn_create_mem_from_fd", size: bytes })?;
-        // SAFETY: the range lies within the mapping, as `split` checked.
-        let data = unsafe { self.raw.data.add(range.start) };
-        Ok(Self { raw: Arc::new(Raw { keeper, mem, data, bytes, _parent: Some(self.raw.clone()) }) })
+        Ok(Self { raw: Arc::new(view(&self.raw, range)?) })
     }
+
+    /// As [`Self::sync_from_device`], for the bytes of a window of this memory; a window of another is refused.
+    ///
+    /// # Errors
+    /// The vendor's code, or [`Error::Range`].
+    pub fn sync_window_from_device(&mut self, window: &Window) -> Result<(), Error> {
+        if !window.raw.parent.as_ref().is_some_and(|parent| Arc::ptr_eq(parent, &self.raw)) {
+            return Err(Error::Range {
+                what: "the memory of a window",
+                value: window.raw.bytes as u64,
+                expected: "the one that is synced".to_owned(),
+            });
+        }
+        sync(&window.raw, sys::RKNN_ABI_SYNC_FROM_DEVICE)
+    }
+
+    /// A part of the memory for contexts to bind and for syncs that concern no more than it; parts may overlap.
+    ///
+    /// # Errors
+    /// [`Error::Range`] for a range that is empty or out of bounds, [`Error::NoMemory`] from the library.
+    pub fn window(&self, range: &Range<usize>) -> Result<Window, Error> {
+        if range.start >= range.end || range.end > self.raw.bytes {
+            return Err(Error::Range {
+                what: "the end of a window",
+                value: range.end as u64,
+                expected: format!("{} to {}", range.start + 1, self.raw.bytes),
+            });
+        }
+        Ok(Window { raw: Arc::new(view(&self.raw, range)?) })
+    }
+}
+
+/// A part of a [`Memory`] as contexts and syncs see it; it gives no access to the bytes.
+pub struct Window {
+    raw: Arc<Raw>,
+}
+
+impl Window {
+    /// What a context, perhaps on another thread, binds.
+    pub fn binding(&self) -> Binding {
+        Binding { raw: self.raw.clone() }
+    }
+
+    /// Makes the host's writes to the part visible to the NPU.
+    ///
+    /// # Errors
+    /// The vendor's code.
+    pub fn sync_to_device(&self) -> Result<(), Error> {
+        sync(&self.raw, sys::RKNN_ABI_SYNC_TO_DEVICE)
+    }
+}
+
+/// One allocation (one file descriptor) from which memories are taken one after the other.
+///
+/// It lives as long as any of them; what was taken is not given back singly, but all at once, when the last is gone.
+pub struct Arena {
+    raw: Arc<Raw>,
+    used: usize,
+}
+
+impl Arena {
+    /// Allocates an arena of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]; [`Error::Range`] past 2 GiB, which no view's offset reaches.
+    pub fn allocate(keeper: &Arc<Context>, bytes: usize) -> Result<Self, Error> {
+        offset_i32(bytes)?;
+        Ok(Self { raw: Memory::allocate(keeper.clone(), bytes)?.raw, used: 0 })
+    }
+
+    /// The next `bytes` bytes, from a multiple of `align` on; `None` when they are not there.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] from the library, [`Error::Range`] for no bytes.
+    pub fn take(&mut self, bytes: usize, align: usize) -> Result<Option<Memory>, Error> {
+        if self.is_free() {
+            self.used = 0;
+        }
+        let start = self.used.next_multiple_of(align.max(1));
+        let Some(end) = start.checked_add(bytes).filter(|end| *end <= self.raw.bytes) else {
+            return Ok(None);
+        };
+        let memory = Memory { raw: Arc::new(view(&self.raw, &(start..end))?) };
+        self.used = end;
+        Ok(Some(memory))
+    }
+
+    /// Whether nothing that was taken is left.
+    pub fn is_free(&self) -> bool {
+        // Only views share it, and only `take` makes them.
+        Arc::strong_count(&self.raw) == 1
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> usize {
+        self.raw.bytes
+    }
+}
+
+/// A view of `parent` by a range that lies within it.
+fn view(parent: &Arc<Raw>, range: &Range<usize>) -> Result<Raw, Error> {
+    let bytes = range.len();
+    let size = size_u32(bytes)?;
+    let start = parent.offset + range.start;
+    let offset = offset_i32(start)?;
+    let keeper = parent.keeper.clone();
+    // SAFETY: the parent's struct is live.
+    let fd = unsafe { parent.mem.as_ref() }.fd;
+    let create = keeper.library().fns.create_mem_from_fd.expect("resolved at open");
+    // SAFETY: the parent begins `offset` bytes into the mapping of the allocation that has the descriptor.
+    let base = unsafe { parent.data.sub(parent.offset) };
+    // SAFETY: fd and mapping belong to the allocation, which the view keeps alive.
+    let mem = unsafe { create(keeper.handle(), fd, base.as_ptr().cast(), size, offset) };
+    let mem = NonNull::new(mem).ok_or(Error::NoMemory { call: "rknn_create_mem_from_fd", size: bytes })?;
+    // SAFETY: the range lies within the parent, by this function's contract.
+    let data = unsafe { parent.data.add(range.start) };
+    Ok(Raw { keeper, mem, data, bytes, offset: start, parent: Some(parent.clone()) })
+}
+
+fn sync(raw: &Raw, mode: u32) -> Result<(), Error> {
+    let keeper = &raw.keeper;
+    let sync = keeper.library().fns.mem_sync.expect("resolved at open");
+    // SAFETY: context and memory are live.
+    let code = unsafe { sync(keeper.handle(), raw.as_ptr(), mode as i32) };
+    check("rknn_mem_sync", code, || format!("{} bytes, mode {mode}", raw.bytes))
+}
+
+fn offset_i32(offset: usize) -> Result<i32, Error> {
+    i32::try_from(offset).map_err(|_| Error::Range {
+        what: "the offset of a view",
+        value: offset as u64,
+        expected: "below 2 GiB".to_owned(),
+    })
 }
 
 fn size_u32(bytes: usize) -> Result<u32, Error> {

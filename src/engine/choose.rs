@@ -111,7 +111,7 @@ impl Engine {
             Rotate::Auto if !pipeline.rotates() => None,
             _ => self.rotation(recipe),
         };
-        let form = |rotation: Option<Arc<Rotation>>| {
+        let mut form = |rotation: Option<Arc<Rotation>>| {
             let width = rotation.as_ref().map_or(source.k, |rotation| rotation.width());
             let plan = self
                 .plan(pipeline, (width, source.n), pipeline.segment_max())
@@ -140,14 +140,16 @@ impl Engine {
         Ok(Chosen { pipeline, rotation, plan, error, level })
     }
 
-    /// How a weight is cut for the cores that work.
+    /// How a weight is cut for the cores that work; searched once for each shape.
     pub(super) fn plan(
-        &self,
+        &mut self,
         pipeline: Pipeline,
         shape: (usize, usize),
         segment_max: usize,
     ) -> Option<WeightPlan> {
-        WeightPlan::new(self.chip, self.cores.count(), pipeline.dtype(), shape, segment_max)
+        let means = self.means(pipeline);
+        let plan = || WeightPlan::fastest(self.chip, means, pipeline.dtype(), shape, segment_max);
+        self.plans.entry((pipeline, shape, segment_max)).or_insert_with(plan).clone()
     }
 
     pub(super) fn unsupported(&self, source: &Source, pipeline: Pipeline) -> Error {

@@ -1,21 +1,26 @@
-//! The cores of the NPU. Each has its own contexts and, but for the first, its own thread: `rknn_matmul_run`
-//! blocks, and three contexts do run at once. The first core is driven by the caller, which saves one wake-up
-//! (about 0.1 ms on RK3588) on every product.
+//! The cores of the NPU. Each has its own contexts and its own thread: `rknn_matmul_run` blocks, and three contexts do
+//! run at once. A core takes jobs from a short queue, so that it goes from one to the next while the CPU prepares
+//! the one after that; a job may also be done by the caller, which saves a wake-up (about 0.1 ms on RK3588).
 
 use std::collections::HashMap;
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use parking_lot::{Condvar, Mutex};
 use rknn_sys::{Binding, Context, Library, MatmulSpec, Operand};
 
 use super::Error;
 use crate::chip::CORES_MAX;
-use crate::observe::{Held, Stats};
+use crate::observe::{Held, Lane, Stats};
 
 /// The most contexts of one core. A context costs about 0.4 MB and 1.5 ms; a model needs about five shapes times
 /// the sizes of its prompts, and unbounded caches have brought boards down.
-const CONTEXTS_MAX: usize = 64;
+const CONTEXTS_MAX: usize = 40;
+/// Jobs that wait in a core's queue; the stream keeps two steps under way.
+const QUEUE: usize = 4;
+/// How often a thread looks again before it parks: some ten microseconds.
+const SPINS: u32 = 2_000;
 
 /// One run: a context's shape and what it works on.
 pub struct Job {
@@ -23,11 +28,6 @@ pub struct Job {
     pub a: Binding,
     pub b: Binding,
     pub c: Binding,
-}
-
-enum Message {
-    Run(Job),
-    Release,
 }
 
 /// The contexts of one core, the least recently used one going first.
@@ -47,7 +47,7 @@ struct Entry {
 }
 
 impl Contexts {
-    fn run(&mut self, job: &Job) -> Result<(), Error> {
+    fn run(&mut self, place: usize, job: &Job) -> Result<(), Error> {
         self.clock += 1;
         if !self.entries.contains_key(&job.spec) {
             self.create(job.spec)?;
@@ -59,7 +59,13 @@ impl Contexts {
             .bind(Operand::A, &job.a)
             .and_then(|()| context.bind(Operand::B, &job.b))
             .and_then(|()| context.bind(Operand::C, &job.c))
-            .and_then(|()| context.run());
+            .and_then(|()| {
+                let started = self.stats.npu.begin();
+                let result = context.run();
+                self.stats.npu.end();
+                self.stats.trace.span(Lane::Core(place), started, || job.spec.to_string());
+                result
+            });
         if result.is_err() {
             // After a failure nobody knows what the context holds; the next product gets a new one.
             self.entries.remove(&job.spec);
@@ -84,145 +90,214 @@ impl Contexts {
     }
 }
 
-/// A core with a thread of its own.
-struct Worker {
-    jobs: Option<Sender<Message>>,
-    results: Receiver<Result<(), Error>>,
+#[derive(Default)]
+struct Queue {
+    jobs: [Option<Job>; QUEUE],
+    /// The place of the next job in the ring, and how many there are.
+    first: usize,
+    waiting: usize,
+    failure: Option<Error>,
+    asleep: bool,
+    stop: bool,
+}
+
+/// What a core's thread and its callers share.
+struct Shared {
+    contexts: Mutex<Contexts>,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    done: Condvar,
+    /// Jobs given, and jobs done or failed.
+    given: AtomicU64,
+    finished: AtomicU64,
+}
+
+impl Shared {
+    fn serve(&self, place: usize) {
+        loop {
+            for _ in 0..SPINS {
+                if self.given.load(Ordering::Acquire) != self.finished.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            let mut queue = self.queue.lock();
+            while queue.waiting == 0 && !queue.stop {
+                queue.asleep = true;
+                self.work.wait(&mut queue);
+                queue.asleep = false;
+            }
+            if queue.stop {
+                return;
+            }
+            let first = queue.first;
+            let Some(job) = queue.jobs[first].take() else { return };
+            (queue.first, queue.waiting) = ((first + 1) % QUEUE, queue.waiting - 1);
+            // What comes after a failure is not worth the time: its product is done anew by somebody else.
+            let failed = queue.failure.is_some();
+            drop(queue);
+            let result = if failed { Ok(()) } else { self.contexts.lock().run(place, &job) };
+            // The memories are let go before the caller hears of it.
+            drop(job);
+            let mut queue = self.queue.lock();
+            if let Err(error) = result {
+                queue.failure.get_or_insert(error);
+            }
+            self.finished.fetch_add(1, Ordering::Release);
+            self.done.notify_all();
+        }
+    }
+}
+
+/// A core with its thread, which is started at the first job that it gets.
+struct Core {
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Worker {
-    fn start(mut contexts: Contexts) -> Result<Self, Error> {
-        let (jobs, inbox) = channel();
-        let (outbox, results) = channel();
-        let thread = std::thread::Builder::new()
-            .name(format!("rknpu-core-{}", contexts.core))
-            .spawn(move || {
-                for message in inbox {
-                    match message {
-                        Message::Run(job) => {
-                            let result = contexts.run(&job);
-                            // The memories are let go before the caller hears of it.
-                            drop(job);
-                            if outbox.send(result).is_err() {
-                                break;
-                            }
-                        }
-                        Message::Release => contexts.entries.clear(),
-                    }
-                }
-            })
-            .map_err(|error| Error::Thread(error.to_string()))?;
-        Ok(Self { jobs: Some(jobs), results, thread: Some(thread) })
-    }
-
-    fn send(&self, message: Message) -> bool {
-        self.jobs.as_ref().is_some_and(|jobs| jobs.send(message).is_ok())
-    }
-}
-
-impl Drop for Worker {
+impl Drop for Core {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.shared.queue.lock().stop = true;
+        self.shared.work.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-/// All cores of the NPU.
+/// All cores of the NPU that work.
 pub struct Cores {
-    first: Contexts,
-    /// Cores 1 and up, started at their first job.
-    others: Vec<Option<Worker>>,
-    /// The NPU's numbers of the cores: jobs name them by their place here.
-    ids: Vec<usize>,
-    library: Library,
+    cores: Vec<Core>,
     stats: Arc<Stats>,
 }
+
+/// The jobs that each core had been given at some time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ticket([u64; CORES_MAX]);
 
 impl Cores {
     /// The cores `ids` of a chip; `pinned` when there are others to keep apart from.
     pub fn new(library: &Library, ids: &[usize], pinned: bool, stats: &Arc<Stats>) -> Self {
-        Self {
-            first: contexts(library, ids.first().copied().unwrap_or(0), pinned, stats),
-            others: ids.iter().skip(1).map(|_| None).collect(),
-            ids: ids.to_vec(),
-            library: library.clone(),
-            stats: stats.clone(),
-        }
+        let core = |id: &usize| {
+            let contexts = Contexts {
+                library: library.clone(),
+                core: *id,
+                pinned,
+                entries: HashMap::new(),
+                clock: 0,
+                stats: stats.clone(),
+            };
+            let shared = Shared {
+                contexts: Mutex::new(contexts),
+                queue: Mutex::default(),
+                work: Condvar::new(),
+                done: Condvar::new(),
+                given: AtomicU64::new(0),
+                finished: AtomicU64::new(0),
+            };
+            Core { shared: Arc::new(shared), thread: None }
+        };
+        Self { cores: ids.iter().map(core).collect(), stats: stats.clone() }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.ids.len()
+        self.cores.len()
     }
 
-    /// Runs one job a core, all at once, and waits for all of them; gives the first failure.
-    pub fn run(&mut self, jobs: impl Iterator<Item = (usize, Job)>) -> Result<(), Error> {
-        let mut first_job = None;
+    /// Puts a job into a core's queue. At most `QUEUE` may be under way.
+    ///
+    /// # Errors
+    /// No thread for the core.
+    pub fn give(&mut self, place: usize, job: Job) -> Result<(), Error> {
+        let core = self.cores.get_mut(place).ok_or(Error::CoreGone { core: place })?;
+        if core.thread.is_none() {
+            let shared = core.shared.clone();
+            let thread = std::thread::Builder::new().name(format!("rknpu-core-{place}"));
+            let thread = thread.spawn(move || shared.serve(place));
+            core.thread = Some(thread.map_err(|error| Error::Thread(error.to_string()))?);
+            self.stats.count_thread();
+        }
+        let mut queue = core.shared.queue.lock();
+        if queue.waiting == QUEUE {
+            return Err(Error::CoreGone { core: place });
+        }
+        let at = (queue.first + queue.waiting) % QUEUE;
+        queue.jobs[at] = Some(job);
+        queue.waiting += 1;
+        core.shared.given.fetch_add(1, Ordering::Release);
+        if queue.asleep {
+            core.shared.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Does a job on the caller's thread, after those that the core was given.
+    ///
+    /// # Errors
+    /// The NPU's failure.
+    pub fn run_here(&mut self, place: usize, job: &Job) -> Result<(), Error> {
+        let core = self.cores.get(place).ok_or(Error::CoreGone { core: place })?;
+        let result = core.shared.contexts.lock().run(place, job);
+        result
+    }
+
+    /// What was given so far.
+    pub fn ticket(&self) -> Ticket {
+        let mut ticket = Ticket::default();
+        for (given, core) in ticket.0.iter_mut().zip(&self.cores) {
+            *given = core.shared.given.load(Ordering::Relaxed);
+        }
+        ticket
+    }
+
+    /// Waits until everything that had been given at `ticket` is done.
+    ///
+    /// # Errors
+    /// The first failure of a core since the last time; everything that was given is then done or dropped.
+    pub fn wait(&mut self, ticket: Ticket) -> Result<(), Error> {
+        let mut failed = false;
+        for (given, core) in ticket.0.iter().zip(&self.cores) {
+            failed |= wait_for(&core.shared, *given);
+        }
+        if failed {
+            self.drain()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is under way, and forgets failures.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn drain(&mut self) -> Result<(), Error> {
         let mut failure = None;
-        let mut waiting = [false; CORES_MAX];
-        for (core, job) in jobs {
-            if core == 0 {
-                first_job = Some(job);
-                continue;
-            }
-            match self.worker(core) {
-                Ok(worker) => {
-                    if worker.send(Message::Run(job)) {
-                        waiting[core] = true;
-                    } else {
-                        failure.get_or_insert(Error::CoreGone { core });
-                    }
-                }
-                Err(error) => {
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        if let Some(job) = first_job {
-            if let Err(error) = self.first.run(&job) {
-                failure.get_or_insert(error);
-            }
-        }
-        for (core, _) in waiting.iter().enumerate().filter(|(_, waits)| **waits) {
-            let result = match &self.others[core - 1] {
-                Some(worker) => worker.results.recv().unwrap_or(Err(Error::CoreGone { core })),
-                None => Err(Error::CoreGone { core }),
-            };
-            if let Err(error) = result {
-                failure.get_or_insert(error);
-            }
+        for core in &self.cores {
+            wait_for(&core.shared, core.shared.given.load(Ordering::Relaxed));
+            failure = failure.or(core.shared.queue.lock().failure.take());
         }
         failure.map_or(Ok(()), Err)
     }
 
-    fn worker(&mut self, core: usize) -> Result<&Worker, Error> {
-        let slot = self.others.get_mut(core - 1).ok_or(Error::CoreGone { core })?;
-        if slot.is_none() {
-            let contexts = contexts(&self.library, self.ids[core], true, &self.stats);
-            *slot = Some(Worker::start(contexts)?);
-        }
-        Ok(slot.as_ref().expect("started above"))
-    }
-
     /// Destroys all contexts.
     pub fn release(&mut self) {
-        self.first.entries.clear();
-        for worker in self.others.iter().flatten() {
-            worker.send(Message::Release);
+        for core in &self.cores {
+            core.shared.contexts.lock().entries.clear();
         }
     }
 }
 
-fn contexts(library: &Library, core: usize, pinned: bool, stats: &Arc<Stats>) -> Contexts {
-    Contexts {
-        library: library.clone(),
-        core,
-        pinned,
-        entries: HashMap::new(),
-        clock: 0,
-        stats: stats.clone(),
+/// Waits until a core has done `given` jobs; true if one has failed.
+fn wait_for(shared: &Shared, given: u64) -> bool {
+    for _ in 0..SPINS {
+        if shared.finished.load(Ordering::Acquire) >= given {
+            break;
+        }
+        std::hint::spin_loop();
     }
+    let mut queue = shared.queue.lock();
+    while shared.finished.load(Ordering::Acquire) < given {
+        shared.done.wait(&mut queue);
+    }
+    queue.failure.is_some()
 }

@@ -8,15 +8,23 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-use rknn_sys::{Context, Library};
+use rknn_sys::{Arena, Context, Library, Memory};
 
+use super::domain_lock::DomainLock;
 use super::scratch::Scratch;
 use super::{smallest_context, Error};
 use crate::chip::Chip;
+use crate::log;
 use crate::observe::{Held, Stats};
 
 /// The most bytes of weights in a domain: the rest of its addresses is for scratch memory and contexts.
 const WEIGHT_BYTES_MAX: usize = 3_300_000_000;
+
+/// Weights begin at multiples of this in their arena: a page, so that no two share a cache line or a mapping.
+const PIECE_ALIGN: usize = 4096;
+/// The least and the most bytes of an arena, if a weight is not larger.
+const ARENA_MIN: usize = 8 << 20;
+const ARENA_MAX: usize = 512 << 20;
 
 /// One domain.
 pub struct Domain {
@@ -27,7 +35,43 @@ pub struct Domain {
     /// Memories of activations and results.
     pub scratch: Scratch,
     bytes: Arc<AtomicUsize>,
+    /// What weights are taken from.
+    arenas: Vec<(Arena, Held)>,
+    stats: Arc<Stats>,
     _held: Held,
+}
+
+impl Domain {
+    /// Memory of `bytes` bytes for a weight: from an arena with room, or from a new one. A new one is a tenth of all
+    /// that there are: that many bytes may lie idle, and so few descriptors serve models of any size.
+    ///
+    /// # Errors
+    /// The vendor's refusal of more memory.
+    pub fn take(&mut self, bytes: usize) -> Result<Memory, Error> {
+        for (arena, _) in self.arenas.iter_mut().rev() {
+            if let Some(memory) = arena.take(bytes, PIECE_ALIGN)? {
+                return Ok(memory);
+            }
+        }
+        self.release();
+        let all: usize = self.arenas.iter().map(|(arena, _)| arena.bytes()).sum();
+        let wanted = (all / 10).clamp(ARENA_MIN, ARENA_MAX).max(bytes);
+        let arena = match Arena::allocate(&self.keeper, wanted) {
+            // Near the end of the memory there may be room for this one still.
+            Err(_) if wanted > bytes => Arena::allocate(&self.keeper, bytes),
+            arena => arena,
+        };
+        let mut arena = arena?;
+        let memory = arena.take(bytes, PIECE_ALIGN)?.ok_or(Error::Unusable)?;
+        let held = Held::allocation(&self.stats, arena.bytes());
+        self.arenas.push((arena, held));
+        Ok(memory)
+    }
+
+    /// Gives back the arenas that no weight is in.
+    pub fn release(&mut self) {
+        self.arenas.retain(|(arena, _)| !arena.is_free());
+    }
 }
 
 /// A weight's share of its domain; given back on drop.
@@ -51,6 +95,10 @@ pub struct Domains {
     library: Library,
     chip: &'static Chip,
     cores: usize,
+    /// Whether scratch memories are used through windows.
+    windows: bool,
+    /// The right to use others than domain 0, once it was needed.
+    lock: Option<DomainLock>,
     stats: Arc<Stats>,
 }
 
@@ -62,6 +110,8 @@ impl Domains {
         ids: &[u8],
         keeper: Arc<Context>,
         cores: usize,
+        windows: bool,
+        lock: Option<DomainLock>,
         stats: &Arc<Stats>,
     ) -> Self {
         let mut domains = Self {
@@ -70,6 +120,8 @@ impl Domains {
             library: library.clone(),
             chip,
             cores,
+            windows,
+            lock,
             stats: stats.clone(),
         };
         domains.add(keeper);
@@ -79,19 +131,21 @@ impl Domains {
     fn add(&mut self, keeper: Arc<Context>) {
         self.open.push(Domain {
             id: keeper.spec().domain,
-            scratch: Scratch::new(&keeper, self.cores, &self.stats),
+            scratch: Scratch::new(&keeper, self.cores, self.windows, &self.stats),
             keeper,
             bytes: Arc::default(),
+            arenas: Vec::new(),
+            stats: self.stats.clone(),
             _held: Held::context(&self.stats),
         });
     }
 
-    /// The domain at `place`, which a [`Share`] names.
-    pub fn get(&self, place: usize) -> &Domain {
-        &self.open[place]
+    /// Gives back the memory that no weight is in.
+    pub fn release(&mut self) {
+        self.open.iter_mut().for_each(Domain::release);
     }
 
-    /// The same, to write to its memories.
+    /// The domain at `place`, which a [`Share`] names.
     pub fn get_mut(&mut self, place: usize) -> &mut Domain {
         &mut self.open[place]
     }
@@ -106,9 +160,11 @@ impl Domains {
         let place = match self.open.iter().position(fits) {
             Some(place) => place,
             None => {
-                if let Some(id) = self.ids.get(self.open.len()) {
-                    let keeper = smallest_context(&self.library, self.chip, *id)?;
-                    self.add(Arc::new(keeper));
+                if let Some(id) = self.ids.get(self.open.len()).copied() {
+                    if self.may_use(id) {
+                        let keeper = smallest_context(&self.library, self.chip, id)?;
+                        self.add(Arc::new(keeper));
+                    }
                 }
                 self.open.len() - 1
             }
@@ -116,5 +172,26 @@ impl Domains {
         let of = self.open[place].bytes.clone();
         of.fetch_add(bytes, Relaxed);
         Ok(Share { domain: place, bytes, of })
+    }
+
+    /// Whether a domain may be used; where another process has the lock, no further one is, which is said once.
+    fn may_use(&mut self, id: u8) -> bool {
+        if id == 0 || self.lock.is_some() {
+            return true;
+        }
+        match DomainLock::take() {
+            Ok(Some(lock)) => {
+                self.lock = Some(lock);
+                return true;
+            }
+            Ok(None) => log!(
+                Warn,
+                "another process uses I/O domains other than 0: weights that do not fit into {} stay with the CPU",
+                self.open.iter().map(|domain| domain.id.to_string()).collect::<Vec<_>>().join(", ")
+            ),
+            Err(error) => log!(Warn, "only one I/O domain is used: {error}"),
+        }
+        self.ids.truncate(self.open.len());
+        false
     }
 }

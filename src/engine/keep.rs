@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rknn_sys::Memory;
-
 use super::Engine;
 use crate::log;
 use crate::plan::WeightPlan;
@@ -32,41 +30,37 @@ impl Engine {
         for slice in slices {
             let _ = write!(recipe, " n {}+{}/{}", slice.start, slice.len, slice.padded);
         }
-        Some(self.pool.install(|| Fingerprint::of(source, &recipe)))
+        Some(self.converter.install(|| Fingerprint::of(source, &recipe)))
     }
 
     /// Fills parts and scales from the disk; false when there is no such entry, or a damaged one.
     pub(super) fn restore(
         &self,
         fingerprint: Fingerprint,
-        plan: &WeightPlan,
-        parts: &mut [Memory],
+        parts: &mut [&mut [u8]],
         scales: &mut [f32],
-    ) -> Result<bool, super::Error> {
-        let Some(store) = &self.store else { return Ok(false) };
-        let bytes: Vec<usize> = plan.all_part_bytes().collect();
+    ) -> bool {
+        let Some(store) = &self.store else { return false };
+        let bytes: Vec<usize> = parts.iter().map(|part| part.len()).collect();
         let shape = Shape { scales: scales.len(), parts: &bytes };
-        let Some(entry) = store.load(fingerprint, &shape) else { return Ok(false) };
+        let Some(entry) = store.load(fingerprint, &shape) else { return false };
         scales.copy_from_slice(entry.scales());
-        for (index, (part, bytes)) in parts.iter_mut().zip(bytes).enumerate() {
-            let copied = self.pool.install(|| entry.copy_part(index, &mut part.as_mut_slice()[..bytes]));
+        for (index, part) in parts.iter_mut().enumerate() {
             // What is damaged was told and removed; the conversion writes over what was copied so far.
-            if copied.is_err() {
-                return Ok(false);
+            if self.converter.install(|| entry.copy_part(index, part)).is_err() {
+                return false;
             }
-            part.sync_to_device()?;
         }
         self.stats.weights_loaded.fetch_add(1, Relaxed);
-        Ok(true)
+        true
     }
 
     /// Puts parts and scales onto the disk; a failure is said once and costs nothing else.
-    pub(super) fn keep(&self, fingerprint: Fingerprint, plan: &WeightPlan, parts: &[Memory], scales: &[f32]) {
+    pub(super) fn keep(&self, fingerprint: Fingerprint, parts: &[&mut [u8]], scales: &[f32]) {
         let Some(store) = self.store.as_ref().filter(|store| store.saves()) else { return };
-        let parts: Vec<&[u8]> =
-            parts.iter().zip(plan.all_part_bytes()).map(|(part, bytes)| &part.as_slice()[..bytes]).collect();
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
         let contents = Contents { scales, metadata: "", parts: &parts };
-        if let Err(error) = self.pool.install(|| store.save(fingerprint, &contents)) {
+        if let Err(error) = self.converter.install(|| store.save(fingerprint, &contents)) {
             log!(Warn, "converted weights are not kept on disk any more: {error}");
         }
     }

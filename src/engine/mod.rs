@@ -1,45 +1,60 @@
 //! Runs plans on the NPU: the weights' memories, the contexts of each core, the tiles of a product.
 //!
 //! * [`choose`]: which pipeline a weight takes, by its error;
-//! * [`weight`]: a weight on the NPU, converted and split over the cores;
+//! * [`weight`]: a weight on the NPU, converted, in a piece of an arena;
 //! * [`keep`]: converted weights from the disk and onto it;
-//! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
-//! * [`domains`]: the I/O domains that weights are spread over;
-//! * [`scratch`]: the memories of activations and results, by size class;
+//! * [`domains`]: the I/O domains that weights are spread over, and the arenas of each;
+//! * [`domain_lock`]: what keeps processes out of each other's domains;
 //! * [`prepare`]: rows rotated, once for all weights that share them;
-//! * [`pack`]: a tile's rows into A;
-//! * [`matmul`]: pack rows → run the slices → unpack results, tile by tile.
+//! * [`pack`]: rows into A;
+//! * [`scratch`]: the memories of activations and results;
+//! * [`core`]: one core of the NPU, its bounded set of contexts and the thread that runs them;
+//! * [`route`]: who does products of few rows;
+//! * [`on_cpu`]: those that the CPU does;
+//! * [`results`]: out of C into the rows of the output;
+//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
 
 mod choose;
 mod core;
+mod domain_lock;
 mod domains;
 mod keep;
-mod matmul;
+mod on_cpu;
 mod pack;
 mod prepare;
+mod results;
+mod route;
 mod scratch;
+mod stream;
 mod weight;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
 
 use self::core::Cores;
+use self::domain_lock::DomainLock;
 use self::domains::Domains;
-use self::matmul::Room;
+use self::stream::Room;
 use crate::chip::Chip;
+use crate::cpus::pin;
 use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
 use crate::observe::Stats;
+use crate::plan::{Means, Schedule, WeightPlan};
+use crate::policy::Pipeline;
+use crate::pool::Pool;
 use crate::weights::store::Store;
 use crate::weights::PackError;
 
 pub use self::choose::{Request, Wanted};
-pub use self::matmul::Activations;
+pub use self::route::{Decode, Route};
+pub use self::stream::{Activations, Product, GROUP};
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.
@@ -74,10 +89,28 @@ pub enum Error {
         /// The core.
         core: usize,
     },
+    /// Another process is in the domains other than 0.
+    #[error(
+        "another process uses I/O domains other than 0, and domain {domain} is wanted: end it, or use RKNPU_DOMAINS=0"
+    )]
+    DomainsInUse {
+        /// The domain.
+        domain: u8,
+    },
+    /// The file that guards the domains cannot be used.
+    #[error("the I/O domains cannot be locked: {0}")]
+    Lock(String),
     /// The operating system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(String),
 }
+
+/// Pipeline, K and N, and the longest segment allowed.
+type PlanKey = (Pipeline, (usize, usize), usize);
+/// Pipeline, K and N, segment and rows.
+type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
+/// As many schedules are remembered; a server with prompts of all lengths has some thousands.
+const SCHEDULES_MAX: usize = 8192;
 
 /// The NPU of one device. One product at a time: callers lock it.
 pub struct Engine {
@@ -85,7 +118,19 @@ pub struct Engine {
     mode: Mode,
     domains: Domains,
     cores: Cores,
-    pool: rayon::ThreadPool,
+    /// The threads of the CPU's share of products.
+    pool: Pool,
+    /// The processors that they are kept on; none if the system may choose.
+    cpus: Arc<Vec<usize>>,
+    /// Those that convert weights, of which most processes need none after the first product of each.
+    converter: rayon::ThreadPool,
+    /// How weights of a shape are cut, and products of so many rows run, as far as somebody asked.
+    plans: HashMap<PlanKey, Option<WeightPlan>>,
+    schedules: HashMap<ScheduleKey, Schedule>,
+    /// Who does products of few rows.
+    route: Route,
+    /// When the last product ended, for the trace.
+    last_product: Option<Instant>,
     /// The rotations made so far.
     rotations: HashMap<Recipe, Option<Arc<Rotation>>>,
     room: Room,
@@ -108,7 +153,12 @@ impl Engine {
         mode: impl FnOnce(Option<&Version>) -> Mode,
         stats: &Arc<Stats>,
     ) -> Result<Self, Error> {
-        let keeper = Arc::new(smallest_context(library, chip, domains.first().copied().unwrap_or(0))?);
+        let first = domains.first().copied().unwrap_or(0);
+        let lock = match first {
+            0 => None,
+            _ => Some(DomainLock::take().map_err(Error::Lock)?.ok_or(Error::DomainsInUse { domain: first })?),
+        };
+        let keeper = Arc::new(smallest_context(library, chip, first)?);
         let version = keeper.version().ok();
         if let Some(version) = &version {
             if too_old(&version.api) {
@@ -124,8 +174,14 @@ impl Engine {
             chip,
             mode,
             cores: Cores::new(library, &cores, chip.cores > 1, stats),
-            domains: Domains::new(library, chip, domains, keeper, cores.len(), stats),
-            pool: pool(default_threads())?,
+            domains: Domains::new(library, chip, domains, keeper, cores.len(), windows(&mode), lock, stats),
+            pool: pool(default_threads(), &Arc::default(), stats)?,
+            cpus: Arc::default(),
+            converter: converter(default_threads(), stats)?,
+            plans: HashMap::new(),
+            schedules: HashMap::new(),
+            route: Route::new(Decode::Npu, false),
+            last_product: None,
             rotations: HashMap::new(),
             room: Room::default(),
             store: None,
@@ -149,10 +205,26 @@ impl Engine {
     /// # Errors
     /// When the operating system gives no thread; the old ones then stay.
     pub fn set_threads(&mut self, threads: usize) -> Result<(), Error> {
-        if threads > 0 && threads != self.pool.current_num_threads() {
-            self.pool = pool(threads)?;
+        if threads > 0 && threads != self.pool.threads() {
+            self.pool = pool(threads, &self.cpus, &self.stats)?;
+            self.converter = converter(threads, &self.stats)?;
         }
         Ok(())
+    }
+
+    /// Keeps the CPU's threads on these processors from now on.
+    ///
+    /// # Errors
+    /// As [`Self::set_threads`].
+    pub fn pin_to(&mut self, cpus: Vec<usize>) -> Result<(), Error> {
+        self.cpus = Arc::new(cpus);
+        self.pool = pool(self.pool.threads(), &self.cpus, &self.stats)?;
+        Ok(())
+    }
+
+    /// Has products of few rows done by who `route` says, from now on; the NPU does them otherwise.
+    pub fn set_route(&mut self, route: Route) {
+        self.route = route;
     }
 
     /// Keeps converted weights in `store` from now on, and takes them from there.
@@ -160,10 +232,35 @@ impl Engine {
         self.store = Some(store);
     }
 
-    /// Lets go of all contexts, and with them of the memories that they have bound.
-    pub fn release_contexts(&mut self) {
+    /// Lets go of all contexts, and with them of the memories that they have bound, and of those that no weight is in.
+    pub fn release(&mut self) {
         self.cores.release();
+        self.domains.release();
     }
+
+    /// What the cores may do with weights of `pipeline`.
+    fn means(&self, pipeline: Pipeline) -> Means {
+        means(&self.mode, pipeline, self.cores.count())
+    }
+
+    /// How a product of so many rows is run.
+    fn schedule(&mut self, weight: &NpuWeight, rows: usize) -> Schedule {
+        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+        if self.schedules.len() >= SCHEDULES_MAX {
+            self.schedules.clear();
+        }
+        let key = (weight.pipeline, (plan.k, plan.n), plan.longest(), rows);
+        *self.schedules.entry(key).or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
+    }
+}
+
+/// Whether any part of a memory may be bound: native parts are whole ranges of bytes.
+fn windows(mode: &Mode) -> bool {
+    mode.views && mode.native_b && mode.native_ac
+}
+
+fn means(mode: &Mode, pipeline: Pipeline, cores: usize) -> Means {
+    Means { cores, planes: pipeline.planes(), windows: windows(mode) }
 }
 
 /// The smallest context of `domain` that the NPU takes, of whichever type it takes.
@@ -188,10 +285,23 @@ fn smallest_context(library: &Library, chip: &Chip, domain: u8) -> Result<Contex
     Err(refused)
 }
 
-fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {
+fn pool(threads: usize, cpus: &Arc<Vec<usize>>, stats: &Arc<Stats>) -> Result<Pool, Error> {
+    let (counted, cpus) = (stats.clone(), cpus.clone());
+    let begin = move || {
+        counted.count_thread();
+        if !cpus.is_empty() {
+            pin(&cpus);
+        }
+    };
+    Pool::new(threads, begin).map_err(|error| Error::Thread(error.to_string()))
+}
+
+fn converter(threads: usize, stats: &Arc<Stats>) -> Result<rayon::ThreadPool, Error> {
+    let counted = stats.clone();
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
-        .thread_name(|index| format!("rknpu-cpu-{index}"))
+        .thread_name(|index| format!("rknpu-conv-{index}"))
+        .start_handler(move |_| counted.count_thread())
         .build()
         .map_err(|error| Error::Thread(error.to_string()))
 }

@@ -1,49 +1,46 @@
-//! A tile's rows into A, spread over the CPU's threads when they are many.
+//! Rows into A, spread over the CPU's threads when they are many.
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
 use rknn_sys::Element;
 
+use super::prepare::{chunk, PARALLEL_MIN};
 use super::Activations;
 use crate::kernels::fast::{self, F16Scratch};
 use crate::kernels::int4;
-use crate::kernels::rotate::Rotation;
+use crate::kernels::scalar::{scale_f16, scale_i8};
 use crate::kernels::Rows;
 use crate::policy::Pipeline;
-
-/// Below this many elements, waking the other threads costs more than they save.
-const PARALLEL_MIN: usize = 32 * 1024;
+use crate::pool::Pool;
 
 thread_local! {
     /// A thread's room for a row on its way to f16.
     static SCRATCH: RefCell<F16Scratch> = RefCell::default();
-    /// A thread's room for a row that is being rotated.
-    static ROOM: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// The rows, rotated, one after the other into `out`.
-pub fn rotate(pool: &rayon::ThreadPool, rotation: &Rotation, rows: &Activations, out: &mut [f32]) {
-    let (k, width) = (rotation.k(), rotation.width());
-    let rows_chunk = rows.rows.div_ceil(pool.current_num_threads().max(1)).max(1);
-    // A rotation is worth some ten passes over its row.
-    chunks(pool, 8 * out.len(), out, rows_chunk * width, |chunk, out| {
-        ROOM.with_borrow_mut(|room| {
-            room.resize(width, 0.0);
-            for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                let start = (chunk * rows_chunk + row) * rows.stride;
-                rotation.apply(&rows.data[start..start + k], out, room);
-            }
-        });
+/// One scale a row, over `k` columns of the rows from the first element on.
+pub fn scale(pool: &Pool, pipeline: Pipeline, rows: &Activations, k: usize, scales: &mut [f32]) {
+    let scale = |row: &[f32]| match pipeline {
+        Pipeline::W8A8 => scale_i8(fast::amax(row)),
+        Pipeline::W4A8 => int4::scale_planes(fast::amax(row)),
+        Pipeline::W4A4 => int4::scale_row(row),
+        Pipeline::W4A16 | Pipeline::W8A16 | Pipeline::W16A16 => scale_f16(fast::amax(row)),
+    };
+    let size = chunk(rows.rows, pool.threads());
+    chunks(pool, rows.rows * k, scales, size, |index, scales| {
+        for (row, out) in scales.iter_mut().enumerate() {
+            let start = (index * size + row) * rows.stride;
+            *out = scale(&rows.data[start..start + k]);
+        }
     });
 }
 
-/// Packs `rows`, the rows of a tile over one K segment, into `a` (`m` × `padded` elements, `m` counting each plane's
+/// Packs `rows`, over the columns of one K segment, into `a` (`m` × the segment's padded K, `m` counting each plane's
 /// rows): in native blocks of `native_block` elements, or row-major.
 ///
 /// `None` for a block that there is no kernel for.
 pub fn pack(
-    pool: &rayon::ThreadPool,
+    pool: &Pool,
     pipeline: Pipeline,
     rows: &Rows,
     m: usize,
@@ -51,15 +48,15 @@ pub fn pack(
     a: &mut [u8],
 ) -> Option<()> {
     match (pipeline.dtype().a(), native_block, pipeline.planes()) {
-        (Element::I8, Some(16), _) => blocks(pool, rows, m, 16, a, fast::pack_a_i8::<16>),
-        (Element::I8, Some(8), _) => blocks(pool, rows, m, 8, a, fast::pack_a_i8::<8>),
+        (Element::I8, Some(16), _) => blocks(pool, rows, m, (16, 16), a, fast::pack_a_i8::<16>),
+        (Element::I8, Some(8), _) => blocks(pool, rows, m, (8, 8), a, fast::pack_a_i8::<8>),
         (Element::I8, None, _) => whole_rows(pool, rows, m, a, fast::pack_rows_i8),
-        (Element::F16, Some(8), _) => blocks(pool, rows, m, 8, a, with_scratch(fast::pack_a_f16::<8>)),
-        (Element::F16, Some(4), _) => blocks(pool, rows, m, 4, a, with_scratch(fast::pack_a_f16::<4>)),
+        (Element::F16, Some(8), _) => blocks(pool, rows, m, (8, 8), a, with_scratch(fast::pack_a_f16::<8>)),
+        (Element::F16, Some(4), _) => blocks(pool, rows, m, (4, 4), a, with_scratch(fast::pack_a_f16::<4>)),
         (Element::F16, None, _) => whole_rows(pool, rows, m, a, with_scratch(fast::pack_rows_f16)),
         // Two elements to each byte of A.
-        (Element::I4, Some(32), 1) => blocks_of(pool, rows, m, (32, 16), a, int4::pack_a::<1>),
-        (Element::I4, Some(32), _) => blocks_of(pool, rows, m, (32, 16), a, int4::pack_a::<2>),
+        (Element::I4, Some(32), 1) => blocks(pool, rows, m, (32, 16), a, int4::pack_a::<1>),
+        (Element::I4, Some(32), _) => blocks(pool, rows, m, (32, 16), a, int4::pack_a::<2>),
         (Element::I4, None, planes) => {
             let bytes = a.len() / m;
             if planes == 1 {
@@ -73,22 +70,10 @@ pub fn pack(
     Some(())
 }
 
-/// Native blocks of elements that are a `T` each.
-fn blocks<T: bytemuck::Pod + Send>(
-    pool: &rayon::ThreadPool,
-    rows: &Rows,
-    m: usize,
-    block: usize,
-    a: &mut [u8],
-    kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
-) {
-    blocks_of(pool, rows, m, (block, block), a, kernel);
-}
-
 /// Split along K: blocks of k are contiguous in native A, rows are not. A block of a row is `block` elements in
 /// `stored` of `T`.
-fn blocks_of<T: bytemuck::Pod + Send>(
-    pool: &rayon::ThreadPool,
+fn blocks<T: bytemuck::Pod + Send>(
+    pool: &Pool,
     rows: &Rows,
     m: usize,
     (block, stored): (usize, usize),
@@ -97,10 +82,10 @@ fn blocks_of<T: bytemuck::Pod + Send>(
 ) {
     let a: &mut [T] = bytemuck::cast_slice_mut(a);
     let k_blocks = a.len() / m / stored;
-    let blocks_chunk = k_blocks.div_ceil(pool.current_num_threads().max(1));
+    let blocks_chunk = chunk(k_blocks, pool.threads());
     let k_chunk = blocks_chunk * block;
-    chunks(pool, rows.rows * rows.k, a, blocks_chunk * stored * m, |chunk, a| {
-        let start = (chunk * k_chunk).min(rows.k);
+    chunks(pool, rows.rows * rows.k, a, blocks_chunk * stored * m, |index, a| {
+        let start = (index * k_chunk).min(rows.k);
         let k = k_chunk.min(rows.k - start);
         kernel(&Rows { data: &rows.data[start..], k, ..*rows }, m, a);
     });
@@ -108,7 +93,7 @@ fn blocks_of<T: bytemuck::Pod + Send>(
 
 /// Split by rows, which are contiguous in row-major A.
 fn whole_rows<T: bytemuck::Pod + Send>(
-    pool: &rayon::ThreadPool,
+    pool: &Pool,
     rows: &Rows,
     m: usize,
     a: &mut [u8],
@@ -116,10 +101,10 @@ fn whole_rows<T: bytemuck::Pod + Send>(
 ) {
     let a: &mut [T] = bytemuck::cast_slice_mut(a);
     let padded = a.len() / m;
-    let rows_chunk = rows.rows.div_ceil(pool.current_num_threads().max(1));
+    let rows_chunk = chunk(rows.rows, pool.threads());
     let a = &mut a[..rows.rows * padded];
-    chunks(pool, rows.rows * rows.k, a, rows_chunk * padded, |chunk, a| {
-        let first = chunk * rows_chunk;
+    chunks(pool, rows.rows * rows.k, a, rows_chunk * padded, |index, a| {
+        let first = index * rows_chunk;
         let count = a.len() / padded;
         let scales = &rows.scales[first..first + count];
         kernel(&Rows { data: &rows.data[first * rows.stride..], rows: count, scales, ..*rows }, padded, a);
@@ -135,14 +120,14 @@ fn with_scratch(
 
 /// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
 pub fn chunks<T: Send>(
-    pool: &rayon::ThreadPool,
+    pool: &Pool,
     elements: usize,
     data: &mut [T],
     size: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
     if elements >= PARALLEL_MIN && data.len() > size {
-        pool.install(|| data.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk)));
+        pool.chunks(data, size, work);
     } else {
         data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
     }

@@ -3,22 +3,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rknn_sys::{MatmulType, Memory};
+use parking_lot::Mutex;
+use rknn_sys::{Binding, MatmulType, Memory, Window};
 
 use super::choose::{Chosen, Request};
 use super::domains::Share;
-use super::{Engine, Error};
+use super::{means, Engine, Error};
 use crate::kernels::int4::WEIGHT_SUM_MAX;
 use crate::kernels::rotate::Rotation;
 use crate::observe::Held;
-use crate::plan::WeightPlan;
+use crate::plan::{CoreRun, WeightPlan};
 use crate::policy::Pipeline;
 use crate::weights::{pack, Form, Source};
 
-/// Parts of an allocation begin at multiples of this: a page, so that no two share a cache line or a mapping.
-const PART_ALIGN: usize = 4096;
-
-/// A weight converted to B, cut for the cores, with the scales of its output channels.
+/// A weight converted to B, with the scales of its output channels.
 pub struct NpuWeight {
     /// How it was cut.
     pub plan: WeightPlan,
@@ -32,13 +30,87 @@ pub struct NpuWeight {
     pub error: f64,
     /// The largest error that is at the level of the host's CPU, as `error`.
     pub level: f64,
-    /// Bytes of its parts.
+    /// Bytes of B.
     pub bytes: usize,
     /// Its domain.
     pub(super) share: Share,
-    /// B by [`WeightPlan::part`].
-    pub(super) parts: Vec<Memory>,
-    _held: Vec<Held>,
+    b: Parts,
+}
+
+/// Where B lies.
+enum Parts {
+    /// One stack, see [`WeightPlan`], and the windows that runs have asked for so far.
+    Stack(Memory, Mutex<Vec<(Range<usize>, Window)>>),
+    /// A memory for each part, in the order of [`WeightPlan::part`].
+    Singly(Vec<(Memory, Held)>),
+}
+
+impl NpuWeight {
+    /// Elements of a row of activations.
+    pub fn k(&self) -> usize {
+        self.rotation.as_ref().map_or(self.plan.k, |rotation| rotation.k())
+    }
+
+    /// What a context binds to read the columns of `run`, which begins in `segment`.
+    pub(super) fn binding(&self, run: &CoreRun, segment: usize) -> Result<Binding, Error> {
+        match &self.b {
+            Parts::Stack(memory, windows) => {
+                let mut windows = windows.lock();
+                if let Some((_, window)) = windows.iter().find(|(columns, _)| *columns == run.columns) {
+                    return Ok(window.binding());
+                }
+                let at = |column| self.plan.column_bytes(column);
+                let window = memory.window(&(at(run.columns.start)..at(run.columns.end)))?;
+                let binding = window.binding();
+                windows.push((run.columns.clone(), window));
+                Ok(binding)
+            }
+            Parts::Singly(parts) => {
+                let part = parts.get(self.plan.part(run.core, segment));
+                part.map(|(memory, _)| memory.binding()).ok_or(Error::Unusable)
+            }
+        }
+    }
+
+    /// B as one stack, if it is one.
+    pub(super) fn stack(&self) -> Option<&[u8]> {
+        match &self.b {
+            Parts::Stack(memory, _) => Some(&memory.as_slice()[..self.plan.stack_bytes()]),
+            Parts::Singly(_) => None,
+        }
+    }
+}
+
+impl Parts {
+    /// The bytes of the parts, in the order of [`WeightPlan::part`].
+    fn bytes(&mut self, plan: &WeightPlan) -> Vec<&mut [u8]> {
+        match self {
+            Self::Stack(memory, _) => {
+                let mut rest = &mut memory.as_mut_slice()[..plan.stack_bytes()];
+                let mut parts: Vec<&mut [u8]> = Vec::new();
+                parts.resize_with(plan.slices.len() * plan.segments.len(), Default::default);
+                for segment in 0..plan.segments.len() {
+                    for (place, slice) in plan.slices.iter().enumerate() {
+                        let bytes;
+                        (bytes, rest) = rest.split_at_mut(plan.part_bytes(slice, &plan.segments[segment]));
+                        parts[plan.part(place, segment)] = bytes;
+                    }
+                }
+                parts
+            }
+            Self::Singly(parts) => {
+                let bytes = parts.iter_mut().zip(plan.all_part_bytes());
+                bytes.map(|((memory, _), bytes)| &mut memory.as_mut_slice()[..bytes]).collect()
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        match self {
+            Self::Stack(memory, _) => Ok(memory.sync_to_device()?),
+            Self::Singly(parts) => Ok(parts.iter().try_for_each(|(memory, _)| memory.sync_to_device())?),
+        }
+    }
 }
 
 impl Engine {
@@ -49,9 +121,8 @@ impl Engine {
     pub fn upload(&mut self, source: &Source, request: &Request) -> Result<NpuWeight, Error> {
         let Chosen { pipeline, rotation, mut plan, error, level } = self.choose(source, request)?;
         loop {
-            let bytes = plan.all_part_bytes().sum();
-            let share = self.domains.share(bytes)?;
-            let (mut parts, held) = self.allocate_parts(&plan, share.domain)?;
+            let share = self.domains.share(plan.stack_bytes())?;
+            let mut b = self.allocate(&plan, pipeline, share.domain)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
             let form = Form {
                 plan: &plan,
@@ -60,14 +131,12 @@ impl Engine {
                 calibration: request.calibration,
             };
             let key = if request.keep { self.fingerprint(source, pipeline, form) } else { None };
-            let known = match key {
-                Some(key) => self.restore(key, &plan, &mut parts, &mut scales)?,
-                None => false,
-            };
+            let mut parts = b.bytes(&plan);
+            let known = key.is_some_and(|key| self.restore(key, &mut parts, &mut scales));
             let largest = if known {
                 0
             } else {
-                self.pool.install(|| convert(source, form, &mut parts, &mut scales))?
+                self.converter.install(|| convert(source, form, &mut parts, &mut scales))?
             };
             if pipeline.dtype() == MatmulType::I4 && largest > WEIGHT_SUM_MAX {
                 // Some column could leave the 16 bits of its sums: shorter segments, by as much as it is too long.
@@ -78,69 +147,39 @@ impl Engine {
                 continue;
             }
             if let Some(key) = key.filter(|_| !known) {
-                self.keep(key, &plan, &parts, &scales);
+                self.keep(key, &parts, &scales);
             }
-            return Ok(NpuWeight {
-                plan,
-                pipeline,
-                rotation,
-                scales,
-                error,
-                level,
-                bytes,
-                share,
-                parts,
-                _held: held,
-            });
+            b.sync()?;
+            let bytes = plan.stack_bytes();
+            return Ok(NpuWeight { plan, pipeline, rotation, scales, error, level, bytes, share, b });
         }
     }
 
-    /// The memories of a weight's parts, in the order of [`WeightPlan::part`]: views of one allocation, or an
-    /// allocation each where views are not to be trusted.
-    fn allocate_parts(&self, plan: &WeightPlan, domain: usize) -> Result<(Vec<Memory>, Vec<Held>), Error> {
-        let keeper = &self.domains.get(domain).keeper;
-        let ranges = part_ranges(plan);
-        let end = ranges.last().map_or(0, |last| last.end);
-        if self.mode.views && ranges.len() > 1 {
-            let memory = keeper.allocate(end)?;
-            return Ok((memory.split(&ranges)?, vec![Held::allocation(&self.stats, end)]));
+    /// Memory for B: a piece of an arena, or an allocation a part where pieces cannot be bound.
+    fn allocate(&mut self, plan: &WeightPlan, pipeline: Pipeline, domain: usize) -> Result<Parts, Error> {
+        let domain = self.domains.get_mut(domain);
+        if means(&self.mode, pipeline, self.cores.count()).windows {
+            return Ok(Parts::Stack(domain.take(plan.stack_bytes())?, Mutex::default()));
         }
-        let mut parts = Vec::with_capacity(ranges.len());
-        let mut held = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            parts.push(keeper.allocate(range.len())?);
-            held.push(Held::allocation(&self.stats, range.len()));
+        let mut parts = Vec::new();
+        for bytes in plan.all_part_bytes() {
+            parts.push((domain.keeper.allocate(bytes)?, Held::allocation(&self.stats, bytes)));
         }
-        Ok((parts, held))
+        Ok(Parts::Singly(parts))
     }
 }
 
-/// Where each part lies in one allocation, in the order of [`WeightPlan::part`].
-fn part_ranges(plan: &WeightPlan) -> Vec<Range<usize>> {
-    let mut end = 0usize;
-    let range = |bytes| {
-        let start = end.next_multiple_of(PART_ALIGN);
-        end = start + bytes;
-        start..end
-    };
-    plan.all_part_bytes().map(range).collect()
-}
-
-/// Converts all slices into their parts and syncs them; gives the largest sum of a column's magnitudes.
-fn convert(source: &Source, form: Form, parts: &mut [Memory], scales: &mut [f32]) -> Result<u32, Error> {
+/// Converts all slices into their parts; gives the largest sum of a column's magnitudes.
+fn convert(source: &Source, form: Form, parts: &mut [&mut [u8]], scales: &mut [f32]) -> Result<u32, Error> {
     let (plan, segments) = (form.plan, form.plan.segments.len());
     let mut largest = 0;
     // Parts are ordered by slice, then by segment.
     for (slice, parts) in plan.slices.iter().zip(parts.chunks_mut(segments)) {
-        let mut bytes: Vec<&mut [u8]> = parts.iter_mut().map(Memory::as_mut_slice).collect();
         let mut scales: Vec<&mut [f32]> = scales
             .chunks_mut(plan.n)
             .map(|scales| &mut scales[slice.start..slice.start + slice.len])
             .collect();
-        largest = largest.max(pack(source, form, slice, &mut bytes, &mut scales)?);
-        for part in parts {
-            part.sync_to_device()?;
-        }
+        largest = largest.max(pack(source, form, slice, parts, &mut scales)?);
     }
     Ok(largest)
 }

@@ -4,17 +4,17 @@ use std::ffi::{c_char, c_int};
 
 use ggml_sys::sys;
 
-use super::registry::{self, with_device, Registered, State};
-use super::{shield, tensor};
+use super::group::Group;
+use super::registry::{self, with_device};
+use super::shield;
 use crate::host::device::NAME;
-use crate::log;
 
 /// Tells our backends from others; random, fixed for ever.
 static GUID: [u8; 16] =
     [0x6a, 0x1f, 0xd2, 0x4b, 0x90, 0x3c, 0x4e, 0x17, 0xa5, 0x58, 0x0d, 0xe3, 0x72, 0xb4, 0xc9, 0x2e];
 
-const SUCCESS: i32 = sys::GGML_HOST_STATUS_SUCCESS as i32;
-const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
+pub const SUCCESS: i32 = sys::GGML_HOST_STATUS_SUCCESS as i32;
+pub const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
 
 /// A new backend on the device, or null.
 pub fn create() -> sys::ggml_backend_t {
@@ -91,64 +91,16 @@ unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sy
         let fns = &state.host.fns;
         // SAFETY: the host's own graph.
         let count = unsafe { (fns.graph_n_nodes.get())(graph) };
+        let mut group = Group::new(state, registered);
         for index in 0..count {
             // SAFETY: the index is below the number of nodes.
             let node = unsafe { (fns.graph_node.get())(graph, index) };
             // SAFETY: a live node with allocated sources; the host computes nothing else with them meanwhile.
-            let status = unsafe { compute(state, registered, node) };
+            let status = unsafe { group.take(node) };
             if status != SUCCESS {
                 return status;
             }
         }
-        SUCCESS
+        group.finish()
     })
-}
-
-/// Computes one node, on the NPU if it can be, on the CPU otherwise.
-///
-/// # Safety
-/// `node` is a live node whose sources are allocated and computed.
-unsafe fn compute(state: &State, registered: &Registered, node: *mut sys::ggml_tensor) -> i32 {
-    let ops = &state.host.ops;
-    // SAFETY: live by the contract; the reference ends before the CPU writes through the pointer.
-    let done = unsafe {
-        let node = &*node;
-        if node.flags as u32 & sys::GGML_HOST_TENSOR_FLAG_COMPUTE == 0
-            || node.op == ops.none
-            || ops.views.contains(&node.op)
-        {
-            return SUCCESS;
-        }
-        node.op == ops.mul_mat && multiply(state, registered, node)
-    };
-    if done {
-        return SUCCESS;
-    }
-    // SAFETY: as above.
-    let status = unsafe { state.cpu.lock().compute(&state.host, node) };
-    if status != SUCCESS {
-        // SAFETY: as above.
-        log!(Error, "the host's CPU backend failed at {} ({status})", tensor::name(unsafe { &*node }));
-    }
-    status
-}
-
-/// Whether the NPU did the product.
-///
-/// # Safety
-/// As [`compute`].
-unsafe fn multiply(state: &State, registered: &Registered, node: &sys::ggml_tensor) -> bool {
-    // SAFETY: by the contract.
-    match unsafe { tensor::product(state, node) } {
-        // SAFETY: as above.
-        Ok(product) => {
-            product.is_empty()
-                // SAFETY: as above.
-                || unsafe { tensor::for_each_batch(node, &product, |job| registered.device.multiply(job)) }
-        }
-        Err(reason) => {
-            log!(Debug, "the CPU does {}: {reason}", tensor::name(node));
-            false
-        }
-    }
 }

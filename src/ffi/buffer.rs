@@ -128,6 +128,18 @@ unsafe fn region<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Region {
     unsafe { &*(*buffer).context.cast::<Region>() }
 }
 
+/// Whether a buffer is one of ours over memory that the host lent.
+///
+/// # Safety
+/// `buffer` is null or live.
+pub unsafe fn is_lent(buffer: sys::ggml_backend_buffer_t) -> bool {
+    // SAFETY: null or live; buffers of our type were made by `create`.
+    unsafe {
+        let ours = buffer.as_ref().is_some_and(|buffer| buffer.buft == super::device::buffer_type());
+        ours && region(buffer).owned.is_none()
+    }
+}
+
 /// Forgets the converted copies of weights in `range`.
 fn invalidate(range: &Range<usize>) {
     if let Some((_, registered)) = with_device() {

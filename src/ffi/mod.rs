@@ -5,6 +5,7 @@
 //! * [`registry`]: what is registered, once a process;
 //! * [`device`], [`buffer`], [`backend`]: ggml's tables of functions;
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
+//! * [`group`]: a graph's nodes, those together that do not wait for each other;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do.
 //!
 //! No decision is made here; see [`crate::host`].
@@ -14,6 +15,7 @@ mod buffer;
 mod cpu;
 mod device;
 pub mod exports;
+mod group;
 mod registry;
 mod tensor;
 

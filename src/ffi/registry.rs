@@ -1,7 +1,6 @@
 //! What is registered with the host, once a process.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
-use std::path::Path;
 use std::sync::OnceLock;
 
 use ggml_sys::{sys, Host};
@@ -42,8 +41,6 @@ pub struct Registered {
 /// Everything that lives as long as the process.
 pub struct State {
     pub host: Host,
-    /// Where the report goes at exit.
-    pub report: Option<&'static Path>,
     /// The host's CPU backend, for what the NPU does not do; made when it is first needed.
     pub cpu: Mutex<HostCpu>,
     pub registered: Option<Registered>,
@@ -124,25 +121,28 @@ fn start() -> Option<State> {
             None
         }
     };
-    let report = config.ok().and_then(|config| config.report.as_deref());
-    if report.is_some() {
-        // SAFETY: a plain function; a failure to register only loses the report.
+    if registered.is_some() {
+        // SAFETY: a plain function; a failure to register only loses what is said at the end.
         unsafe { libc::atexit(at_exit) };
     }
-    Some(State { host, report, cpu: Mutex::default(), registered, c_reg })
+    Some(State { host, cpu: Mutex::default(), registered, c_reg })
 }
 
 /// Writes the report, if one was asked for.
 pub fn write_report() {
-    if let Some((state, registered)) = with_device() {
-        if let Some(path) = state.report {
+    if let (Some((_, registered)), Ok(config)) = (with_device(), config()) {
+        if let Some(path) = &config.report {
             registered.device.write_report(path);
         }
     }
 }
 
 extern "C" fn at_exit() {
-    shield("at_exit", (), write_report);
+    shield("at_exit", (), || {
+        if let (Some((_, registered)), Ok(config)) = (with_device(), config()) {
+            registered.device.end(config);
+        }
+    });
 }
 
 unsafe extern "C" fn get_name(_reg: sys::ggml_backend_reg_t) -> *const c_char {

@@ -77,56 +77,74 @@ unsafe fn is_constant(tensor: &sys::ggml_tensor) -> bool {
     buffer.is_some_and(|buffer| buffer.usage as u32 == sys::GGML_HOST_USAGE_WEIGHTS)
 }
 
-/// Calls `each` for every batch of a node until it returns false; false then, or for data that cannot be reached.
+/// The job of each batch of a node; nothing for data that cannot be reached.
 ///
 /// # Safety
 /// `op` is a MUL_MAT node with allocated sources, of which `product` was made; nobody else writes to them or to
-/// its data during the call.
-pub unsafe fn for_each_batch(
-    op: &sys::ggml_tensor,
-    product: &Product,
-    mut each: impl FnMut(&mut Job) -> bool,
-) -> bool {
+/// its data while the jobs live.
+pub unsafe fn jobs<'a>(
+    op: &'a sys::ggml_tensor,
+    product: &'a Product,
+) -> Option<impl Iterator<Item = Job<'a>> + 'a> {
     // SAFETY: the product was made of these sources, so they are there.
     let (weight, activations) = unsafe { (&*op.src[0], &*op.src[1]) };
     let pointers = [weight.data, activations.data, op.data];
     if pointers.iter().any(|data| data.is_null()) || pointers[1..].iter().any(|data| *data as usize % 4 != 0)
     {
-        return false;
+        return None;
     }
-    let name = name(weight);
     // SAFETY: by this function's contract.
-    let constant = unsafe { is_constant(weight) };
-    product.batches().all(|Batch { weight: at_weight, activations: at_activations, out: at_out }| {
-        // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for;
-        // the result overlaps no source in ggml's graphs.
-        let (bytes, rows, out) = unsafe {
-            (
-                std::slice::from_raw_parts(weight.data.cast::<u8>().add(at_weight), product.weight_bytes()),
-                std::slice::from_raw_parts(
-                    activations.data.cast::<u8>().add(at_activations).cast::<f32>(),
-                    product.activation_elements(),
-                ),
-                std::slice::from_raw_parts_mut(
-                    op.data.cast::<u8>().add(at_out).cast::<f32>(),
-                    product.out_elements(),
-                ),
-            )
-        };
-        each(&mut Job {
-            name: &name,
-            weight: Source {
-                data: bytes,
-                reader: product.reader,
-                k: product.k,
-                n: product.n,
-                row_stride: product.weight_stride(),
-            },
-            constant,
-            activations: Activations { data: rows, stride: product.activation_stride(), rows: product.rows },
-            out,
-        })
-    })
+    let (constant, lent) = unsafe { (is_constant(weight), super::buffer::is_lent(weight.buffer)) };
+    Some(product.batches().map(
+        move |Batch { weight: at_weight, activations: at_activations, out: at_out }| {
+            // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for;
+            // the result overlaps no source in ggml's graphs.
+            let (bytes, rows, out) = unsafe {
+                (
+                    std::slice::from_raw_parts(
+                        weight.data.cast::<u8>().add(at_weight),
+                        product.weight_bytes(),
+                    ),
+                    std::slice::from_raw_parts(
+                        activations.data.cast::<u8>().add(at_activations).cast::<f32>(),
+                        product.activation_elements(),
+                    ),
+                    std::slice::from_raw_parts_mut(
+                        op.data.cast::<u8>().add(at_out).cast::<f32>(),
+                        product.out_elements(),
+                    ),
+                )
+            };
+            Job {
+                name: weight_name(weight),
+                weight: Source {
+                    data: bytes,
+                    reader: product.reader,
+                    k: product.k,
+                    n: product.n,
+                    row_stride: product.weight_stride(),
+                },
+                constant,
+                lent,
+                activations: Activations {
+                    data: rows,
+                    stride: product.activation_stride(),
+                    rows: product.rows,
+                },
+                same: false,
+                out,
+            }
+        },
+    ))
+}
+
+/// A weight's name up to what is no UTF-8.
+fn weight_name(tensor: &sys::ggml_tensor) -> &str {
+    let bytes: &[u8] = bytemuck::cast_slice(&tensor.name);
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let text = &bytes[..end];
+    std::str::from_utf8(text)
+        .unwrap_or_else(|error| std::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default())
 }
 
 /// A tensor's name; its bytes need not be UTF-8.

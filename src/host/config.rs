@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::numbers::Numbers;
 use super::trust::Probe;
 use crate::chip::Chip;
+use crate::engine::Decode;
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::observe::log::Level;
@@ -20,6 +21,8 @@ use crate::weights::store::CacheChoice;
 
 /// The highest number that is read as a core. Whether the chip has it is known later, when the chip is.
 const CORE_MAX: usize = 31;
+/// The highest number of a processor.
+const CPU_MAX: usize = 1023;
 /// The highest I/O domain.
 const DOMAIN_MAX: usize = 15;
 
@@ -48,8 +51,16 @@ pub struct Config {
     pub probe: Probe,
     /// `RKNPU_CACHE`: where converted weights are kept from one process to the next.
     pub cache: CacheChoice,
+    /// `RKNPU_DECODE`: who does products of few rows.
+    pub decode: Decode,
+    /// `RKNPU_CPUS`: the processors that the CPU's share of the work runs on, instead of the big cores.
+    pub cpus: Option<Numbers>,
     /// `RKNPU_REPORT`: where the report goes at exit.
     pub report: Option<PathBuf>,
+    /// `RKNPU_TRACE`: where the trace goes at exit.
+    pub trace: Option<PathBuf>,
+    /// `RKNPU_STATS`: anything but empty or `0` shows a table at exit.
+    pub stats: bool,
 }
 
 impl Config {
@@ -91,7 +102,15 @@ impl Config {
                 .named("RKNPU_PROBE", Probe::by_name, || Probe::ALLOWED.to_owned())?
                 .unwrap_or_default(),
             cache: CacheChoice::parse(set.value("RKNPU_CACHE").as_deref()),
+            decode: set
+                .named("RKNPU_DECODE", Decode::by_name, || Decode::ALLOWED.to_owned())?
+                .unwrap_or_default(),
+            cpus: set.named("RKNPU_CPUS", numbers(CPU_MAX), || {
+                "numbers of processors such as \"4-7\" or \"0,2\"".to_owned()
+            })?,
             report: set.path("RKNPU_REPORT"),
+            trace: set.path("RKNPU_TRACE"),
+            stats: set.text("RKNPU_STATS").is_some_and(|value| value != "0"),
         })
     }
 }

@@ -5,20 +5,24 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
 use super::config::Config;
 use super::cores;
+use super::pages;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
-use crate::engine::{Activations, Engine, Error, NpuWeight, Request, Wanted};
+use crate::cpus;
+pub use crate::engine::GROUP;
+use crate::engine::{Activations, Engine, Error, NpuWeight, Product, Request, Route, Wanted};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
 use crate::mode::Mode;
-use crate::observe::{Choice, Choices, Report, Stats};
+use crate::observe::{stats_table, Choice, Choices, Done, Report, Stats};
 use crate::policy::decide::{Decision, Policy};
 use crate::policy::scheme::Placement;
 use crate::policy::Pipeline;
@@ -31,6 +35,8 @@ use crate::weights::Source;
 pub const NAME: &CStr = c"RKNPU";
 /// After as many failed products in a row the NPU is left alone.
 const FAILURES_MAX: u32 = 3;
+/// The I/O domains that weights fill one after the other, unless the user says otherwise: about 3 GB each.
+const DOMAINS: [u8; 4] = [0, 1, 2, 3];
 const DEVICE_TREE: &str = "/proc/device-tree/compatible";
 
 /// An NPU that answers.
@@ -62,8 +68,12 @@ pub struct Job<'a> {
     pub weight: Source<'a>,
     /// Whether the weight's bytes stay until the host says otherwise, so that a converted copy may be kept.
     pub constant: bool,
+    /// Whether the weight's bytes are the host's, such as a mapped file's, and not in a buffer of ours.
+    pub lent: bool,
     /// The rows.
     pub activations: Activations<'a>,
+    /// The rows are those of the job before in its group.
+    pub same: bool,
     /// rows × N results.
     pub out: &'a mut [f32],
 }
@@ -94,17 +104,8 @@ impl Device {
         if let Some(wanted) = &config.cores {
             cores::check(wanted, chip)?;
         }
-        if let Some(domains) =
-            config.domains.as_ref().filter(|domains| domains.list.iter().any(|domain| *domain != 0))
-        {
-            log!(
-                Warn,
-                "RKNPU_DOMAINS is {:?}: kernels have crashed when several processes used other domains than 0",
-                domains.text
-            );
-        }
         let domains: Vec<u8> = config.domains.as_ref().map_or_else(
-            || vec![0],
+            || DOMAINS.to_vec(),
             // Each is at most 15.
             |domains| domains.list.iter().map(|domain| *domain as u8).collect(),
         );
@@ -137,6 +138,17 @@ impl Device {
                 Ok(store) => engine.keep_weights_in(store),
                 Err(error) => log!(Warn, "converted weights are not kept on disk: {error}"),
             }
+        }
+        // An emulated NPU takes the time of its emulation.
+        engine.set_route(Route::new(config.decode, !emulated));
+        let cpus = config.cpus.as_ref().map(|cpus| cpus.list.clone()).or_else(cpus::big_cores);
+        if let Some(cpus) = cpus {
+            if let Err(error) = engine.pin_to(cpus) {
+                log!(Warn, "the CPU's threads stay where they are: {error}");
+            }
+        }
+        if config.trace.is_some() {
+            stats.trace.start();
         }
         let version = engine.version();
         log!(
@@ -174,28 +186,69 @@ impl Device {
         }
     }
 
-    /// Does a product on the NPU; `false` when the CPU is to do it, which is then counted and, once, said.
-    pub fn multiply(&self, job: &mut Job) -> bool {
-        let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
-        let rows = job.activations.rows;
-        let given_up = self.given_up.load(Relaxed);
-        let done = if given_up { None } else { self.try_multiply(job) };
-        self.stats.count_product(job.name, shape, rows, done);
-        done.is_some()
+    /// Does the products of a group, none of which reads what another one writes. Tells which were done; the CPU is to
+    /// do the others, which are then counted and, once, said.
+    pub fn multiply(&self, jobs: &mut [Option<Job>; GROUP]) -> [bool; GROUP] {
+        let started = Instant::now();
+        let mut done = [Done::ByHost; GROUP];
+        if !self.given_up.load(Relaxed) {
+            self.try_multiply(jobs, &mut done);
+        }
+        let ns = started.elapsed().as_nanos() as u64;
+        let flops = |job: &Job| (job.activations.rows * job.weight.k * job.weight.n) as u64;
+        let all: u64 = jobs.iter().flatten().map(flops).sum();
+        for (job, done) in jobs.iter().zip(done) {
+            let Some(job) = job else { continue };
+            let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
+            let ns = (u128::from(ns) * u128::from(flops(job)) / u128::from(all.max(1))) as u64;
+            self.stats.count_product(job.name, shape, job.activations.rows, done, ns);
+        }
+        done.map(|done| done != Done::ByHost)
     }
 
-    /// The pipeline that did it, if one did.
-    fn try_multiply(&self, job: &mut Job) -> Option<Pipeline> {
+    /// Does a single product; false when the CPU is to do it.
+    pub fn multiply_one(&self, job: Job) -> bool {
+        let mut group = [const { None }; GROUP];
+        group[0] = Some(job);
+        self.multiply(&mut group)[0]
+    }
+
+    /// Notes who did each product, if somebody did.
+    fn try_multiply(&self, jobs: &mut [Option<Job>; GROUP], done: &mut [Done; GROUP]) {
         let mut engine = self.engine.lock();
-        let weight = self.weight(&mut engine, job)?;
-        match engine.matmul(&weight, job.activations, job.out) {
+        let mut weights: [Option<Arc<NpuWeight>>; GROUP] = Default::default();
+        for (job, weight) in jobs.iter().zip(&mut weights) {
+            *weight = job.as_ref().and_then(|job| self.weight(&mut engine, job));
+        }
+        let mut products: [Option<Product>; GROUP] = Default::default();
+        // Rows are the same as those of the job before only if that one is in the stream too.
+        let mut unbroken = false;
+        for ((job, weight), product) in jobs.iter_mut().zip(&weights).zip(&mut products) {
+            let (Some(job), Some(weight)) = (job, weight) else {
+                unbroken = false;
+                continue;
+            };
+            let same = job.same && unbroken;
+            unbroken = true;
+            let (activations, out) = (job.activations, &mut *job.out);
+            *product = Some(Product { weight, activations, same, out, routed: false });
+        }
+        if products.iter().all(Option::is_none) {
+            return;
+        }
+        match engine.products(&mut products) {
             Ok(()) => {
                 self.failures.store(0, Relaxed);
-                Some(weight.pipeline)
+                for (done, product) in done.iter_mut().zip(&products) {
+                    if let Some(Product { weight, routed, .. }) = product {
+                        *done =
+                            if *routed { Done::Routed(weight.pipeline) } else { Done::Npu(weight.pipeline) };
+                    }
+                }
             }
             Err(error) => {
-                self.note_failure(job.name, &error);
-                None
+                let named = jobs.iter().flatten().next().map_or("", |job| job.name);
+                self.note_failure(named, &error);
             }
         }
     }
@@ -236,6 +289,10 @@ impl Device {
         if job.constant {
             if let Some(weight) = &weight {
                 self.note_choice(job, weight);
+                // The host's bytes are read again only if the CPU has to step in.
+                if job.lent {
+                    pages::give_back(job.weight.data);
+                }
             }
             self.weights.lock().insert(key, weight.clone());
         }
@@ -290,7 +347,7 @@ impl Device {
         // Two statements: a product locks the engine first and the weights within.
         let dropped = self.weights.lock().invalidate(range);
         if dropped {
-            self.engine.lock().release_contexts();
+            self.engine.lock().release();
         }
     }
 
@@ -303,6 +360,24 @@ impl Device {
     /// What was done so far.
     pub fn report(&self) -> Report {
         Report::new(&NAME.to_string_lossy(), &self.description.to_string_lossy(), self.chip.name, &self.stats)
+    }
+
+    /// Says what the user wants to know at the end of the process; a failure is said, no more.
+    pub fn end(&self, config: &Config) {
+        if let Some(path) = &config.report {
+            self.write_report(path);
+        }
+        if let Some(path) = &config.trace {
+            if let Err(error) = self.stats.trace.write(path) {
+                log!(Warn, "cannot write the trace to {}: {error}", path.display());
+            }
+        }
+        if config.stats {
+            // Whoever asks for it wants to see it, however quiet the log is.
+            for line in stats_table(&self.stats, self.chip) {
+                log!(Error, "{line}");
+            }
+        }
     }
 
     /// Writes the report to `path`; a failure is said, no more.

@@ -6,5 +6,6 @@ pub mod config;
 mod cores;
 pub mod device;
 pub mod numbers;
+mod pages;
 pub mod product;
 pub mod trust;

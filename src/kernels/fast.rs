@@ -115,7 +115,7 @@ fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) {
             for (row, inverse) in group.clone().zip(inverses) {
                 let values = &rows.row(row)[start..];
                 let place: &mut [i8; BLOCK] =
-                    (&mut places[row * BLOCK..][..BLOCK]).try_into().expect("a whole block");
+                    (&mut places[(rows.first + row) * BLOCK..][..BLOCK]).try_into().expect("a whole block");
                 if let Some(values) = values.first_chunk::<BLOCK>() {
                     for i in 0..BLOCK {
                         place[i] = quantize_one(values[i], inverse);
@@ -143,7 +143,7 @@ pub fn pack_a_f16<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [u16], scra
             for row in group.clone() {
                 let halves = &all[(row - first) * rows.k..][start..rows.k];
                 let place: &mut [u16; BLOCK] =
-                    (&mut places[row * BLOCK..][..BLOCK]).try_into().expect("a whole block");
+                    (&mut places[(rows.first + row) * BLOCK..][..BLOCK]).try_into().expect("a whole block");
                 if let Some(halves) = halves.first_chunk() {
                     *place = *halves;
                 } else {

@@ -5,12 +5,14 @@
 //! * [`fast`]: the same, in a form that the compiler turns into vector code, built once for the baseline of the
 //!   target (NEON on aarch64) and once for AVX2 on x86-64, chosen at run time.
 //! * [`int4`]: both for four-bit numbers.
+//! * [`dot`]: what one run of the NPU computes, for few rows.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
 //! * `halves` and `lanes`: what compilers do not make vector code of by themselves, for AVX2 and NEON.
 //!
 //! Rounding is to nearest, ties to even, everywhere. A non-finite value never gives a number: the scale of its
 //! row is NaN, and so is each result of the row.
 
+pub mod dot;
 pub mod fast;
 mod halves;
 pub mod int4;
@@ -31,6 +33,8 @@ pub struct Rows<'a> {
     pub k: usize,
     /// One scale a row: what is stored is the element divided by it.
     pub scales: &'a [f32],
+    /// The row of native A that the first of them becomes.
+    pub first: usize,
 }
 
 impl Rows<'_> {

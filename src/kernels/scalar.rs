@@ -62,7 +62,7 @@ pub fn pack_a<T: Copy + Default>(
     for row in 0..rows.rows {
         for i in 0..padded {
             let value = rows.row(row).get(i).map(|value| convert(*value, 1.0 / rows.scales[row]));
-            a[(i / block) * m * block + row * block + i % block] = value.unwrap_or_default();
+            a[(i / block) * m * block + (rows.first + row) * block + i % block] = value.unwrap_or_default();
         }
     }
 }

@@ -73,7 +73,7 @@ impl Choices {
 }
 
 /// The name with its numbers as stars: "blk.*.attn_q.weight".
-fn class_of(name: &str) -> String {
+pub fn class_of(name: &str) -> String {
     let star = |part| if str::parse::<u32>(part).is_ok() { "*" } else { part };
     name.split('.').map(star).collect::<Vec<_>>().join(".")
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
+use super::stages::Stage;
 use super::stats::{Stats, TensorStats};
 use crate::policy::Pipeline;
 
@@ -27,9 +28,53 @@ pub struct Report {
     /// Converted weights that came from the disk.
     weights_loaded: u64,
     fallbacks: u64,
+    /// FLOPs of products that our kernels on the CPU did, since that is faster.
+    routed_flops: u64,
+    /// Threads started and contexts made, and allocations of the plugin's own, so far.
+    threads_created: u64,
+    contexts_created: u64,
+    allocations: u64,
+    engine: Engine,
     /// Runs by pipeline, without those that had none.
     pipelines: BTreeMap<&'static str, u64>,
     tensors: Vec<Tensor>,
+}
+
+/// What the time within products went into, ns; the stages are the caller's time.
+#[derive(Debug, Serialize)]
+struct Engine {
+    rotate_ns: u64,
+    pack_ns: u64,
+    sync_ns: u64,
+    scale_ns: u64,
+    multiply_ns: u64,
+    /// The caller had nothing to do.
+    idle_ns: u64,
+    /// At least one core of the NPU was at work, and none was.
+    busy_ns: u64,
+    wait_ns: u64,
+    /// f32 bytes of the products' rows and results.
+    activation_bytes: u64,
+    result_bytes: u64,
+}
+
+impl Engine {
+    fn new(stats: &Stats) -> Self {
+        let ns = |stage| stats.stages.ns(stage);
+        let (busy_ns, products_ns) = (stats.npu.ns(), stats.products_ns.load(Relaxed));
+        Self {
+            rotate_ns: ns(Stage::Rotate),
+            pack_ns: ns(Stage::Pack),
+            sync_ns: ns(Stage::Sync),
+            scale_ns: ns(Stage::Scale),
+            multiply_ns: ns(Stage::Multiply),
+            idle_ns: ns(Stage::Wait),
+            busy_ns,
+            wait_ns: products_ns.saturating_sub(busy_ns),
+            activation_bytes: stats.activation_bytes.load(Relaxed),
+            result_bytes: stats.result_bytes.load(Relaxed),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +102,11 @@ impl Report {
             rows_shared: stats.rows_shared.load(Relaxed),
             weights_loaded: stats.weights_loaded.load(Relaxed),
             fallbacks: stats.fallbacks.load(Relaxed),
+            routed_flops: stats.routed_flops.load(Relaxed),
+            threads_created: stats.threads_created.load(Relaxed),
+            contexts_created: stats.contexts_created.load(Relaxed),
+            allocations: crate::allocations(),
+            engine: Engine::new(stats),
             pipelines: Pipeline::ALL
                 .into_iter()
                 .filter(|pipeline| runs(*pipeline) > 0)
@@ -82,13 +132,14 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stats::Done;
     use super::*;
 
     #[test]
     fn the_report_is_one_json_object_with_flat_tensors() {
         let stats = Stats::default();
         stats.runs[Pipeline::W8A8.index()].store(7, Relaxed);
-        stats.count_product("blk.0.\"q\"", ("q8_0", 2, 3), 1, Some(Pipeline::W8A8));
+        stats.count_product("blk.0.\"q\"", ("q8_0", 2, 3), 1, Done::Npu(Pipeline::W8A8), 1);
         let json = serde_json::to_value(Report::new("RKNPU", "emulated RK3588", "rk3588", &stats)).unwrap();
         assert_eq!((&json["npu_runs"], &json["npu_flops"]), (&7.into(), &12.into()));
         assert_eq!(json["pipelines"], serde_json::json!({"W8A8": 7}));

@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::activity::Activity;
+use super::stages::{Stage, Stages};
+use super::trace::{Lane, Trace};
+use crate::plan::ROWS_MAX;
 use crate::policy::Pipeline;
 
 /// A quantity that rises and falls; the peak is what is reported.
@@ -55,6 +60,27 @@ pub struct TensorStats {
     pub npu_flops: u64,
     /// FLOPs that came to the plugin and were done by the CPU.
     pub cpu_flops: u64,
+    /// FLOPs done by our kernels on the CPU, over the converted copy.
+    pub routed_flops: u64,
+    /// Products, their rows, and the ns that they took.
+    pub calls: u64,
+    /// Rows of all products.
+    pub rows: u64,
+    /// ns of the caller's time, that of a group shared out by FLOPs.
+    pub ns: u64,
+    /// Bytes of the converted copy, each time that it was read.
+    pub streamed_bytes: u64,
+}
+
+/// Who did a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// The NPU.
+    Npu(Pipeline),
+    /// Our kernels on the CPU, since that is faster.
+    Routed(Pipeline),
+    /// The host's CPU backend, since nobody else can.
+    ByHost,
 }
 
 /// All counters of a device.
@@ -80,22 +106,56 @@ pub struct Stats {
     pub fds: Gauge,
     /// Bytes of the allocations alive.
     pub bytes: Gauge,
+    /// Threads started so far.
+    pub threads_created: AtomicU64,
+    /// Contexts made so far.
+    pub contexts_created: AtomicU64,
+    /// Bytes of f32 that products had as rows.
+    pub activation_bytes: AtomicU64,
+    /// Bytes of f32 that products gave as results.
+    pub result_bytes: AtomicU64,
+    /// FLOPs of products that were sent to our kernels on the CPU, since that is faster.
+    pub routed_flops: AtomicU64,
+    /// What the caller's time went into.
+    pub stages: Stages,
+    /// ns within products.
+    pub products_ns: AtomicU64,
+    /// When the NPU was at work.
+    pub npu: Activity,
+    /// What happened when.
+    pub trace: Trace,
     tensors: Mutex<BTreeMap<String, TensorStats>>,
 }
 
 impl Stats {
-    /// Counts one product of the weight called `name`; `npu` is the pipeline that did it, `None` the CPU.
+    /// Does `work` as a stage of a product.
+    pub fn stage<R>(&self, stage: Stage, work: impl FnOnce() -> R) -> R {
+        let started = Instant::now();
+        let result = work();
+        self.stages.add(stage, started);
+        self.trace.span(Lane::Cpu, started, || stage.name().to_owned());
+        result
+    }
+
+    /// Notes a thread that was started.
+    pub fn count_thread(&self) {
+        self.threads_created.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one product of the weight called `name`, which took `ns`.
     pub fn count_product(
         &self,
         name: &str,
         (ggml_type, k, n): (&'static str, usize, usize),
         rows: usize,
-        npu: Option<Pipeline>,
+        done: Done,
+        ns: u64,
     ) {
         let flops = 2 * (rows * k) as u64 * n as u64;
-        match npu {
-            Some(_) => self.npu_flops.fetch_add(flops, Relaxed),
-            None => {
+        match done {
+            Done::Npu(_) => self.npu_flops.fetch_add(flops, Relaxed),
+            Done::Routed(_) => self.routed_flops.fetch_add(flops, Relaxed),
+            Done::ByHost => {
                 self.fallbacks.fetch_add(1, Relaxed);
                 self.cpu_flops.fetch_add(flops, Relaxed)
             }
@@ -108,12 +168,17 @@ impl Stats {
         if entry.pipeline.is_empty() {
             (entry.ggml_type, entry.k, entry.n, entry.pipeline) = (ggml_type, k, n, "CPU");
         }
-        match npu {
-            Some(pipeline) => {
-                entry.pipeline = pipeline.name();
-                entry.npu_flops += flops;
-            }
-            None => entry.cpu_flops += flops,
+        entry.calls += 1;
+        entry.rows += rows as u64;
+        entry.ns += ns;
+        if let Done::Npu(pipeline) | Done::Routed(pipeline) = done {
+            entry.pipeline = pipeline.name();
+            entry.streamed_bytes += entry.npu_bytes * rows.div_ceil(ROWS_MAX) as u64;
+        }
+        match done {
+            Done::Npu(_) => entry.npu_flops += flops,
+            Done::Routed(_) => entry.routed_flops += flops,
+            Done::ByHost => entry.cpu_flops += flops,
         }
     }
 
@@ -146,6 +211,7 @@ impl Held {
     /// A context.
     pub fn context(stats: &Arc<Stats>) -> Self {
         stats.contexts.add(1);
+        stats.contexts_created.fetch_add(1, Relaxed);
         Self { stats: stats.clone(), contexts: 1, bytes: None }
     }
 }
@@ -167,8 +233,8 @@ mod tests {
     #[test]
     fn products_are_counted_by_who_did_them() {
         let stats = Stats::default();
-        stats.count_product("a", ("f16", 4, 5), 3, Some(Pipeline::W16A16));
-        stats.count_product("a", ("f16", 4, 5), 1, None);
+        stats.count_product("a", ("f16", 4, 5), 3, Done::Npu(Pipeline::W16A16), 5);
+        stats.count_product("a", ("f16", 4, 5), 1, Done::ByHost, 6);
         assert_eq!(stats.npu_flops.load(Relaxed), 120);
         assert_eq!((stats.cpu_flops.load(Relaxed), stats.fallbacks.load(Relaxed)), (40, 1));
         let tensors = stats.tensors();

@@ -1,10 +1,18 @@
-//! From a matmul's shape to what the NPU runs: padding, K segments, N slices over the cores, tiles of rows.
+//! From a matmul's shape to what the NPU runs: padding, K segments, shares of the cores, steps of rows.
+//!
+//! * [`WeightPlan`]: how a weight is cut, once, when it is converted;
+//! * [`Schedule`]: how a product of so many rows is run with it;
+//! * `cost`: how long a run is believed to take, by which both are chosen;
+//! * `rows`: how numbers of rows are rounded.
 //!
 //! Pure arithmetic, testable with no device. Nothing here may know the host, the vendor's library's calls or
 //! where bytes lie; it depends on [`crate::chip`] only.
 
+mod cost;
 mod rows;
+mod schedule;
 mod weight;
 
-pub use rows::{tiles, Tile, ROWS_MAX};
+pub use rows::ROWS_MAX;
+pub use schedule::{CoreRun, Cut, Means, Piece, Schedule, Step};
 pub use weight::{Segment, Slice, WeightPlan};

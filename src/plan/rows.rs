@@ -1,39 +1,25 @@
-//! Tiles of rows: how M is cut and rounded.
+//! Numbers of rows: how M is rounded, so that contexts are few.
 
-/// The most rows of one run. Longer prompts are cut: A and C stay small enough to be worth keeping.
+/// The most rows that are prepared at once, and the most of one run.
 pub const ROWS_MAX: usize = 512;
-/// The most bytes of C of one run; a wide output (a vocabulary) gets shorter tiles.
-const C_BYTES_MAX: usize = 16 << 20;
-
-/// A run of rows: `start .. start + len`, computed by a context with M = `rows`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tile {
-    /// First row.
-    pub start: usize,
-    /// Rows wanted.
-    pub len: usize,
-    /// Rows computed, at least `len`; what lies beyond is not read back.
-    pub rows: usize,
-}
-
-/// Cuts `rows` rows into tiles, for contexts whose widest slice has `n` columns of 4 bytes.
-///
-/// M is rounded up by less than an eighth, so that prompts of all lengths share a few dozen contexts
-/// (each costs about 1.5 ms and 0.4 MB on RK3588).
-pub fn tiles(rows: usize, n: usize) -> impl Iterator<Item = Tile> {
-    let longest = (C_BYTES_MAX / (4 * n.max(1))).clamp(1, ROWS_MAX);
-    // A power of two, so that rounding up cannot pass the cap.
-    let longest = 1 << longest.ilog2();
-    (0..rows).step_by(longest).map(move |start| {
-        let len = longest.min(rows - start);
-        Tile { start, len, rows: round_up_by_an_eighth(len) }
-    })
-}
 
 /// The next number with at most four significant bits.
-fn round_up_by_an_eighth(len: usize) -> usize {
-    let step = 1 << len.ilog2().saturating_sub(3);
-    len.div_ceil(step) * step
+///
+/// M is rounded up by less than an eighth, so that prompts of all lengths share a few dozen contexts (each costs about
+/// 1.5 ms and 0.4 MB on RK3588).
+pub fn round_up_by_an_eighth(rows: usize) -> usize {
+    let step = step(rows);
+    rows.div_ceil(step) * step
+}
+
+/// The last number with at most four significant bits that is not larger.
+pub fn round_down_by_an_eighth(rows: usize) -> usize {
+    let step = step(rows);
+    rows / step * step
+}
+
+fn step(rows: usize) -> usize {
+    1 << rows.max(1).ilog2().saturating_sub(3)
 }
 
 #[cfg(test)]
@@ -43,17 +29,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tiles_cover_the_rows_once_and_waste_little(rows in 0usize..5000, n in 1usize..200_000) {
-            let mut next = 0;
-            for tile in tiles(rows, n) {
-                prop_assert_eq!(tile.start, next);
-                prop_assert!(tile.len >= 1 && tile.rows >= tile.len);
-                prop_assert!(tile.rows <= ROWS_MAX);
-                prop_assert!((tile.rows - tile.len) * 8 < tile.len);
-                prop_assert!(tile.rows == 1 || tile.rows * n * 4 <= C_BYTES_MAX);
-                next += tile.len;
-            }
-            prop_assert_eq!(next, rows);
+        fn rounding_wastes_less_than_an_eighth(rows in 0usize..100_000) {
+            let (up, down) = (round_up_by_an_eighth(rows), round_down_by_an_eighth(rows));
+            prop_assert!(down <= rows && rows <= up);
+            prop_assert!((up - rows) * 8 < rows.max(1) && (rows - down) * 8 < rows.max(1));
+            prop_assert_eq!((round_up_by_an_eighth(up), round_up_by_an_eighth(down)), (up, down));
         }
     }
 
@@ -61,7 +41,7 @@ mod tests {
     fn few_sizes_serve_all_prompts() {
         let sizes: std::collections::BTreeSet<usize> = (1..=512).map(round_up_by_an_eighth).collect();
         assert!(sizes.len() <= 60, "{} contexts a shape", sizes.len());
-        assert_eq!(tiles(7, 576).next(), Some(Tile { start: 0, len: 7, rows: 7 }));
-        assert_eq!(tiles(33, 576).next(), Some(Tile { start: 0, len: 33, rows: 36 }));
+        assert_eq!((round_up_by_an_eighth(7), round_up_by_an_eighth(33)), (7, 36));
+        assert_eq!((round_down_by_an_eighth(7), round_down_by_an_eighth(33)), (7, 32));
     }
 }

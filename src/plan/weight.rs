@@ -1,8 +1,20 @@
-//! How a weight matrix is cut: K segments by what a context can hold, N slices by the cores.
+//! How a weight matrix is cut: K segments of one length, N slices by the cores.
+//!
+//! Where native B may be seen through windows, all of it is one stack: segment after segment, each of all columns.
+//! A slice of a segment, a whole segment, and any run of columns of the stack are then ranges of its bytes.
+
+use std::ops::Range;
 
 use rknn_sys::MatmulType;
 
+use super::schedule::{Means, Schedule};
+use super::ROWS_MAX;
 use crate::chip::{Chip, TypeLimits};
+
+/// No segment is cut shorter than this for speed.
+const SEGMENT_MIN: usize = 256;
+/// How much longer than the fastest a plan with fewer segments may take.
+const ABOUT_AS_FAST: f64 = 1.03;
 
 /// A run of k: `start .. start + len`, zero-padded to `padded`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +51,12 @@ pub struct WeightPlan {
     pub k: usize,
     /// N of the matrix.
     pub n: usize,
-    /// Ascending, disjoint, all of K.
+    /// Ascending, disjoint, all of K; `padded` is the same for all.
     pub segments: Vec<Segment>,
     /// Ascending, disjoint, all of N; at most one a core.
     pub slices: Vec<Slice>,
+    /// N, padded.
+    pub columns: usize,
 }
 
 impl WeightPlan {
@@ -65,25 +79,67 @@ impl WeightPlan {
         let segments = (0..k)
             .step_by(step)
             .map(|start| {
-                let len = step.min(k - start);
-                Segment { start, len, padded: len.next_multiple_of(limits.k_align) }
+                // All alike, so that a run may take columns of several.
+                Segment { start, len: step.min(k - start), padded: step }
             })
             .collect();
 
         let units = n.div_ceil(limits.n_align);
         let cores = cores.min(units);
-        let mut start = 0;
+        let columns = units * limits.n_align;
         let slices = (0..cores)
             .map(|core| {
-                // The first `units % cores` cores take one unit more.
-                let padded = (units / cores + usize::from(core < units % cores)) * limits.n_align;
-                let len = padded.min(n - start);
-                let slice = Slice { core, start, len, padded };
-                start += len;
-                slice
+                let share = share(columns, core, cores, limits.n_align);
+                Slice { core, start: share.start, len: share.end.min(n) - share.start, padded: share.len() }
             })
             .collect();
-        Some(Self { dtype, limits, k, n, segments, slices })
+        Some(Self { dtype, limits, k, n, segments, slices, columns })
+    }
+
+    /// The fastest plan for prompts of [`ROWS_MAX`] rows: segments as long as `segment_max` and the chip allow, or
+    /// shorter ones where B then streams by fewer times. Of plans that are about as fast it is the one with the fewest
+    /// segments, whose results are the fewest to add.
+    ///
+    /// Segments are part of what comes out: each has scales of its own. So they follow from the chip, and not from
+    /// how many of its cores work or what else is made of `means`.
+    pub fn fastest(
+        chip: &Chip,
+        means: Means,
+        dtype: MatmulType,
+        (k, n): (usize, usize),
+        segment_max: usize,
+    ) -> Option<Self> {
+        let whole = Means { cores: chip.cores, windows: true, ..means };
+        let plan = |segment_max| Self::new(chip, whole.cores, dtype, (k, n), segment_max);
+        let longest = plan(segment_max)?;
+        let mut plans: Vec<(Self, f64)> = Vec::new();
+        for pieces in longest.segments.len()..=k.div_ceil(SEGMENT_MIN).max(longest.segments.len()) {
+            let plan = plan(k.div_ceil(pieces).next_multiple_of(longest.limits.k_align))?;
+            if plans.last().is_none_or(|(last, _)| last.segments.len() < plan.segments.len()) {
+                let ns = Schedule::least_ns(&plan, &chip.timing, whole, ROWS_MAX);
+                // Padding is streamed at every token.
+                let padding = plan.stack_bytes() as f64 / longest.stack_bytes() as f64;
+                plans.push((plan, ns * padding));
+            }
+        }
+        let best = plans.iter().map(|(_, ns)| *ns).fold(f64::INFINITY, f64::min);
+        let chosen = plans.iter().find(|(_, ns)| *ns <= best * ABOUT_AS_FAST)?.0.longest();
+        Self::new(chip, means.cores, dtype, (k, n), chosen)
+    }
+
+    /// The columns of `core` when `cores` share `columns` columns evenly.
+    pub fn share(&self, columns: usize, core: usize, cores: usize) -> Range<usize> {
+        share(columns, core, cores, self.limits.n_align)
+    }
+
+    /// Bytes of `columns` columns of a segment, or of the stack.
+    pub fn column_bytes(&self, columns: usize) -> usize {
+        self.dtype.b().bytes(columns * self.longest())
+    }
+
+    /// Bytes of the stack: all segments of all columns.
+    pub fn stack_bytes(&self) -> usize {
+        self.column_bytes(self.columns * self.segments.len())
     }
 
     /// Bytes of the part (`slice`, `segment`).
@@ -98,9 +154,9 @@ impl WeightPlan {
             .flat_map(move |slice| self.segments.iter().map(move |segment| self.part_bytes(slice, segment)))
     }
 
-    /// The longest segment's padded K.
+    /// The segments' padded K.
     pub fn longest(&self) -> usize {
-        self.segments.iter().map(|segment| segment.padded).max().unwrap_or(0)
+        self.segments.first().map_or(0, |segment| segment.padded)
     }
 
     /// The index of the part (`slice`, `segment`) in the order in which parts are stored.
@@ -112,6 +168,12 @@ impl WeightPlan {
     pub fn widest(&self) -> usize {
         self.slices.iter().map(|slice| slice.padded).max().unwrap_or(0)
     }
+}
+
+/// The part of `core` when `cores` share `columns` columns, a multiple of `align`, evenly.
+fn share(columns: usize, core: usize, cores: usize, align: usize) -> Range<usize> {
+    let at = |core: usize| columns / align * core / cores * align;
+    at(core)..at(core + 1)
 }
 
 #[cfg(test)]
@@ -136,10 +198,11 @@ mod tests {
                 prop_assert_eq!(segment.start, at);
                 prop_assert!(segment.len > 0 && segment.padded <= chip.k_max);
                 prop_assert_eq!(segment.padded % plan.limits.k_align, 0);
-                prop_assert!(segment.padded - segment.len < plan.limits.k_align);
+                prop_assert_eq!(segment.padded, plan.longest());
                 at += segment.len;
             }
             prop_assert_eq!(at, k);
+            prop_assert!(plan.longest() * plan.segments.len() - k < plan.segments.len() * plan.limits.k_align);
             at = 0;
             for (core, slice) in plan.slices.iter().enumerate() {
                 prop_assert_eq!((slice.core, slice.start), (core, at));
@@ -148,6 +211,8 @@ mod tests {
                 at += slice.len;
             }
             prop_assert_eq!(at, n);
+            prop_assert_eq!(plan.slices.iter().map(|slice| slice.padded).sum::<usize>(), plan.columns);
+            prop_assert_eq!(plan.all_part_bytes().sum::<usize>(), plan.stack_bytes());
             prop_assert!(plan.slices.len() <= chip.cores);
         }
     }

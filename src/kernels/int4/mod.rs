@@ -124,11 +124,11 @@ fn pack_a_body<const PLANES: usize>(rows: &Rows, m: usize, a: &mut [u8]) {
                 values[..block.len()].copy_from_slice(block);
             }
             if PLANES == 1 {
-                put_block(&split::<1>(&values, inverse).0, &mut place[row * BYTES..]);
+                put_block(&split::<1>(&values, inverse).0, &mut place[(rows.first + row) * BYTES..]);
             } else {
                 let (high, low) = split::<2>(&values, inverse);
-                put_block(&high, &mut place[row * BYTES..]);
-                put_block(&low, &mut place[low_plane + row * BYTES..]);
+                put_block(&high, &mut place[(rows.first + row) * BYTES..]);
+                put_block(&low, &mut place[low_plane + (rows.first + row) * BYTES..]);
             }
         }
     }

@@ -34,7 +34,7 @@ pub fn pack_a(rows: &Rows, planes: usize, block: usize, m: usize, a: &mut [u8]) 
     for row in 0..rows.rows {
         for i in 0..padded {
             let value = rows.row(row).get(i).copied().unwrap_or(0.0);
-            let at = |row: usize| (i / block) * m * block + row * block + i % block;
+            let at = |row: usize| (i / block) * m * block + (rows.first + row) * block + i % block;
             if planes == 2 {
                 let (high, low) = split(value, 1.0 / rows.scales[row]);
                 set_nibble(a, at(row), high);

@@ -102,6 +102,8 @@ impl Host<'_> {
         self.npu.apply(self.ready.plugin.as_ref(), &mut host);
         asked.apply(&mut host);
         host.env("RKNPU_EMU_PACE", "1").env("RKNPU_EMU_REPORT", &reports[0]).env("RKNPU_REPORT", &reports[1]);
+        // The NPU is what is measured, with few rows too.
+        host.env("RKNPU_DECODE", "npu");
         // Paced runs compute nothing, which a probe would find out. Weights are converted once a row.
         host.env("RKNPU_PROBE", "off").env("RKNPU_CACHE", self.scratch.join("weights"));
         host.env("GGML_NO_BACKTRACE", "1").arg("-m").arg(model);

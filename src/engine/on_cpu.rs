@@ -1,0 +1,221 @@
+//! Products of few rows by our kernels on the CPU, over the bytes that the NPU would read.
+//!
+//! Rows are scaled and rounded as for the NPU, and results scaled in the same order, so that integer pipelines give
+//! the same bits. Rows lie as in A and sums as in C, a segment after the other, in plain memory.
+
+use std::time::Instant;
+
+use rknn_sys::Element;
+
+use super::pack::{pack, scale};
+use super::prepare::Prepared;
+use super::results::read;
+use super::stream::Activations;
+use super::{Engine, Error, NpuWeight};
+use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
+use crate::kernels::{Results, Rows};
+use crate::observe::Stage;
+use crate::plan::WeightPlan;
+use crate::policy::Pipeline;
+
+/// Room for a product on the CPU; kept from one to the next.
+#[derive(Default)]
+pub struct CpuRoom {
+    /// What `a` holds.
+    key: Option<(u64, Pipeline, usize, usize, usize)>,
+    /// Rows as A of each segment, in 8-byte words for the sake of their alignment.
+    a: Vec<u64>,
+    /// Sums as C, by chunks of columns, and in each by segments.
+    c: Vec<u64>,
+    /// A scale a row and segment: those of a segment together.
+    scales: Vec<f32>,
+}
+
+/// Whether our kernels multiply by this pipeline.
+fn has_kernel(pipeline: Pipeline) -> bool {
+    !matches!(pipeline, Pipeline::W8A16 | Pipeline::W4A16)
+}
+
+/// Whether the sums are integers, and so the same in any order.
+pub fn is_exact(pipeline: Pipeline) -> bool {
+    matches!(pipeline, Pipeline::W8A8 | Pipeline::W4A8 | Pipeline::W4A4)
+}
+
+impl Engine {
+    /// Whether a product of so many rows is to be done here.
+    pub(super) fn is_for_cpu(&mut self, weight: &NpuWeight, rows: usize) -> bool {
+        if rows > super::route::ROWS_MAX || !has_kernel(weight.pipeline) || weight.stack().is_none() {
+            return false;
+        }
+        let npu_ns = self.schedule(weight, rows).ns;
+        let exact = is_exact(weight.pipeline);
+        self.route.is_cpu(&weight.plan, &self.chip.timing, rows, npu_ns, exact)
+    }
+
+    /// Does a product of few rows.
+    ///
+    /// # Errors
+    /// No kernel for the chip's layout.
+    pub(super) fn multiply_on_cpu(
+        &mut self,
+        weight: &NpuWeight,
+        activations: &Activations,
+        same: bool,
+        prepared: &mut Prepared,
+        room: &mut CpuRoom,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        let (plan, rows, stats) = (&weight.plan, activations.rows, self.stats.clone());
+        let Some(stack) = weight.stack() else { return Err(Error::Unusable) };
+        let (m, segments) = (rows * weight.pipeline.planes(), plan.segments.len());
+        let generation = stats.stage(Stage::Rotate, || {
+            prepared.begin(&self.pool, weight.rotation.as_ref(), activations, same, &stats)
+        });
+        let a_bytes = plan.dtype.a().bytes(m * plan.longest());
+        let key = (generation, weight.pipeline, plan.longest(), segments, rows);
+        grow(&mut room.a, a_bytes * segments);
+        if room.key != Some(key) {
+            room.key = None;
+            let source = stats.stage(Stage::Rotate, || prepared.rows(&self.pool, activations, rows, &stats));
+            room.scales.resize(segments * rows, 0.0);
+            let a: &mut [u8] = bytemuck::cast_slice_mut(&mut room.a);
+            let (pool, pipeline) = (&self.pool, weight.pipeline);
+            let packed = stats.stage(Stage::Pack, || {
+                plan.segments.iter().enumerate().all(|(index, segment)| {
+                    let scales = &mut room.scales[index * rows..][..rows];
+                    let data = Activations { data: &source.data[segment.start..], ..source };
+                    scale(pool, pipeline, &data, segment.len, scales);
+                    let (data, stride, k) = (data.data, data.stride, segment.len);
+                    let rows = Rows { data, stride, rows, k, scales, first: 0 };
+                    let a = &mut a[index * a_bytes..][..a_bytes];
+                    pack(pool, pipeline, &rows, m, Some(plan.limits.a_block), a).is_some()
+                })
+            });
+            if !packed {
+                return Err(Error::Unsupported {
+                    chip: self.chip.title,
+                    what: format!("{} on the CPU", weight.pipeline.name()),
+                });
+            }
+            room.key = Some(key);
+        }
+
+        // Some more pieces than threads, since these are not alike; whole blocks of B and C.
+        let unit = plan.limits.n_align.max(16);
+        let columns = plan.columns.div_ceil(self.pool.threads() * 4).next_multiple_of(unit);
+        let c_bytes = plan.dtype.c().bytes(columns * m) * segments;
+        let chunks = plan.columns.div_ceil(columns);
+        grow(&mut room.c, c_bytes * chunks);
+        let CpuRoom { a, c, scales, .. } = room;
+        let a: &[u8] = bytemuck::cast_slice(a);
+        let work = Work { weight, plan, rows, m, a, a_bytes, stack, scales, columns };
+        let words = c_bytes / 8;
+        let c = &mut c[..words * chunks];
+        stats.stage(Stage::Multiply, || {
+            if rows == 1 {
+                // One row's results are as contiguous as its sums.
+                self.pool.zip_chunks(c, words, out, columns, |index, c, out| {
+                    work.multiply(index, c);
+                    work.read(index, c, 0..1, out, out.len());
+                });
+            } else {
+                self.pool.chunks(c, words, |index, c| work.multiply(index, c));
+                let c: &[u64] = &*c;
+                self.pool.chunks(out, plan.n, |row, out| {
+                    for (index, c) in c.chunks(words).enumerate() {
+                        let at = (index * columns).min(plan.n);
+                        work.read(index, c, row..row + 1, &mut out[at..], plan.n);
+                    }
+                });
+            }
+        });
+        let ns = started.elapsed().as_nanos() as f64;
+        self.route.cpu_took(plan, &self.chip.timing, rows, ns);
+        Ok(())
+    }
+}
+
+/// A product that is shared out by chunks of columns.
+struct Work<'a> {
+    weight: &'a NpuWeight,
+    plan: &'a WeightPlan,
+    rows: usize,
+    m: usize,
+    a: &'a [u8],
+    a_bytes: usize,
+    stack: &'a [u8],
+    scales: &'a [f32],
+    /// Columns of a chunk.
+    columns: usize,
+}
+
+impl Work<'_> {
+    /// The padded columns of a chunk.
+    fn range(&self, index: usize) -> std::ops::Range<usize> {
+        let end = ((index + 1) * self.columns).min(self.plan.columns);
+        (index * self.columns).min(end)..end
+    }
+
+    /// The sums of a chunk of columns, all segments, into `c`.
+    fn multiply(&self, index: usize, c: &mut [u64]) {
+        let (plan, limits, range) = (self.plan, &self.plan.limits, self.range(index));
+        let dot = Dot {
+            m: self.m,
+            row_start: 0,
+            rows: self.m,
+            k: plan.longest(),
+            a_block: limits.a_block,
+            block_n: limits.b_block_n,
+            block_k: limits.b_block_k,
+            c_block: limits.c_block,
+        };
+        let c: &mut [u8] = bytemuck::cast_slice_mut(c);
+        let bytes = plan.dtype.c().bytes(range.len() * self.m);
+        for segment in 0..plan.segments.len() {
+            let base = segment * plan.columns;
+            let at = |column: usize| plan.column_bytes(base + column);
+            let b = &self.stack[at(range.start)..at(range.end)];
+            let a = &self.a[segment * self.a_bytes..][..self.a_bytes];
+            let c = &mut c[segment * bytes..][..bytes];
+            use bytemuck::{cast_slice, cast_slice_mut};
+            match plan.dtype.b() {
+                Element::I8 => dot_i8(cast_slice(a), cast_slice(b), &dot, cast_slice_mut(c)),
+                Element::I4 => dot_i4(a, b, &dot, cast_slice_mut(c)),
+                _ => dot_f16(cast_slice(a), cast_slice(b), &dot, cast_slice_mut(c)),
+            }
+        }
+    }
+
+    /// The results of some rows and a chunk of columns, from the chunk's first column on.
+    fn read(&self, index: usize, c: &[u64], rows: std::ops::Range<usize>, out: &mut [f32], stride: usize) {
+        let (plan, range) = (self.plan, self.range(index));
+        let columns = range.start..range.end.min(plan.n);
+        if columns.is_empty() {
+            return;
+        }
+        let c: &[u8] = bytemuck::cast_slice(c);
+        let bytes = plan.dtype.c().bytes(range.len() * self.m);
+        for segment in 0..plan.segments.len() {
+            let results = Results {
+                m: self.m,
+                row_start: rows.start,
+                rows: rows.len(),
+                columns: columns.len(),
+                row_scales: &self.scales[segment * self.rows..][rows.clone()],
+                column_scales: &self.weight.scales[segment * plan.n..][columns.clone()],
+                accumulate: segment > 0,
+                stride,
+            };
+            let (c, planes) = (&c[segment * bytes..][..bytes], self.weight.pipeline.planes());
+            read(plan.dtype.c(), Some(plan.limits.c_block), planes, c, &results, out);
+        }
+    }
+}
+
+/// At least `bytes` bytes.
+fn grow(words: &mut Vec<u64>, bytes: usize) {
+    if words.len() * 8 < bytes {
+        words.resize(bytes.div_ceil(8), 0);
+    }
+}

@@ -1,0 +1,123 @@
+//! The products that a step's cores left in C, scaled and added up in the rows of the output.
+
+use std::ops::Range;
+
+use rknn_sys::Element;
+
+use super::pack::chunks;
+use crate::kernels::{fast, int4, Results};
+use crate::plan::{CoreRun, Piece, Step, WeightPlan};
+use crate::pool::Pool;
+
+/// A run of a step and what it computed.
+pub struct Computed<'a> {
+    pub run: CoreRun,
+    /// C of the run, M·N elements.
+    pub c: &'a [u8],
+}
+
+/// What is needed to read C.
+pub struct Reading<'a> {
+    pub plan: &'a WeightPlan,
+    pub step: &'a Step,
+    /// Columns of a native block; `None` for row-major C.
+    pub block: Option<usize>,
+    pub planes: usize,
+    /// One scale a row of the product and segment: those of a segment together, `rows` of them.
+    pub row_scales: &'a [f32],
+    pub rows: usize,
+    /// One scale a column and segment: those of a segment together.
+    pub column_scales: &'a [f32],
+}
+
+/// A part of the output: rows of the step, and columns.
+struct Part<'a> {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// From the first row's first column on, rows `stride` apart.
+    out: &'a mut [f32],
+    stride: usize,
+}
+
+impl Reading<'_> {
+    /// Puts the pieces of all runs, which are in ascending order of the cores, into `out`, the step's rows.
+    pub fn scale(&self, pool: &Pool, computed: &[Option<Computed>], out: &mut [f32]) {
+        let (n, len) = (self.plan.n, self.step.rows.len());
+        if len == 1 {
+            // Whole blocks of columns, so that each part begins with one; a row-major row is read from its start.
+            let size = if self.block.is_some() { n.div_ceil(pool.threads()).next_multiple_of(64) } else { n };
+            return chunks(pool, n, out, size, |index, out| {
+                let start = index * size;
+                let columns = start..start + out.len();
+                self.part(computed, &mut Part { rows: 0..1, columns, out, stride: n });
+            });
+        }
+        // Whole cache lines of rows where there are many, as the kernels take them.
+        let share = len.div_ceil(pool.threads() * 2);
+        let size = if share >= 16 { share.next_multiple_of(16) } else { share.max(1) };
+        chunks(pool, len * n, out, size * n, |index, out| {
+            let start = index * size;
+            let rows = start..start + out.len() / n;
+            self.part(computed, &mut Part { rows, columns: 0..n, out, stride: n });
+        });
+    }
+
+    fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
+        for Computed { run, c } in computed.iter().flatten() {
+            let rows = part.rows.start.max(run.rows.start)..part.rows.end.min(run.rows.end);
+            if rows.is_empty() {
+                continue;
+            }
+            for piece in run.pieces(self.plan, self.step) {
+                self.piece(run, c, &piece, rows.clone(), part);
+            }
+        }
+    }
+
+    fn piece(&self, run: &CoreRun, c: &[u8], piece: &Piece, rows: Range<usize>, part: &mut Part) {
+        let start = piece.columns.start.max(part.columns.start);
+        let end = piece.columns.end.min(part.columns.end);
+        if start >= end {
+            return;
+        }
+        let first_row = piece.segment * self.rows + self.step.rows.start;
+        let first_column = piece.segment * self.plan.n;
+        let results = Results {
+            m: run.m,
+            row_start: piece.c_row + rows.start - run.rows.start,
+            rows: rows.len(),
+            columns: end - start,
+            row_scales: &self.row_scales[first_row + rows.start..first_row + rows.end],
+            column_scales: &self.column_scales[first_column + start..first_column + end],
+            accumulate: piece.segment > 0,
+            stride: part.stride,
+        };
+        let out = &mut part.out[(rows.start - part.rows.start) * part.stride + start - part.columns.start..];
+        let element = self.plan.dtype.c();
+        // Blocks of columns lie one after the other; a row-major C is read from its first column only.
+        let at = element.bytes((piece.c_column + start - piece.columns.start) * run.m);
+        let c = if self.block.is_some() { &c[at..] } else { c };
+        read(element, self.block, self.planes, c, &results, out);
+    }
+}
+
+/// C, whose bytes are `c`, into rows of the output: in native blocks of `block` columns, or row-major.
+pub fn read(
+    element: Element,
+    block: Option<usize>,
+    planes: usize,
+    c: &[u8],
+    results: &Results,
+    out: &mut [f32],
+) {
+    use bytemuck::cast_slice;
+    match (element, block) {
+        (Element::I32, Some(_)) => fast::unpack_c_i32(cast_slice(c), results, out),
+        (Element::I32, None) => fast::unpack_rows_i32(cast_slice(c), results, out),
+        (Element::I16, Some(8)) => int4::unpack_c::<8>(cast_slice(c), planes, results, out),
+        (Element::I16, Some(_)) => int4::unpack_c::<4>(cast_slice(c), planes, results, out),
+        (Element::I16, None) => int4::unpack_rows(cast_slice(c), planes, results, out),
+        (_, Some(_)) => fast::unpack_c_f32(cast_slice(c), results, out),
+        (_, None) => fast::unpack_rows_f32(cast_slice(c), results, out),
+    }
+}

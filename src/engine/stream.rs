@@ -1,0 +1,410 @@
+//! Products as one stream of steps: while the NPU runs a step, the CPU packs the next one's rows and scales the
+//! results of the one before.
+//!
+//! ```text
+//! CPU   pack 0 | pack 1        | scale 0 | pack 2 | scale 1 | …
+//! NPU          | run 0 ………………| run 1 ………………| run 2 …
+//! ```
+//!
+//! Two steps are under way at most: rows and results have two slots each. Products of one group are independent of
+//! each other, so that the stream runs on from one to the next; rows that they share are packed once.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use rknn_sys::MatmulSpec;
+
+use super::core::{Job, Ticket};
+use super::on_cpu::CpuRoom;
+use super::pack::{pack, scale};
+use super::prepare::Prepared;
+use super::results::{Computed, Reading};
+use super::scratch::{PieceOfA, SLOTS};
+use super::{Engine, Error, NpuWeight};
+use crate::chip::CORES_MAX;
+use crate::kernels::Rows;
+use crate::observe::{Lane, Stage};
+use crate::plan::{CoreRun, Cut, Schedule, Step, ROWS_MAX};
+
+/// As many products form a group at most.
+pub const GROUP: usize = 4;
+/// Pieces of A begin at multiples of this.
+const PIECE_ALIGN: usize = 4096;
+/// Up to as many rows the CPU has next to nothing to do, so that the caller itself drives a core.
+const FEW_ROWS: usize = 16;
+
+/// Rows of f32 activations.
+#[derive(Clone, Copy)]
+pub struct Activations<'a> {
+    /// From the first element of row 0 to the last of the last row.
+    pub data: &'a [f32],
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Rows.
+    pub rows: usize,
+}
+
+impl<'a> Activations<'a> {
+    /// The rows from `first` on, and the elements from `column` on.
+    fn from(&self, first: usize, column: usize) -> Self {
+        let data = &self.data[first * self.stride + column..];
+        Self { data, stride: self.stride, rows: self.rows - first }
+    }
+}
+
+/// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N).
+pub struct Product<'a> {
+    /// The weight.
+    pub weight: &'a NpuWeight,
+    /// The rows.
+    pub activations: Activations<'a>,
+    /// The rows are those of the product before in the group.
+    pub same: bool,
+    /// The results.
+    pub out: &'a mut [f32],
+    /// Set by the engine: our kernels on the CPU did it.
+    pub routed: bool,
+}
+
+/// What is in a slot of activations.
+#[derive(Default)]
+struct Slot {
+    key: Option<Key>,
+    /// Which pieces are packed.
+    packed: Vec<bool>,
+    /// A scale a row and segment: the rows of a segment together.
+    scales: Vec<f32>,
+}
+
+/// Activations packed in some way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Key {
+    generation: u64,
+    domain: usize,
+    pipeline: crate::policy::Pipeline,
+    segments: (usize, usize),
+    rows: usize,
+    cut: Cut,
+    tile: usize,
+}
+
+/// What the stream needs beside the NPU's memories; kept from one to the next.
+#[derive(Default)]
+pub struct Room {
+    prepared: Prepared,
+    cpu: CpuRoom,
+    slots: [Slot; SLOTS],
+    /// The slot of activations used last.
+    last: usize,
+}
+
+/// Rows that are prepared together: at most [`ROWS_MAX`], from `first` on.
+#[derive(Clone, Copy)]
+struct Block {
+    first: usize,
+    rows: usize,
+    schedule: Schedule,
+    /// The slot of activations, and bytes from one piece to the next.
+    slot: usize,
+    stride: usize,
+}
+
+/// A step that the NPU was given.
+struct Flight {
+    product: usize,
+    block: Block,
+    step: Step,
+    c_slot: usize,
+    ticket: Ticket,
+}
+
+impl Engine {
+    /// Does the products of a group, none of which reads what another one writes.
+    ///
+    /// A row with an infinity or a NaN gives a row of NaNs.
+    ///
+    /// # Errors
+    /// The NPU's failure; all outputs are then unspecified.
+    pub fn products(&mut self, products: &mut [Option<Product>; GROUP]) -> Result<(), Error> {
+        let started = Instant::now();
+        // Taken for the time of the products, so that it grows once and is never allocated again.
+        let mut room = std::mem::take(&mut self.room);
+        let mut result = self.stream(products, &mut room);
+        if result.is_err() {
+            // Nothing may be under way in memories that others will use.
+            let _ = self.cores.drain();
+            room.prepared.forget();
+            room.slots.iter_mut().for_each(|slot| slot.key = None);
+        } else {
+            result = self.cores.drain();
+        }
+        self.room = room;
+        self.stats.products_ns.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        if self.stats.trace.is_on() {
+            if let Some(ended) = self.last_product.replace(Instant::now()) {
+                self.stats.trace.gap(Lane::Host, ended, started);
+            }
+        }
+        result
+    }
+
+    /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N), as [`Self::products`].
+    ///
+    /// # Errors
+    /// The NPU's failure; `out` is then unspecified.
+    pub fn matmul(
+        &mut self,
+        weight: &NpuWeight,
+        activations: Activations,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let mut group = [const { None }; GROUP];
+        group[0] = Some(Product { weight, activations, same: false, out, routed: false });
+        self.products(&mut group)
+    }
+
+    fn stream(&mut self, products: &mut [Option<Product>; GROUP], room: &mut Room) -> Result<(), Error> {
+        let mut flight: Option<Flight> = None;
+        for index in 0..products.len() {
+            let Some(Product { weight, activations, same, .. }) = &products[index] else { continue };
+            let (weight, activations, same) = (*weight, *activations, *same);
+            if self.is_for_cpu(weight, activations.rows) {
+                // What is under way goes on meanwhile.
+                let Some(Product { out, routed, .. }) = &mut products[index] else { continue };
+                let Room { prepared, cpu, .. } = &mut *room;
+                self.multiply_on_cpu(weight, &activations, same, prepared, cpu, out)?;
+                *routed = true;
+                continue;
+            }
+            self.stats.activation_bytes.fetch_add((activations.rows * weight.k() * 4) as u64, Relaxed);
+            self.stats.result_bytes.fetch_add((activations.rows * weight.plan.n * 4) as u64, Relaxed);
+            for first in (0..activations.rows).step_by(ROWS_MAX) {
+                let rows = ROWS_MAX.min(activations.rows - first);
+                let part = Activations { rows, ..activations.from(first, 0) };
+                // Rows beyond the first block replace it.
+                let same = same && activations.rows <= ROWS_MAX;
+                let block = self.begin(weight, first, &part, same, room)?;
+                for step in block.schedule.steps(&weight.plan, rows) {
+                    self.pack_step(weight, &part, &block, &step, room)?;
+                    // The other slot of results is still to be read.
+                    let c_slot = flight.as_ref().map_or(0, |flight| (flight.c_slot + 1) % SLOTS);
+                    let next = self.give(weight, index, block, step, c_slot)?;
+                    if let Some(landed) = flight.replace(next) {
+                        self.land(products, landed, room)?;
+                    }
+                }
+            }
+        }
+        match flight {
+            Some(last) => self.land(products, last, room),
+            None => Ok(()),
+        }
+    }
+
+    /// Finds the slot that has, or is to get, a block's activations as the weight wants them.
+    fn begin(
+        &mut self,
+        weight: &NpuWeight,
+        first: usize,
+        part: &Activations,
+        same: bool,
+        room: &mut Room,
+    ) -> Result<Block, Error> {
+        let plan = &weight.plan;
+        let schedule = self.schedule(weight, part.rows);
+        let stats = self.stats.clone();
+        let generation = stats.stage(Stage::Rotate, || {
+            room.prepared.begin(&self.pool, weight.rotation.as_ref(), part, same, &stats)
+        });
+        let key = Key {
+            generation,
+            domain: weight.share.domain,
+            pipeline: weight.pipeline,
+            segments: (plan.longest(), plan.segments.len()),
+            rows: part.rows,
+            cut: schedule.cut,
+            tile: schedule.tile,
+        };
+        let means = self.means(weight.pipeline);
+        let largest = |step: &Step| schedule.runs(plan, means, step).map(|run| run.m).max().unwrap_or(0);
+        // The first step of a tile is as large as any.
+        let m = schedule.steps(plan, part.rows).next().map_or(0, |step| largest(&step));
+        let stride = plan.dtype.a().bytes(m * plan.longest()).next_multiple_of(PIECE_ALIGN);
+        let slot = match room.slots.iter().position(|slot| slot.key == Some(key)) {
+            Some(slot) => slot,
+            None => {
+                // The other one may still be read by the step under way.
+                let slot = (room.last + 1) % SLOTS;
+                let pieces = schedule.steps(plan, part.rows).count() * self.pieces_a_step(&schedule);
+                let entry = &mut room.slots[slot];
+                entry.key = None;
+                self.domains.get_mut(weight.share.domain).scratch.reserve_a(slot, pieces, stride)?;
+                entry.packed.clear();
+                entry.packed.resize(pieces, false);
+                entry.scales.resize(plan.segments.len() * part.rows, 0.0);
+                entry.key = Some(key);
+                slot
+            }
+        };
+        room.last = slot;
+        Ok(Block { first, rows: part.rows, schedule, slot, stride })
+    }
+
+    /// Pieces of A that a step has: one, or one a core.
+    fn pieces_a_step(&self, schedule: &Schedule) -> usize {
+        if schedule.cut == Cut::Rows {
+            self.cores.count()
+        } else {
+            1
+        }
+    }
+
+    fn piece(&self, weight: &NpuWeight, block: &Block, step: &Step, run: &CoreRun) -> PieceOfA {
+        let own = if block.schedule.cut == Cut::Rows { run.core } else { 0 };
+        PieceOfA {
+            slot: block.slot,
+            index: step.index * self.pieces_a_step(&block.schedule) + own,
+            stride: block.stride,
+            bytes: weight.plan.dtype.a().bytes(run.m * weight.plan.longest()),
+        }
+    }
+
+    /// Packs what a step reads and is not packed yet.
+    fn pack_step(
+        &mut self,
+        weight: &NpuWeight,
+        part: &Activations,
+        block: &Block,
+        step: &Step,
+        room: &mut Room,
+    ) -> Result<(), Error> {
+        let (plan, stats) = (&weight.plan, self.stats.clone());
+        let native_block = self.mode.native_ac.then_some(plan.limits.a_block);
+        let means = self.means(weight.pipeline);
+        for run in block.schedule.runs(plan, means, step) {
+            let piece = self.piece(weight, block, step, &run);
+            if room.slots[block.slot].packed[piece.index] {
+                continue;
+            }
+            let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
+            let prepared =
+                stats.stage(Stage::Rotate, || room.prepared.rows(&self.pool, part, rows.end, &stats));
+            let slot = &mut room.slots[block.slot];
+            let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
+            let a = scratch.a(&piece)?;
+            let pool = &self.pool;
+            let packed = stats.stage(Stage::Pack, || {
+                step.segments.clone().all(|index| {
+                    let segment = &plan.segments[index];
+                    let data = Activations { rows: rows.len(), ..prepared.from(rows.start, segment.start) };
+                    let scales = &mut slot.scales[index * part.rows..][rows.clone()];
+                    scale(pool, weight.pipeline, &data, segment.len, scales);
+                    let first = (index - step.segments.start) * rows.len();
+                    let rows = Rows {
+                        data: data.data,
+                        stride: data.stride,
+                        rows: rows.len(),
+                        k: segment.len,
+                        scales,
+                        first,
+                    };
+                    pack(pool, weight.pipeline, &rows, run.m, native_block, a).is_some()
+                })
+            });
+            if !packed {
+                return Err(Error::Unsupported {
+                    chip: self.chip.title,
+                    what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
+                });
+            }
+            stats.stage(Stage::Sync, || scratch.sync_a(&piece))?;
+            slot.packed[piece.index] = true;
+        }
+        Ok(())
+    }
+
+    /// Gives a step's runs to the cores.
+    fn give(
+        &mut self,
+        weight: &NpuWeight,
+        product: usize,
+        block: Block,
+        step: Step,
+        c_slot: usize,
+    ) -> Result<Flight, Error> {
+        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+        let mut here = None;
+        for run in block.schedule.runs(plan, means, &step) {
+            let piece = self.piece(weight, &block, &step, &run);
+            let domain = self.domains.get_mut(weight.share.domain);
+            let spec = MatmulSpec {
+                dtype: plan.dtype,
+                rows: run.m,
+                k: plan.longest(),
+                n: run.columns.len(),
+                b_layout: self.mode.b_layout(),
+                ac_layout: self.mode.ac_layout(),
+                domain: domain.id,
+            };
+            let bytes = plan.dtype.c().bytes(run.m * run.columns.len());
+            let job = Job {
+                spec,
+                a: domain.scratch.bind_a(&piece)?,
+                b: weight.binding(&run, step.segments.start)?,
+                c: domain.scratch.bind_c(run.core, c_slot, bytes)?,
+            };
+            if block.rows <= FEW_ROWS && here.is_none() {
+                here = Some((run.core, job));
+            } else {
+                self.cores.give(run.core, job)?;
+            }
+            self.stats.runs[weight.pipeline.index()].fetch_add(1, Relaxed);
+        }
+        let ticket = self.cores.ticket();
+        if let Some((core, job)) = here {
+            let stats = self.stats.clone();
+            stats.stage(Stage::Wait, || {
+                let own = self.cores.run_here(core, &job);
+                self.cores.wait(ticket).and(own)
+            })?;
+        }
+        Ok(Flight { product, block, step, c_slot, ticket })
+    }
+
+    /// Waits for a step and puts its results into the output.
+    fn land(
+        &mut self,
+        products: &mut [Option<Product>; GROUP],
+        flight: Flight,
+        room: &Room,
+    ) -> Result<(), Error> {
+        let Flight { product, block, step, c_slot, ticket } = flight;
+        let Some(Product { weight, out, .. }) = &mut products[product] else { return Ok(()) };
+        let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
+        stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
+        let bytes = |run: &CoreRun| plan.dtype.c().bytes(run.m * run.columns.len());
+        let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
+        stats.stage(Stage::Sync, || {
+            let mut runs = block.schedule.runs(plan, means, &step);
+            runs.try_for_each(|run| scratch.sync_c(run.core, c_slot, bytes(&run)))
+        })?;
+        let mut computed = [const { None }; CORES_MAX];
+        for (place, run) in computed.iter_mut().zip(block.schedule.runs(plan, means, &step)) {
+            let c = scratch.results(run.core, c_slot, bytes(&run));
+            *place = Some(Computed { run, c });
+        }
+        let reading = Reading {
+            plan,
+            step: &step,
+            block: self.mode.native_ac.then_some(plan.limits.c_block),
+            planes: weight.pipeline.planes(),
+            row_scales: &room.slots[block.slot].scales,
+            rows: block.rows,
+            column_scales: &weight.scales,
+        };
+        let rows = block.first + step.rows.start..block.first + step.rows.end;
+        let out = &mut out[rows.start * plan.n..rows.end * plan.n];
+        stats.stage(Stage::Scale, || reading.scale(&self.pool, &computed, out));
+        Ok(())
+    }
+}

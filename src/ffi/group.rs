@@ -1,0 +1,169 @@
+//! A graph's nodes in groups: products that do not wait for each other go to the engine together, so that the NPU
+//! runs on from one to the next and rows that they share are prepared once. Everything else is done at its turn.
+
+use std::ops::Range;
+
+use ggml_sys::sys;
+
+use super::backend::SUCCESS;
+use super::registry::{Registered, State};
+use super::tensor;
+use crate::host::device::{Job, GROUP};
+use crate::host::product::Product;
+use crate::log;
+
+/// A product that waits to be done, and where it reads and writes.
+struct Waiting {
+    node: *mut sys::ggml_tensor,
+    product: Product,
+    reads: Range<usize>,
+    writes: Range<usize>,
+}
+
+/// Products that wait for their group to be full.
+pub struct Group<'a> {
+    state: &'a State,
+    registered: &'a Registered,
+    waiting: [Option<Waiting>; GROUP],
+    count: usize,
+}
+
+impl<'a> Group<'a> {
+    /// An empty one.
+    pub fn new(state: &'a State, registered: &'a Registered) -> Self {
+        Self { state, registered, waiting: [const { None }; GROUP], count: 0 }
+    }
+
+    /// Takes the graph's next node; the host's status, SUCCESS while it waits.
+    ///
+    /// # Safety
+    /// `node` and its sources are live until [`Self::finish`], allocated, and computed but for the nodes taken before.
+    pub unsafe fn take(&mut self, node: *mut sys::ggml_tensor) -> i32 {
+        let ops = &self.state.host.ops;
+        // SAFETY: live by the contract; the reference ends before anybody writes through the pointer.
+        let tensor = unsafe { &*node };
+        if tensor.flags as u32 & sys::GGML_HOST_TENSOR_FLAG_COMPUTE == 0
+            || tensor.op == ops.none
+            || ops.views.contains(&tensor.op)
+        {
+            return SUCCESS;
+        }
+        if tensor.op == ops.mul_mat {
+            // SAFETY: by the contract.
+            match unsafe { tensor::product(self.state, tensor) } {
+                Ok(product) if product.is_empty() => return SUCCESS,
+                // SAFETY: by the contract.
+                Ok(product) => return unsafe { self.wait(node, product) },
+                Err(reason) => log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor)),
+            }
+        }
+        let status = self.finish();
+        if status != SUCCESS {
+            return status;
+        }
+        // SAFETY: as above.
+        unsafe { self.on_the_cpu(node) }
+    }
+
+    /// Does what waits; the host's status.
+    pub fn finish(&mut self) -> i32 {
+        // Taken first: whatever happens, nothing is done twice.
+        let waiting = std::mem::replace(&mut self.waiting, [const { None }; GROUP]);
+        self.count = 0;
+        let mut done = [false; GROUP];
+        {
+            let mut jobs = [const { None::<Job> }; GROUP];
+            let mut before: Option<(usize, usize)> = None;
+            for (job, Waiting { node, product, .. }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
+                // SAFETY: by the contract of `take`; no two of the group overlap in what they write.
+                *job = unsafe { tensor::jobs(&**node, product) }.and_then(|mut jobs| jobs.next());
+                let rows =
+                    job.as_ref().map(|job| (job.activations.data.as_ptr() as usize, job.activations.stride));
+                if let Some(job) = job {
+                    job.same = rows == before;
+                }
+                before = rows;
+            }
+            if jobs.iter().any(Option::is_some) {
+                done = self.registered.device.multiply(&mut jobs);
+            }
+        }
+        for (Waiting { node, .. }, done) in waiting.iter().flatten().zip(done) {
+            if !done {
+                // SAFETY: by the contract of `take`.
+                let status = unsafe { self.on_the_cpu(*node) };
+                if status != SUCCESS {
+                    return status;
+                }
+            }
+        }
+        SUCCESS
+    }
+
+    /// Lets a product wait, or does it now.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn wait(&mut self, node: *mut sys::ggml_tensor, product: Product) -> i32 {
+        if product.batches().nth(1).is_some() {
+            let status = self.finish();
+            if status != SUCCESS {
+                return status;
+            }
+            // SAFETY: as above.
+            return unsafe { self.batches(node, &product) };
+        }
+        // SAFETY: live by the contract.
+        let (reads, writes) = unsafe { (span(&*(*node).src[1]), span(&*node)) };
+        let meets = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+        let waits = self.waiting.iter().flatten().any(|other| {
+            meets(&reads, &other.writes) || meets(&writes, &other.writes) || meets(&writes, &other.reads)
+        });
+        if waits || self.count == GROUP {
+            let status = self.finish();
+            if status != SUCCESS {
+                return status;
+            }
+        }
+        self.waiting[self.count] = Some(Waiting { node, product, reads, writes });
+        self.count += 1;
+        SUCCESS
+    }
+
+    /// Does a product of several batches, one after the other.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn batches(&mut self, node: *mut sys::ggml_tensor, product: &Product) -> i32 {
+        // SAFETY: by the contract.
+        let done = unsafe { tensor::jobs(&*node, product) }
+            .is_some_and(|mut jobs| jobs.all(|job| self.registered.device.multiply_one(job)));
+        if done {
+            return SUCCESS;
+        }
+        // SAFETY: as above.
+        unsafe { self.on_the_cpu(node) }
+    }
+
+    /// Has the host's CPU backend compute a node.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn on_the_cpu(&self, node: *mut sys::ggml_tensor) -> i32 {
+        // SAFETY: by the contract.
+        let status = unsafe { self.state.cpu.lock().compute(&self.state.host, node) };
+        if status != SUCCESS {
+            // SAFETY: as above.
+            log!(Error, "the host's CPU backend failed at {} ({status})", tensor::name(unsafe { &*node }));
+        }
+        status
+    }
+}
+
+/// The addresses of a tensor's elements.
+fn span(tensor: &sys::ggml_tensor) -> Range<usize> {
+    let last: usize = (0..4).map(|i| (tensor.ne[i].max(1) as usize - 1) * tensor.nb[i]).sum();
+    let start = tensor.data as usize;
+    // Of f32, as products' rows and results are.
+    start..start.saturating_add(last + 4)
+}

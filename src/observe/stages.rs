@@ -1,0 +1,55 @@
+//! The stages of a product on the CPU, and what they took.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+/// What the CPU does for a product, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Rows are compared with those before, and rotated.
+    Rotate,
+    /// Rows are scaled, rounded and laid out as A.
+    Pack,
+    /// Memories are made visible to the other side.
+    Sync,
+    /// Nothing: the NPU is not done yet.
+    Wait,
+    /// Results are scaled and laid out as the host's.
+    Scale,
+    /// The product itself, where the CPU does it.
+    Multiply,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Rotate, Self::Pack, Self::Sync, Self::Wait, Self::Scale, Self::Multiply];
+
+    /// What reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rotate => "rotate",
+            Self::Pack => "pack",
+            Self::Sync => "sync",
+            Self::Wait => "wait",
+            Self::Scale => "scale",
+            Self::Multiply => "multiply",
+        }
+    }
+}
+
+/// ns of the caller's time by stage.
+#[derive(Debug, Default)]
+pub struct Stages([AtomicU64; Stage::ALL.len()]);
+
+impl Stages {
+    /// Adds the time from `started` until now.
+    pub fn add(&self, stage: Stage, started: Instant) {
+        self.0[stage as usize].fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+    }
+
+    /// ns of a stage so far.
+    pub fn ns(&self, stage: Stage) -> u64 {
+        self.0[stage as usize].load(Relaxed)
+    }
+}

@@ -1,0 +1,338 @@
+//! How a product is run: what each core takes, in how many steps.
+//!
+//! A *step* is one run on each core. Two ways to cut it:
+//!
+//! * [`Cut::Columns`]: all cores read the same rows, each has its share of the columns;
+//! * [`Cut::Rows`]: each core has rows of its own, and all columns: for weights too narrow to share.
+//!
+//! A step by columns may take a *group* of segments at once. B is then read as one stack of these segments' columns,
+//! with the rows' pieces of each segment stacked as rows of A: a run multiplies each piece with each segment's columns,
+//! and only the products that belong together are read back. Few rows are bound by B's bytes, so that what is
+//! computed in vain costs little, and a run costs as much as half a megabyte of B.
+//!
+//! What is best is searched under the time that [`Timing`] gives.
+
+use std::ops::Range;
+
+use super::rows::{round_down_by_an_eighth, round_up_by_an_eighth};
+use super::{WeightPlan, ROWS_MAX};
+use crate::chip::{Timing, CORES_MAX};
+
+/// The most bytes of C of one run: a wide output (a vocabulary) gets shorter steps.
+const C_BYTES_MAX: usize = 8 << 20;
+/// The most rows of A of a stacked run.
+const STACK_ROWS_MAX: usize = 512;
+
+/// How much longer than the fastest a schedule may keep the NPU if its results are there sooner.
+const NEARLY: f64 = 1.06;
+/// Bytes of f32 rows that the CPU packs, and of results that it scales, in a ns: a guess for four big cores, about half
+/// of what two cores of a desktop do.
+const PACK_RATE: f64 = 6.0;
+const SCALE_RATE: f64 = 8.0;
+
+/// What the cores share out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cut {
+    /// Columns of this many segments at once.
+    Columns(usize),
+    /// Rows.
+    Rows,
+}
+
+/// What may be done with a weight's memory, and how many cores there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Means {
+    /// Cores that work.
+    pub cores: usize,
+    /// Rows of A for a row of activations.
+    pub planes: usize,
+    /// Any range of columns of the stack can be bound; otherwise the plan's parts alone.
+    pub windows: bool,
+}
+
+/// How a product of some number of rows is run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    /// What the cores share out.
+    pub cut: Cut,
+    /// Rows of a step, of all cores together.
+    pub tile: usize,
+    /// The modelled time of all of its runs, ns.
+    pub ns: f64,
+}
+
+/// One run on each core that takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its segments: one, or a group.
+    pub segments: Range<usize>,
+    /// Its place among the product's steps.
+    pub index: usize,
+}
+
+/// What one core does in a step: C (`m`×`columns`) = A · B.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreRun {
+    /// The core.
+    pub core: usize,
+    /// Rows, counted from the step's first.
+    pub rows: Range<usize>,
+    /// M of the run, planes and padding counted.
+    pub m: usize,
+    /// Columns of the stack.
+    pub columns: Range<usize>,
+}
+
+/// Products in a run's C that belong together: a segment's pieces of rows times that segment's columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The segment.
+    pub segment: usize,
+    /// First row in C.
+    pub c_row: usize,
+    /// First column in C.
+    pub c_column: usize,
+    /// Columns of the matrix.
+    pub columns: Range<usize>,
+}
+
+impl CoreRun {
+    /// The pieces of a run that is part of `step`, the segments ascending.
+    pub fn pieces<'a>(&'a self, plan: &'a WeightPlan, step: &Step) -> impl Iterator<Item = Piece> + 'a {
+        let (first, rows) = (step.segments.start, self.rows.len());
+        step.segments.clone().filter_map(move |segment| {
+            let base = segment * plan.columns;
+            let start = self.columns.start.max(base);
+            let end = self.columns.end.min(base + plan.n);
+            (start < end).then(|| Piece {
+                segment,
+                c_row: (segment - first) * rows,
+                c_column: start - self.columns.start,
+                columns: start - base..end - base,
+            })
+        })
+    }
+}
+
+impl Schedule {
+    /// The best for `rows` rows: of those that keep the NPU for about as short as possible, the one after which the
+    /// results are there first. What the CPU does before the first step and after the last one nobody hides.
+    pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
+        // One row, one segment: always possible.
+        let mut best = Self { cut: Cut::Columns(1), tile: 1, ns: f64::INFINITY };
+        let least = Self::least_ns(plan, timing, means, rows);
+        let mut best_end = f64::INFINITY;
+        Self::each(plan, timing, means, rows, |schedule| {
+            let end = schedule.ns + schedule.exposed(plan, rows);
+            if schedule.ns <= least * NEARLY && end < best_end {
+                (best, best_end) = (schedule, end);
+            }
+        });
+        best
+    }
+
+    /// The shortest modelled time of the NPU for `rows` rows, ns.
+    pub fn least_ns(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> f64 {
+        let mut least = f64::INFINITY;
+        Self::each(plan, timing, means, rows, |schedule| least = least.min(schedule.ns));
+        least
+    }
+
+    /// Calls `take` with each schedule that is worth a look.
+    fn each(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize, mut take: impl FnMut(Self)) {
+        let segments = plan.segments.len();
+        let mut consider = |cut, tile| {
+            let schedule = Self { cut, tile, ns: 0.0 };
+            if schedule.fits(plan, means, rows) {
+                take(Self { ns: schedule.time(plan, timing, means, rows), ..schedule });
+            }
+        };
+        for tile in tiles(plan, timing, means, rows) {
+            consider(Cut::Columns(1), tile);
+            if means.windows && means.cores > 1 {
+                consider(Cut::Rows, (tile * means.cores).min(ROWS_MAX));
+            }
+        }
+        if means.windows && segments > 1 {
+            (1..=4).for_each(|runs| consider(Cut::Columns(segments.div_ceil(runs)), rows));
+        }
+    }
+
+    /// ns of the CPU's work before the first step and after the last.
+    fn exposed(&self, plan: &WeightPlan, rows: usize) -> f64 {
+        let tile = self.tile.min(rows) as f64;
+        let k = (self.group() * plan.longest()) as f64;
+        tile * 4.0 * (k / PACK_RATE + plan.n as f64 / SCALE_RATE)
+    }
+
+    fn fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
+        let Cut::Columns(group) = self.cut else { return self.c_fits(plan, means, rows) };
+        group == 1 && (self.tile == 1 || self.c_fits(plan, means, rows))
+            || group > 1
+                && group * self.tile * means.planes <= STACK_ROWS_MAX
+                && self.c_fits(plan, means, rows)
+    }
+
+    fn c_fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
+        let Some(step) = self.steps(plan, rows).next() else { return true };
+        let fits = self
+            .runs(plan, means, &step)
+            .all(|run| plan.dtype.c().bytes(run.m * run.columns.len()) <= C_BYTES_MAX);
+        fits
+    }
+
+    fn time(&self, plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> f64 {
+        let ns = |step: &Step| {
+            let cores = self.runs(plan, means, step).count();
+            let ns =
+                |run: CoreRun| timing.run_ns(plan.dtype, (run.m, plan.longest(), run.columns.len()), cores);
+            self.runs(plan, means, step).map(ns).fold(0.0, f64::max)
+        };
+        // Steps differ in whether they are the last of the rows, and of the segments.
+        let (tile, segments) = (self.tile.min(rows), plan.segments.len());
+        let group = self.group().min(segments);
+        let parts = |all: usize, part: usize| [(all / part, part), (usize::from(all % part > 0), all % part)];
+        let mut total = 0.0;
+        for (tiles, len) in parts(rows, tile.max(1)) {
+            for (groups, segments) in parts(segments, group) {
+                if tiles * groups > 0 {
+                    let step = Step { rows: 0..len, segments: 0..segments, index: 0 };
+                    total += (tiles * groups) as f64 * ns(&step);
+                }
+            }
+        }
+        total
+    }
+
+    /// Segments of a step.
+    fn group(&self) -> usize {
+        match self.cut {
+            Cut::Columns(group) => group,
+            Cut::Rows => 1,
+        }
+    }
+
+    /// The steps of `rows` rows, in the order in which they are run: all segments of a tile one after the other.
+    pub fn steps(&self, plan: &WeightPlan, rows: usize) -> impl Iterator<Item = Step> {
+        let (segments, tile, group) = (plan.segments.len(), self.tile, self.group());
+        let groups = segments.div_ceil(group);
+        (0..rows.div_ceil(tile) * groups).map(move |index| {
+            let (row, segment) = (index / groups * tile, index % groups * group);
+            let end = segments.min(segment + group);
+            Step { rows: row..rows.min(row + tile), segments: segment..end, index }
+        })
+    }
+
+    /// What the cores do in a step. A core whose share is empty is left out.
+    pub fn runs<'a>(
+        &self,
+        plan: &'a WeightPlan,
+        means: Means,
+        step: &Step,
+    ) -> impl Iterator<Item = CoreRun> + 'a {
+        let (cut, len, segments) = (self.cut, step.rows.len(), step.segments.clone());
+        (0..means.cores.min(CORES_MAX)).filter_map(move |core| {
+            let base = segments.start * plan.columns;
+            let run = match cut {
+                Cut::Columns(_) => {
+                    let all = segments.len() * plan.columns;
+                    let cores = means.cores.min(all / plan.limits.n_align);
+                    if core >= cores {
+                        return None;
+                    }
+                    let columns = plan.share(all, core, cores);
+                    // Segments lie one after the other among the rows, so that padding comes after all of them.
+                    let m = round_up_by_an_eighth(segments.len() * len) * means.planes;
+                    CoreRun { core, rows: 0..len, m, columns: base + columns.start..base + columns.end }
+                }
+                Cut::Rows => {
+                    let rows = len.div_ceil(means.cores);
+                    // The same M for all, and so contexts of one shape.
+                    let m = round_up_by_an_eighth(rows) * means.planes;
+                    let rows = (core * rows).min(len)..((core + 1) * rows).min(len);
+                    CoreRun { core, rows, m, columns: base..base + plan.columns }
+                }
+            };
+            (!run.rows.is_empty() && !run.columns.is_empty()).then_some(run)
+        })
+    }
+}
+
+/// Numbers of rows of a core's run that are worth a look: halves of all, and as many as let B stream by a whole number
+/// of times.
+fn tiles<'a>(
+    plan: &WeightPlan,
+    timing: &'a Timing,
+    means: Means,
+    rows: usize,
+) -> impl Iterator<Item = usize> + 'a {
+    let most = rows.clamp(1, ROWS_MAX);
+    let row_bytes = plan.dtype.a().bytes(plan.longest() * means.planes).max(1);
+    let full = move |times: usize| {
+        let rows = (timing.a_tile * times as f64) as usize / row_bytes;
+        round_down_by_an_eighth(rows).clamp(1, most)
+    };
+    (0..10).map(move |power| (most >> power).max(1)).chain((1..=12).map(full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chip::{Chip, CHIPS};
+    use proptest::prelude::*;
+    use rknn_sys::MatmulType;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        /// Whatever is chosen, each product of a row's segment with a column comes once, in ascending segments, and
+        /// no run is larger than allowed.
+        #[test]
+        fn every_product_comes_once(
+            chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..3000, n in 1usize..3000,
+            segment_max in 32usize..2000, rows in 1usize..700, windows: bool, planes in 1usize..3,
+        ) {
+            let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
+            let Some(plan) = WeightPlan::new(chip, chip.cores, dtype, (k, n), segment_max) else { return Ok(()) };
+            let means = Means { cores: chip.cores, planes, windows };
+            let schedule = Schedule::best(&plan, &chip.timing, means, rows);
+            let mut done = vec![0usize; rows];
+            let mut columns = vec![0usize; rows * plan.segments.len()];
+            for (index, step) in schedule.steps(&plan, rows).enumerate() {
+                prop_assert_eq!(step.index, index);
+                for run in schedule.runs(&plan, means, &step) {
+                    prop_assert!(windows || run.columns.len() == plan.slices[run.core].padded);
+                    prop_assert!(run.m >= step.segments.len() * run.rows.len() * planes);
+                    prop_assert_eq!(run.columns.start % plan.limits.n_align, 0);
+                    prop_assert_eq!(run.columns.end % plan.limits.n_align, 0);
+                    prop_assert!(run.m == planes || plan.dtype.c().bytes(run.m * run.columns.len()) <= C_BYTES_MAX);
+                    for piece in run.pieces(&plan, &step) {
+                        prop_assert!(piece.c_row + run.rows.len() <= run.m / planes);
+                        prop_assert!(piece.c_column + piece.columns.len() <= run.columns.len());
+                        for row in run.rows.clone() {
+                            let row = step.rows.start + row;
+                            columns[row * plan.segments.len() + piece.segment] += piece.columns.len();
+                            done[row] += 1;
+                        }
+                    }
+                }
+            }
+            prop_assert!(columns.iter().all(|count| *count == n), "each column once");
+            prop_assert!(done.iter().all(|count| *count > 0));
+        }
+    }
+
+    #[test]
+    fn one_row_is_one_run_a_core_and_narrow_weights_share_rows() {
+        let chip = Chip::by_name("rk3588").unwrap();
+        let means = Means { cores: 3, planes: 1, windows: true };
+        let plan = WeightPlan::new(chip, 3, MatmulType::I8, (8960, 1536), 896).unwrap();
+        let one = Schedule::best(&plan, &chip.timing, means, 1);
+        assert_eq!((one.cut, one.steps(&plan, 1).count()), (Cut::Columns(10), 1));
+        let narrow = WeightPlan::new(chip, 3, MatmulType::I8, (1536, 32), 768).unwrap();
+        assert_eq!(Schedule::best(&narrow, &chip.timing, means, 512).cut, Cut::Rows);
+        let no_windows = Means { windows: false, ..means };
+        assert_eq!(Schedule::best(&plan, &chip.timing, no_windows, 1).cut, Cut::Columns(1));
+    }
+}

@@ -1,0 +1,303 @@
+//! The CPU's threads: as many as the host allows, kept for the life of the device, asleep when there is nothing to do.
+//!
+//! [`Pool::run`] spreads the numbers 0..count over the caller and the threads, which take the next number as they
+//! get to it. Nothing is allocated and no thread is made on the way. A thread that waits for work spins for some
+//! microseconds, since the next piece of a product often comes that soon, and then parks: the host's own threads
+//! may have the cores. A thread that wakes up too late finds the work done, and nobody waits for it.
+
+use std::any::Any;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+/// How often a thread looks for work before it parks: some ten microseconds on a board's big core.
+const SPINS: u32 = 2_000;
+
+/// Work that is open to the threads: a closure of the caller's, which waits until all have left it.
+#[derive(Clone, Copy)]
+struct Task {
+    work: *const (dyn Fn(usize) + Sync),
+    next: *const AtomicUsize,
+    count: usize,
+}
+
+// SAFETY: both pointers are to Sync values that outlive the task, since `Pool::run` withdraws it and waits for all
+// threads inside before it returns.
+unsafe impl Send for Task {}
+
+#[derive(Default)]
+struct State {
+    task: Option<Task>,
+    /// Threads inside of the task.
+    inside: usize,
+    panic: Option<Box<dyn Any + Send>>,
+    stop: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Changes with every task; threads spin on it.
+    generation: AtomicU64,
+    wake: Condvar,
+    left: Condvar,
+}
+
+/// Threads for the CPU's share of the work.
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    /// One task at a time.
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// A pool in which `threads` work at once, the caller among them; each thread runs `begin` first.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn new(threads: usize, begin: impl Fn() + Clone + Send + 'static) -> std::io::Result<Self> {
+        let mut pool = Self { shared: Arc::default(), threads: Vec::new(), turn: Mutex::new(()) };
+        for index in 1..threads.max(1) {
+            let (shared, begin) = (pool.shared.clone(), begin.clone());
+            let thread = std::thread::Builder::new().name(format!("rknpu-cpu-{index}"));
+            pool.threads.push(thread.spawn(move || {
+                begin();
+                shared.serve();
+            })?);
+        }
+        Ok(pool)
+    }
+
+    /// How many work at once.
+    pub fn threads(&self) -> usize {
+        self.threads.len() + 1
+    }
+
+    /// Calls `work` with each of 0..`count`, in any order, on the caller and the threads; returns when all are done.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub fn run(&self, count: usize, work: impl Fn(usize) + Sync) {
+        if count <= 1 || self.threads.is_empty() {
+            (0..count).for_each(work);
+            return;
+        }
+        let _turn = self.turn.lock();
+        let next = AtomicUsize::new(0);
+        let work: &(dyn Fn(usize) + Sync) = &work;
+        // SAFETY: only the lifetime is taken away; `finish` below ends all use of it before this returns.
+        let erased: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
+        {
+            let mut state = self.shared.state.lock();
+            state.task = Some(Task { work: erased, next: &raw const next, count });
+            self.shared.generation.fetch_add(1, Ordering::Release);
+        }
+        // More than there is work for would only find it done.
+        for _ in 0..self.threads.len().min(count - 1) {
+            self.shared.wake.notify_one();
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| take_turns(work, &next, count)));
+        let theirs = self.shared.finish();
+        if let Some(panic) = own.err().or(theirs) {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    /// Calls `work(index, chunk)` for each chunk of `size` items of `data`, spread as by [`Self::run`].
+    ///
+    /// # Panics
+    /// When `work` does, or `size` is zero.
+    pub fn chunks<T: Send>(&self, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+        self.zip_chunks(data, size, &mut [] as &mut [()], 0, |index, chunk, _| work(index, chunk));
+    }
+
+    /// Calls `work(index, left, right)` for the chunks of both slices that have the same index; where `right` has none
+    /// it is empty.
+    ///
+    /// # Panics
+    /// When `work` does, or `left_size` is zero.
+    pub fn zip_chunks<L: Send, R: Send>(
+        &self,
+        left: &mut [L],
+        left_size: usize,
+        right: &mut [R],
+        right_size: usize,
+        work: impl Fn(usize, &mut [L], &mut [R]) + Sync,
+    ) {
+        assert!(left_size > 0, "chunks of no items");
+        let (left_count, left, right) =
+            (left.len().div_ceil(left_size), Pieces::new(left), Pieces::new(right));
+        self.run(left_count, |index| {
+            // SAFETY: each index comes once, so that no two chunks of a slice are the same.
+            let (left, right) = unsafe { (left.chunk(index, left_size), right.chunk(index, right_size)) };
+            work(index, left, right);
+        });
+    }
+}
+
+/// A slice whose chunks go to several threads.
+struct Pieces<T> {
+    base: *mut T,
+    len: usize,
+}
+
+// SAFETY: chunks are disjoint, and T may be sent to the threads that get them.
+unsafe impl<T: Send> Sync for Pieces<T> {}
+
+impl<T> Pieces<T> {
+    fn new(data: &mut [T]) -> Self {
+        Self { base: data.as_mut_ptr(), len: data.len() }
+    }
+
+    /// # Safety
+    /// The slice outlives the chunk, and no index is taken twice.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn chunk(&self, index: usize, size: usize) -> &mut [T] {
+        let start = (index * size).min(self.len);
+        let len = size.min(self.len - start);
+        // SAFETY: within the slice, and disjoint from other chunks by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(start), len) }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.state.lock().stop = true;
+        self.shared.generation.fetch_add(1, Ordering::Release);
+        self.shared.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Takes numbers until there are none.
+fn take_turns(work: &(dyn Fn(usize) + Sync), next: &AtomicUsize, count: usize) {
+    loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        if index >= count {
+            return;
+        }
+        work(index);
+    }
+}
+
+impl Shared {
+    /// A thread's life.
+    fn serve(&self) {
+        let mut seen = 0;
+        loop {
+            for _ in 0..SPINS {
+                if self.generation.load(Ordering::Acquire) != seen {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            let mut state = self.state.lock();
+            while self.generation.load(Ordering::Acquire) == seen && !state.stop {
+                self.wake.wait(&mut state);
+            }
+            if state.stop {
+                return;
+            }
+            seen = self.generation.load(Ordering::Acquire);
+            let Some(task) = state.task else { continue };
+            state.inside += 1;
+            drop(state);
+            // SAFETY: `finish` waits for this thread, which has been counted as inside, before the task's owner goes on.
+            let (work, next) = unsafe { (&*task.work, &*task.next) };
+            let result = catch_unwind(AssertUnwindSafe(|| take_turns(work, next, task.count)));
+            let mut state = self.state.lock();
+            if let Err(panic) = result {
+                state.panic = Some(panic);
+            }
+            state.inside -= 1;
+            if state.inside == 0 {
+                self.left.notify_one();
+            }
+        }
+    }
+
+    /// Withdraws the task and waits until nobody is inside; gives a thread's panic.
+    fn finish(&self) -> Option<Box<dyn Any + Send>> {
+        let mut state = self.state.lock();
+        state.task = None;
+        // Those that are inside are at their last piece: worth a few spins.
+        for _ in 0..SPINS {
+            if state.inside == 0 {
+                break;
+            }
+            parking_lot::MutexGuard::unlocked(&mut state, std::hint::spin_loop);
+        }
+        while state.inside > 0 {
+            self.left.wait(&mut state);
+        }
+        state.panic.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(threads: usize) -> Pool {
+        Pool::new(threads, || ()).unwrap()
+    }
+
+    #[test]
+    fn every_number_comes_once_on_any_number_of_threads() {
+        for threads in [0, 1, 2, 5] {
+            let pool = pool(threads);
+            assert_eq!(pool.threads(), threads.max(1));
+            for count in [0, 1, 2, 3, 100, 1000] {
+                let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(count, |index| {
+                    seen[index].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(seen.iter().all(|times| times.load(Ordering::Relaxed) == 1), "{threads} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_are_all_of_the_data() {
+        let pool = pool(3);
+        for (len, size) in [(0, 1), (1, 4), (10, 3), (1000, 7)] {
+            let mut data = vec![0; len];
+            pool.chunks(&mut data, size, |index, chunk| {
+                assert!(chunk.len() == size || index == len / size);
+                chunk.iter_mut().enumerate().for_each(|(i, item)| *item += index * size + i + 1);
+            });
+            assert!(data.iter().enumerate().all(|(i, item)| *item == i + 1));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = pool(2);
+        for _ in 0..20 {
+            let result = catch_unwind(AssertUnwindSafe(|| pool.run(50, |index| assert_ne!(index, 17))));
+            assert!(result.is_err());
+            let sum = AtomicUsize::new(0);
+            pool.run(50, |index| {
+                sum.fetch_add(index, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 1225);
+        }
+    }
+
+    #[test]
+    fn sleeping_threads_wake_up() {
+        let pool = pool(2);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        // The two wait for each other, so that both must be there.
+        let meeting = std::sync::Barrier::new(2);
+        pool.run(2, |_| {
+            meeting.wait();
+        });
+    }
+}

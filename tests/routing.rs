@@ -1,0 +1,197 @@
+//! A row's results are the same bits wherever and with whatever it is computed: on the NPU or by our kernels on the
+//! CPU, on any number of threads and cores, alone or with other rows, alone or in a group of products.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+
+use ggml_rknpu::chip::Chip;
+use ggml_rknpu::engine::{Activations, Decode, Engine, NpuWeight, Product, Request, Route, Wanted, GROUP};
+use ggml_rknpu::kernels::int4::Calibration;
+use ggml_rknpu::mode::Mode;
+use ggml_rknpu::observe::Stats;
+use ggml_rknpu::policy::Pipeline;
+use ggml_rknpu::weights::Source;
+use ggml_sys::RowReader;
+use rknn_sys::Library;
+
+mod common;
+use common::emulated::{emulator, numbers};
+
+/// An engine with `cores` and so many threads.
+fn engine(library: &Library, cores: [bool; 3], threads: usize, decode: Decode) -> (Engine, Arc<Stats>) {
+    let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
+    let mode = Mode { cores, ..Mode::believed(chip) };
+    let stats = Arc::new(Stats::default());
+    let mut engine = Engine::open(library, chip, &[0], |_| mode, &stats).unwrap();
+    engine.set_threads(threads).unwrap();
+    engine.set_route(Route::new(decode, false));
+    (engine, stats)
+}
+
+fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize) -> NpuWeight {
+    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let (n, reader) = (weight.len() / k, RowReader::f32());
+    let request = Request {
+        wanted: Wanted::Scheme(pipeline.into()),
+        layer: Some(3),
+        signs: None,
+        calibration: Calibration::default(),
+        keep: false,
+    };
+    engine.upload(&Source { data: &data, reader, k, n, row_stride: k * 4 }, &request).unwrap()
+}
+
+/// `rows` at a time.
+fn multiply(engine: &mut Engine, weight: &NpuWeight, x: &[f32], k: usize, rows: usize) -> Vec<u32> {
+    let n = weight.plan.n;
+    let mut out = vec![f32::NAN; x.len() / k * n];
+    for (x, out) in x.chunks(rows * k).zip(out.chunks_mut(rows * n)) {
+        let activations = Activations { data: x, stride: k, rows: x.len() / k };
+        engine.matmul(weight, activations, out).unwrap();
+    }
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn a_row_has_the_same_bits_wherever_it_is_computed() {
+    let library = emulator();
+    for pipeline in [Pipeline::W8A8, Pipeline::W4A8, Pipeline::W4A4] {
+        // One segment and several, narrow and odd; enough rows for several tiles.
+        for (k, n, rows) in [(576, 192, 130), (2048, 70, 67), (1536, 50, 600)] {
+            let (weight, x) = (numbers(1, k * n), numbers(2, k * rows));
+            let (mut first, _) = engine(&library, [true; 3], 2, Decode::Npu);
+            let npu = upload(&mut first, pipeline, &weight, k);
+            let want = multiply(&mut first, &npu, &x, k, rows);
+            for (cores, threads, decode, at_once) in [
+                ([true; 3], 1, Decode::Npu, rows),
+                ([true; 3], 3, Decode::Npu, 33),
+                ([true, false, true], 2, Decode::Npu, rows),
+                ([false, true, false], 2, Decode::Npu, 7),
+                ([true; 3], 2, Decode::Npu, 1),
+                ([true; 3], 1, Decode::Cpu, 1),
+                ([true; 3], 3, Decode::Cpu, 1),
+                ([true, true, false], 2, Decode::Cpu, 2),
+                ([true; 3], 2, Decode::Cpu, 5),
+                ([true; 3], 2, Decode::Cpu, 16),
+            ] {
+                let (mut engine, stats) = engine(&library, cores, threads, decode);
+                let weight = upload(&mut engine, pipeline, &weight, k);
+                // A few rows stand for all where each is a product of its own.
+                let some = if at_once < 8 { rows.min(40) } else { rows };
+                let got = multiply(&mut engine, &weight, &x[..some * k], k, at_once);
+                let what =
+                    format!("{pipeline:?} {k}x{n}, {cores:?}, {threads} threads, {decode:?}, {at_once} rows");
+                assert!(got == want[..some * n], "{what}");
+                let runs = stats.runs[pipeline.index()].load(Relaxed);
+                assert_eq!(runs == 0, decode == Decode::Cpu, "{what}: {runs} runs");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_gives_what_its_products_give_alone() {
+    let library = emulator();
+    for decode in [Decode::Npu, Decode::Cpu] {
+        for rows in [1, 3, 16, 200, 700] {
+            let k = 1536;
+            let (mut engine, stats) = engine(&library, [true; 3], 2, decode);
+            let x = numbers(5, k * rows);
+            let weights: Vec<NpuWeight> =
+                [(1536, Pipeline::W8A8), (256, Pipeline::W8A8), (96, Pipeline::W4A8), (40, Pipeline::W16A16)]
+                    .into_iter()
+                    .enumerate()
+                    .map(|(seed, (n, pipeline))| {
+                        upload(&mut engine, pipeline, &numbers(seed as u32, k * n), k)
+                    })
+                    .collect();
+            let want: Vec<Vec<u32>> =
+                weights.iter().map(|weight| multiply(&mut engine, weight, &x, k, rows)).collect();
+            let mut outs: Vec<Vec<f32>> =
+                weights.iter().map(|weight| vec![0.0; weight.plan.n * rows]).collect();
+            let rotated = stats.rows_rotated.load(Relaxed);
+            let mut products: [Option<Product>; GROUP] = Default::default();
+            for (index, ((weight, out), product)) in
+                weights.iter().zip(&mut outs).zip(&mut products).enumerate()
+            {
+                let activations = Activations { data: &x, stride: k, rows };
+                *product = Some(Product { weight, activations, same: index > 0, out, routed: false });
+            }
+            engine.products(&mut products).unwrap();
+            for (out, want) in outs.iter().zip(&want) {
+                let got: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
+                assert!(got == *want, "{decode:?}, {rows} rows");
+            }
+            if rows <= 512 {
+                assert!(stats.rows_rotated.load(Relaxed) - rotated <= rows as u64, "rotated once");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_is_nan_and_no_other_is() {
+    let library = emulator();
+    let (k, n) = (640, 70);
+    for decode in [Decode::Npu, Decode::Cpu] {
+        for pipeline in [Pipeline::W16A16, Pipeline::W8A8, Pipeline::W4A8, Pipeline::W4A4] {
+            for rows in [1, 6, 40] {
+                let (mut engine, _) = engine(&library, [true; 3], 2, decode);
+                let weight = upload(&mut engine, pipeline, &numbers(3, k * n), k);
+                let mut x = numbers(4, k * rows);
+                let bad = rows / 2;
+                x[bad * k + 300] = if rows == 6 { f32::INFINITY } else { f32::NAN };
+                let got = multiply(&mut engine, &weight, &x, k, rows);
+                for (row, out) in got.chunks(n).enumerate() {
+                    let nan = out.iter().all(|bits| f32::from_bits(*bits).is_nan());
+                    let finite = out.iter().all(|bits| f32::from_bits(*bits).is_finite());
+                    assert!(
+                        if row == bad { nan } else { finite },
+                        "{decode:?} {pipeline:?} row {row} of {rows}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ones_and_nothing_are_products_too() {
+    let library = emulator();
+    let (mut engine, _) = engine(&library, [true; 3], 2, Decode::Npu);
+    for (k, n) in [(1, 1), (1, 40), (40, 1), (33, 65)] {
+        for pipeline in [Pipeline::W16A16, Pipeline::W8A8] {
+            let weight = upload(&mut engine, pipeline, &vec![1.0; k * n], k);
+            let mut out = vec![0.0; 2 * n];
+            let x = vec![1.0; 2 * k];
+            engine.matmul(&weight, Activations { data: &x, stride: k, rows: 2 }, &mut out).unwrap();
+            assert!(
+                out.iter().all(|sum| (sum / k as f32 - 1.0).abs() < 0.02),
+                "{k}x{n} {pipeline:?}: {out:?}"
+            );
+            engine.matmul(&weight, Activations { data: &[], stride: k, rows: 0 }, &mut []).unwrap();
+        }
+    }
+}
+
+#[test]
+fn fifty_loads_and_unloads_leave_nothing() {
+    let library = emulator();
+    let (mut engine, stats) = engine(&library, [true; 3], 2, Decode::Npu);
+    let (k, n) = (512, 256);
+    let (weight, x) = (numbers(1, k * n), numbers(2, k * 20));
+    let held = |stats: &Stats| (stats.contexts.now(), stats.fds.now(), stats.bytes.now());
+    let mut after_first = None;
+    for _ in 0..50 {
+        let weights: Vec<NpuWeight> =
+            (0..5).map(|_| upload(&mut engine, Pipeline::W8A8, &weight, k)).collect();
+        for weight in &weights {
+            multiply(&mut engine, weight, &x, k, 20);
+        }
+        drop(weights);
+        engine.release();
+        let now = held(&stats);
+        assert_eq!(*after_first.get_or_insert(now), now);
+    }
+    assert_eq!(stats.contexts.now(), 1, "the one that memories are made with");
+}
