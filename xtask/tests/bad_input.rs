@@ -102,6 +102,16 @@ fn an_empty_prompt_is_refused() {
 }
 
 #[test]
+fn a_bench_that_could_not_be_saved_is_refused_before_it_begins() {
+    let text = refusal(&["bench", "--save", "a.html"], |_| {});
+    assert!(text.starts_with("--save a.html: the page is Markdown"), "{text}");
+    let text = refusal(&["bench", "--save", "/nowhere/a.md"], |_| {});
+    assert!(text.contains("no folder /nowhere"), "{text}");
+    let text = refusal(&["bench", "--soc", "rk1"], |_| {});
+    assert!(text.starts_with("--soc \"rk1\""), "{text}");
+}
+
+#[test]
 fn a_wrong_library_path_is_refused() {
     let text = refusal(&["run"], |command| {
         command.env("RKNPU_LIBRARY", "/nowhere/librknnrt.so");
@@ -124,9 +134,16 @@ fn a_folder_that_is_no_llama_cpp_is_refused() {
 #[test]
 fn a_wrong_command_line_is_a_usage_error() {
     let cache = tempfile::tempdir().unwrap();
-    for arguments in
-        [&["run", "-n", "0"][..], &["run", "--npu", "gpu"], &["run", "--cpu", "--npu", "auto"], &["walk"]]
-    {
+    for arguments in [
+        &["run", "-n", "0"][..],
+        &["run", "--npu", "gpu"],
+        &["run", "--cpu", "--npu", "auto"],
+        &["walk"],
+        &["bench", "--shapes", "llama"],
+        &["bench", "--types", "q5_9"],
+        &["bench", "--layers", "0"],
+        &["synth"],
+    ] {
         let output = xtask(arguments, cache.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
     }

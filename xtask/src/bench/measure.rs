@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::derive;
 use super::host::{Host, Ran, Test};
+use super::memcpy;
 use super::rows::Row;
 use crate::accuracy::asked::Asked;
 use crate::cache::Cache;
@@ -40,22 +41,14 @@ pub struct Bench<'a> {
     npu: &'a Npu,
     cache: &'a Cache,
     threads: u32,
-    bytes_per_ns: f64,
     begun: usize,
     total: usize,
 }
 
 impl<'a> Bench<'a> {
-    /// A bench that will measure `total` rows, with `threads` CPU threads that copy `bytes_per_ns`.
-    pub fn new(
-        ready: &'a Ready,
-        npu: &'a Npu,
-        cache: &'a Cache,
-        threads: u32,
-        bytes_per_ns: f64,
-        total: usize,
-    ) -> Self {
-        Self { ready, npu, cache, threads, bytes_per_ns, begun: 0, total }
+    /// A bench that will measure `total` rows, with `threads` CPU threads.
+    pub fn new(ready: &'a Ready, npu: &'a Npu, cache: &'a Cache, threads: u32, total: usize) -> Self {
+        Self { ready, npu, cache, threads, begun: 0, total }
     }
 
     /// Measures one row.
@@ -74,11 +67,13 @@ impl<'a> Bench<'a> {
             tokens: [run(Test::Generate(TOKENS), 1)?, run(Test::Generate(TOKENS), REPETITIONS)?],
             ..Measured::default()
         };
+        // Beside the prompts, since what else the machine does changes.
+        let bytes_per_ns = memcpy::bytes_per_ns(self.threads as usize);
         for (rows, ran) in SMALL.into_iter().zip(&mut measured.small) {
             *ran = run(Test::Prompt(rows), SMALLS)?;
         }
         step.done();
-        let mut row = derive::row(&measured, self.bytes_per_ns)?;
+        let mut row = derive::row(&measured, bytes_per_ns)?;
         row.model = model.to_owned();
         row.weights = weights.to_owned();
         row.pipelines = asked.to_string();

@@ -107,11 +107,9 @@ pub fn command(options: &Options) -> Result<()> {
     if options.layers.is_some() && options.shapes.iter().any(|subject| matches!(subject, Subject::Real)) {
         warn(&format!("--layers does not change {REAL}, which is a real model"));
     }
-    let bytes_per_ns = memcpy::bytes_per_ns(threads as usize);
-    note(&format!("memcpy on {threads} threads: {bytes_per_ns:.1} GB/s"));
 
     let total = options.shapes.len() * options.types.len() * options.pipelines.len();
-    let mut bench = Bench::new(&ready, &npu, &cache, threads, bytes_per_ns, total);
+    let mut bench = Bench::new(&ready, &npu, &cache, threads, total);
     let mut rows = Vec::with_capacity(total);
     for subject in &options.shapes {
         for kind in &options.types {
@@ -123,6 +121,8 @@ pub fn command(options: &Options) -> Result<()> {
             };
             for asked in &options.pipelines {
                 let row = bench.row(subject.name(), kind.name(), &path, asked)?;
+                // An hour's measuring should not be lost with the last row.
+                note(&rows::summary(&row));
                 if let Some(complaint) = rows::unsteady(&row) {
                     warn(&complaint);
                 }

@@ -48,7 +48,7 @@ fn text(rows: &[Row], shares: &str, batches: &str) -> String {
     let first = rows.first();
     let soc = first.map_or("", |row| &row.soc);
     let threads = first.map_or(0, |row| row.threads);
-    let memcpy = first.map_or(0.0, |row| row.memcpy_gb_per_second);
+    let memcpy = rows.iter().map(|row| row.memcpy_gb_per_second).fold(0.0, f64::max);
     let mut out = format!(
         "# Performance, modelled\n\n\
          Written by `cargo xtask bench --save`. **Nothing here was measured on a board.** Times of the NPU are those of \

@@ -101,6 +101,18 @@ impl Row {
     }
 }
 
+/// The row in one line.
+pub fn summary(row: &Row) -> String {
+    format!(
+        "{}: prefill {:.1} ms modelled, {} of the best; decode {:.2} ms modelled, {} of bandwidth",
+        row.label(),
+        row.prefill_npu_ns / 1e6,
+        percent(row.prefill_roofline_share),
+        row.decode_npu_ns / 1e6,
+        percent(row.decode_bandwidth_share)
+    )
+}
+
 /// Why the paced figures of a row are not to be trusted, if they are not.
 pub fn unsteady(row: &Row) -> Option<String> {
     let pacing = row.pacing.filter(|pacing| *pacing > PACING)?;
@@ -283,6 +295,8 @@ pub mod tests {
         let json = serde_json::to_value(&row).unwrap();
         assert!(json["prefill_roofline_share"].is_null() && json["npu_wait_share"].is_null());
         assert_eq!(json["rows_ratio"]["16"], 1.5);
+        let summary = summary(&row);
+        assert!(summary.starts_with("m Q8_0: prefill 12.3 ms modelled, – of the best"), "{summary}");
         assert_eq!(unsteady(&row), None);
         row.pacing = Some(2.0);
         assert!(unsteady(&row).unwrap().starts_with("m Q8_0: paced runs took 2.00 times"));
