@@ -61,8 +61,8 @@ fn q8_0_text_is_english() {
 }
 
 #[test]
-fn the_npu_does_the_matmuls_of_every_weight_type() {
-    let test = "the_npu_does_the_matmuls_of_every_weight_type";
+fn the_plugin_does_the_matmuls_of_every_weight_type() {
+    let test = "the_plugin_does_the_matmuls_of_every_weight_type";
     for (model, pipeline) in [
         ("f16", "W16A16"),
         ("q8_0", "W8A8"),
@@ -72,8 +72,10 @@ fn the_npu_does_the_matmuls_of_every_weight_type() {
         ("q4_0", "W8A8"),
     ] {
         let Some(json) = run(test, &["-m", model, "-n", "8"]) else { return };
-        let share = json["npu_flops_share"].as_f64().unwrap();
-        assert!(share >= 0.95, "{model}: the NPU did {share} of the FLOPs");
+        // The prompt is the NPU's, and tokens are done by who is faster.
+        let share = |who: &str| json[who].as_f64().unwrap();
+        let (npu, routed) = (share("npu_flops_share"), share("routed_flops_share"));
+        assert!(npu > 0.3 && npu + routed >= 0.95, "{model}: {npu} by the NPU, {routed} by our kernels");
         assert!(json["pipelines"][pipeline].as_u64().unwrap() > 0, "{json}");
         assert_eq!(json["fallbacks"], 0, "{json}");
         for key in ["npu_runs", "contexts", "fds", "npu_bytes", "tokens"] {

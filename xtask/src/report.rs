@@ -28,6 +28,9 @@ pub struct PluginReport {
     /// FLOPs of nodes given to the plugin that the CPU did all the same.
     #[serde(deserialize_with = "count")]
     pub cpu_flops: u64,
+    /// FLOPs that the plugin's own kernels did on the CPU, since that is faster.
+    #[serde(deserialize_with = "count")]
+    pub routed_flops: u64,
     /// Contexts of the vendor's library.
     #[serde(deserialize_with = "count")]
     pub contexts: u64,
@@ -67,6 +70,9 @@ pub struct SeenTensor {
     /// FLOPs with it in the plugin's fallback.
     #[serde(deserialize_with = "count")]
     pub cpu_flops: u64,
+    /// FLOPs with it by the plugin's own kernels on the CPU.
+    #[serde(deserialize_with = "count")]
+    pub routed_flops: u64,
 }
 
 impl PluginReport {
@@ -95,6 +101,8 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 pub struct Share {
     /// By the NPU.
     pub npu: u64,
+    /// By the plugin's own kernels on the CPU.
+    pub routed: u64,
     /// By anyone.
     pub total: u64,
 }
@@ -102,10 +110,19 @@ pub struct Share {
 impl Share {
     /// The NPU's part, 0 to 1.
     pub fn fraction(self) -> f64 {
+        self.of_total(self.npu)
+    }
+
+    /// The part of the plugin's own kernels on the CPU, 0 to 1.
+    pub fn routed_fraction(self) -> f64 {
+        self.of_total(self.routed)
+    }
+
+    fn of_total(self, part: u64) -> f64 {
         if self.total == 0 {
             0.0
         } else {
-            self.npu as f64 / self.total as f64
+            part as f64 / self.total as f64
         }
     }
 }
@@ -117,12 +134,14 @@ impl Share {
 pub fn share(report: Option<&PluginReport>, work: &Work) -> Share {
     let nothing = PluginReport::default();
     let report = report.unwrap_or(&nothing);
-    let reached = report.npu_flops.saturating_add(report.cpu_flops);
+    let reached = report.npu_flops.saturating_add(report.cpu_flops).saturating_add(report.routed_flops);
 
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in &report.tensors {
         let flops = seen.entry(&tensor.name).or_default();
-        *flops = flops.saturating_add(tensor.npu_flops).saturating_add(tensor.cpu_flops);
+        for part in [tensor.npu_flops, tensor.cpu_flops, tensor.routed_flops] {
+            *flops = flops.saturating_add(part);
+        }
     }
     let (mut kept_by_host, mut reached_as_weights) = (0u64, 0u64);
     for (name, flops) in &work.weights {
@@ -133,7 +152,7 @@ pub fn share(report: Option<&PluginReport>, work: &Work) -> Share {
     let reached_as_attention = reached.saturating_sub(reached_as_weights);
     let attention = work.attention.saturating_sub(reached_as_attention);
     let total = reached.saturating_add(kept_by_host).saturating_add(attention);
-    Share { npu: report.npu_flops, total }
+    Share { npu: report.npu_flops, routed: report.routed_flops, total }
 }
 
 /// The result of a run, as `--json` prints it.
@@ -147,6 +166,8 @@ pub struct Outcome {
     pub prompt_tokens: u64,
     /// The NPU's share of the model's matmul FLOPs.
     pub npu_flops_share: f64,
+    /// The share of the plugin's own kernels on the CPU: products of few rows.
+    pub routed_flops_share: f64,
     /// FLOPs on the NPU.
     pub npu_flops: u64,
     /// All matmul FLOPs.
@@ -196,6 +217,13 @@ impl Outcome {
             ("model", self.model.clone()),
             ("NPU share", format!("{:.1} % of {gflop:.2} GFLOP of matmul", 100.0 * self.npu_flops_share)),
         ];
+        if self.routed_flops_share > 0.0 {
+            let share = 100.0 * self.routed_flops_share;
+            rows.push((
+                "few rows",
+                format!("{share:.1} % by the plugin's kernels on the CPU, see RKNPU_DECODE"),
+            ));
+        }
         if self.device.is_some() {
             rows.extend([
                 ("pipelines", if pipelines.is_empty() { "none".to_owned() } else { pipelines.join(", ") }),
@@ -244,21 +272,21 @@ mod tests {
 
     #[test]
     fn without_a_report_the_share_is_nothing_of_everything() {
-        assert_eq!(share(None, &tiny_work()), Share { npu: 0, total: 10_944 });
+        assert_eq!(share(None, &tiny_work()), Share { npu: 0, routed: 0, total: 10_944 });
         assert_eq!(share(None, &Work::default()).fraction(), 0.0);
     }
 
     #[test]
     fn what_never_reached_the_plugin_counts_against_the_npu() {
-        // One weight whole, one in part (896 of 1792), one by the plugin's own CPU path.
+        // One weight whole, one in part (896 of 1792), one by the host's CPU and by the plugin's kernels.
         let report = report(
-            r#"{"npu_flops": 1792, "cpu_flops": 896, "tensors": [
+            r#"{"npu_flops": 1792, "cpu_flops": 448, "routed_flops": 448, "tensors": [
                 {"name": "blk.0.attn_q.weight", "npu_flops": 896},
                 {"name": "blk.0.ffn_up.weight", "npu_flops": 896},
-                {"name": "blk.1.attn_q.weight", "cpu_flops": 896}]}"#,
+                {"name": "blk.1.attn_q.weight", "cpu_flops": 448, "routed_flops": 448}]}"#,
         );
         let share = share(Some(&report), &tiny_work());
-        assert_eq!(share, Share { npu: 1792, total: 10_944 });
+        assert_eq!(share, Share { npu: 1792, routed: 448, total: 10_944 });
         assert!((share.fraction() - 0.163743).abs() < 1e-5);
     }
 
@@ -268,7 +296,7 @@ mod tests {
         let report = report(
             r#"{"npu_flops": 1024.0, "tensors": [{"name": "blk.0.attn_q.weight", "npu_flops": 928}]}"#,
         );
-        assert_eq!(share(Some(&report), &tiny_work()), Share { npu: 1024, total: 10_976 });
+        assert_eq!(share(Some(&report), &tiny_work()), Share { npu: 1024, routed: 0, total: 10_976 });
     }
 
     #[test]

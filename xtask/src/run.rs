@@ -210,6 +210,7 @@ fn outcome(
         tokens: tokens.generated,
         prompt_tokens: tokens.prompt,
         npu_flops_share: share.fraction(),
+        routed_flops_share: share.routed_fraction(),
         npu_flops: share.npu,
         total_flops: share.total,
         pipelines: report.pipelines,

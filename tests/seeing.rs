@@ -1,0 +1,77 @@
+//! What users see of the engine through a stock host: who did the tokens, the table, the trace.
+
+mod common;
+use common::{lab, output, report, Lab};
+
+/// A greedy continuation with the plugin; its text, stderr and report.
+fn generate(
+    lab: &Lab,
+    dir: &std::path::Path,
+    variables: &[(&str, &str)],
+) -> (String, String, serde_json::Value) {
+    let path = dir.join("report.json");
+    let mut command = lab.npu("llama-completion", "rk3588");
+    command.arg("-m").arg(lab.model("Q8_0")).args([
+        "-p",
+        "The quick brown fox",
+        "-n",
+        "12",
+        "--temp",
+        "0",
+        "-no-cnv",
+        "-t",
+        "2",
+        "--seed",
+        "1",
+    ]);
+    command.envs(variables.iter().copied()).env("RKNPU_REPORT", &path);
+    let (text, err) = output(&mut command);
+    (text, err, report(&path))
+}
+
+#[test]
+fn tokens_are_the_same_whoever_does_them() {
+    let Some(lab) = lab("tokens_are_the_same_whoever_does_them") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (npu, _, by_npu) = generate(&lab, dir.path(), &[("RKNPU_DECODE", "npu")]);
+    let (cpu, _, by_cpu) = generate(&lab, dir.path(), &[("RKNPU_DECODE", "cpu")]);
+    let (auto, _, by_auto) = generate(&lab, dir.path(), &[]);
+    assert_eq!((&npu, &npu), (&cpu, &auto));
+    let flops = |report: &serde_json::Value, who: &str| report[who].as_u64().unwrap();
+    assert_eq!((flops(&by_npu, "routed_flops"), flops(&by_npu, "fallbacks")), (0, 0), "{by_npu}");
+    assert!(flops(&by_npu, "npu_flops") > 0);
+    // All rows of this prompt are few.
+    assert_eq!((flops(&by_cpu, "npu_flops"), flops(&by_cpu, "fallbacks")), (0, 0));
+    assert_eq!(flops(&by_cpu, "routed_flops"), flops(&by_npu, "npu_flops"));
+    assert!(flops(&by_auto, "routed_flops") > 0);
+    // A model of any size in a few arenas.
+    assert!(flops(&by_npu, "fds") <= 64 && flops(&by_npu, "contexts") <= 128, "{by_npu}");
+}
+
+#[test]
+fn the_table_and_the_trace_tell_what_was_done() {
+    let Some(lab) = lab("the_table_and_the_trace_tell_what_was_done") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("trace.json");
+    let variables = [("RKNPU_DECODE", "npu"), ("RKNPU_STATS", "1"), ("RKNPU_TRACE", path.to_str().unwrap())];
+    let (_, err, _) = generate(&lab, dir.path(), &variables);
+    for part in
+        ["blk.*.attn_q.weight (30)", "roofline", "ms of the caller in products", "with a core at work"]
+    {
+        assert!(err.contains(part), "{part:?} is not in {err}");
+    }
+    let trace = report(&path);
+    let events = trace["traceEvents"].as_array().unwrap();
+    let names: Vec<_> =
+        events.iter().filter(|event| event["ph"] == "M").map(|event| &event["args"]["name"]).collect();
+    for lane in ["NPU core 0", "NPU core 1", "NPU core 2", "CPU stages", "host"] {
+        assert!(names.iter().any(|name| *name == lane), "{lane} is not among {names:?}");
+    }
+    let spans = events.iter().filter(|event| event["ph"] == "X");
+    for name in ["rotate", "pack", "scale", "gap"] {
+        assert!(
+            spans.clone().any(|span| span["name"] == name && span["dur"].as_f64().unwrap() >= 0.0),
+            "{name}"
+        );
+    }
+}
