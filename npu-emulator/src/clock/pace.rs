@@ -3,7 +3,8 @@
 //!
 //! The rules are those of [`super::timeline`]: a core serves one run at a time (the caller holds it), and while n cores
 //! move data at once the traffic of each is slower. C keeps the bytes that it had, zeros most often: **results are not
-//! computed**. Creating, binding and syncing cost what they cost the CPU here, nothing modelled. A run never takes less
+//! computed**. Syncs copy nothing, since nobody reads the other side. Creating and binding cost what they cost the CPU
+//! here, nothing modelled. A run never takes less
 //! than its modelled time; by how much it takes more depends on the machine's timers.
 
 use std::sync::OnceLock;

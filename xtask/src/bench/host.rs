@@ -63,11 +63,11 @@ pub struct Ran {
 pub struct Memory {
     /// In all, as the kernel keeps it (VmHWM).
     pub peak: u64,
-    /// Of that, its own pages, when last seen; the emulator's device side is among them.
+    /// Of that, its own pages, when last seen.
     pub anonymous: u64,
     /// Mapped files: the model.
     pub files: u64,
-    /// Shared memory: the host side of the emulated NPU's memory.
+    /// Shared memory: the emulated NPU's. What the device would see is never touched in paced runs.
     pub shared: u64,
 }
 

@@ -79,9 +79,9 @@ pub struct Row {
     pub npu_bytes: Option<u64>,
     /// Bytes of the weights' copies that a token streams.
     pub weight_bytes: u64,
-    /// Resident memory of the host at most; the emulator's second copy of NPU memory is in it.
+    /// Resident memory of the host at most: the mapped file and the NPU's memory are in it.
     pub rss_peak_bytes: u64,
-    /// Of that, pages of its own, the emulator's device side among them.
+    /// Of that, pages of its own.
     pub rss_anonymous_bytes: u64,
     /// Of that, mapped files.
     pub rss_file_bytes: u64,
@@ -189,8 +189,7 @@ pub const GROUPS: [Group; 3] = [
         title: "What it takes",
         text: "*Allocations*, *threads* and *contexts a token*: made while generating. *Contexts*, *descriptors* and *NPU \
                MB*: the most at once. *RSS*: the host's resident memory at its highest over the bytes of the weights' \
-               copies; it holds the mapped file and the emulated NPU's memory twice, since the emulator keeps what the \
-               device sees apart. *Pacing*: real over modelled time of paced runs.",
+               copies; what is mapped of the file and the NPU's memory are in it. *Pacing*: real over modelled time of paced runs.",
         columns: &[
             ("allocations a token", |row| number(row.allocs_per_token, 1)),
             ("threads a token", |row| number(row.threads_per_token, 1)),
