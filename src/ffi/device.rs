@@ -6,7 +6,8 @@ use ggml_sys::sys;
 
 use super::registry::with_device;
 use super::{backend, buffer, shield, tensor};
-use crate::host::device::{Device, NAME};
+use crate::host::device::NAME;
+use crate::host::machine;
 
 /// The device's C struct.
 pub fn c_device(reg: sys::ggml_backend_reg_t) -> sys::ggml_backend_device {
@@ -47,7 +48,7 @@ unsafe extern "C" fn get_description(_dev: sys::ggml_backend_dev_t) -> *const c_
 }
 
 unsafe extern "C" fn get_memory(_dev: sys::ggml_backend_dev_t, free: *mut usize, total: *mut usize) {
-    let memory = shield("get_memory", (0, 0), Device::memory);
+    let memory = shield("get_memory", (0, 0), machine::memory);
     // SAFETY: the host passes two places to write to.
     unsafe { (*free, *total) = memory };
 }
@@ -57,7 +58,7 @@ unsafe extern "C" fn get_type(_dev: sys::ggml_backend_dev_t) -> i32 {
 }
 
 unsafe extern "C" fn get_props(dev: sys::ggml_backend_dev_t, props: *mut sys::ggml_backend_dev_props) {
-    let (memory_free, memory_total) = shield("get_props", (0, 0), Device::memory);
+    let (memory_free, memory_total) = shield("get_props", (0, 0), machine::memory);
     // SAFETY: the host passes a place to write to; the functions called are this file's own.
     unsafe {
         *props = sys::ggml_backend_dev_props {

@@ -12,7 +12,9 @@ use rknn_sys::{Library, Version};
 
 use super::config::Config;
 use super::cores;
+use super::machine;
 use super::pages;
+use super::progress::Progress;
 use super::trust::{self, Candidate};
 use crate::chip::Chip;
 use crate::cpus;
@@ -37,7 +39,6 @@ pub const NAME: &CStr = c"RKNPU";
 const FAILURES_MAX: u32 = 3;
 /// The I/O domains that weights fill one after the other, unless the user says otherwise: about 3 GB each.
 const DOMAINS: [u8; 4] = [0, 1, 2, 3];
-const DEVICE_TREE: &str = "/proc/device-tree/compatible";
 
 /// An NPU that answers.
 pub struct Device {
@@ -52,6 +53,8 @@ pub struct Device {
     calibration: Calibration,
     /// What was chosen since the table was shown last.
     choices: Mutex<Choices>,
+    /// How far the conversion of a model is.
+    progress: Mutex<Progress>,
     /// Whether the user knows that accuracy is lost.
     cost_is_said: AtomicBool,
     weights: Mutex<Cache<NpuWeight>>,
@@ -84,7 +87,7 @@ impl Device {
     /// # Errors
     /// One sentence for the user: what is missing and what to do.
     pub fn open(config: &Config) -> Result<Self, String> {
-        raise_fd_limit();
+        machine::raise_fd_limit();
         let library = Library::open(config.library.as_deref()).map_err(|error| error.to_string())?;
         let (chip, description) = match library.emulated_soc() {
             Some(name) => {
@@ -96,7 +99,7 @@ impl Device {
             None => {
                 let chip = match config.chip.and_then(Chip::by_name) {
                     Some(chip) => chip,
-                    None => chip_of_this_board()?,
+                    None => machine::chip_of_this_board()?,
                 };
                 (chip, format!("Rockchip {} NPU", chip.title))
             }
@@ -166,6 +169,7 @@ impl Device {
             signs: config.signs,
             calibration: config.calibration,
             choices: Mutex::default(),
+            progress: Mutex::default(),
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
             stats,
@@ -279,6 +283,7 @@ impl Device {
                 return known;
             }
         }
+        let started = Instant::now();
         let weight = match self.request(job) {
             Some(request) => upload(engine, job, &request),
             None => {
@@ -289,6 +294,7 @@ impl Device {
         if job.constant {
             if let Some(weight) = &weight {
                 self.note_choice(job, weight);
+                self.progress.lock().note(started, weight.bytes);
                 // The host's bytes are read again only if the CPU has to step in.
                 if job.lent {
                     pages::give_back(job.weight.data);
@@ -349,12 +355,6 @@ impl Device {
         if dropped {
             self.engine.lock().release();
         }
-    }
-
-    /// Free and total bytes of the memory that NPU and CPU share.
-    pub fn memory() -> (usize, usize) {
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        memory_of(&text)
     }
 
     /// What was done so far.
@@ -435,51 +435,9 @@ fn layer(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
-fn chip_of_this_board() -> Result<&'static Chip, String> {
-    let property = std::fs::read(DEVICE_TREE).unwrap_or_default();
-    Chip::by_compatible(&property).ok_or_else(|| {
-        let board = String::from_utf8_lossy(&property).replace('\0', " ");
-        let board = if board.trim().is_empty() { "no device tree" } else { board.trim() };
-        format!(
-            "no chip that is known ({board}), expected one of {}; RKNPU_SOC names it by hand",
-            Chip::names()
-        )
-    })
-}
-
-/// `MemAvailable` and `MemTotal` of `/proc/meminfo`, in bytes.
-fn memory_of(meminfo: &str) -> (usize, usize) {
-    let kib = |name: &str| {
-        meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<usize>().ok())
-            .unwrap_or(0)
-    };
-    (kib("MemAvailable") * 1024, kib("MemTotal") * 1024)
-}
-
-/// Each allocation is a file descriptor, and the vendor's library crashes when they run out.
-fn raise_fd_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call fills the struct that it is given.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 && limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the call reads the struct that it is given.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_from_meminfo() {
-        let text = "MemTotal:       24684096 kB\nMemFree:  1 kB\nMemAvailable:   12345678 kB\n";
-        assert_eq!(memory_of(text), (12_345_678 * 1024, 24_684_096 * 1024));
-        assert_eq!(memory_of(""), (0, 0));
-    }
 
     #[test]
     fn a_pipeline_that_the_chip_lacks_is_named_with_those_that_it_has() {

@@ -5,7 +5,9 @@
 pub mod config;
 mod cores;
 pub mod device;
+pub mod machine;
 pub mod numbers;
 mod pages;
 pub mod product;
+mod progress;
 pub mod trust;
