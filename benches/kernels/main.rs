@@ -1,9 +1,10 @@
 //! The CPU's share of a product in GB/s, beside memcpy of as many bytes in the same run, on one and two threads.
 //!
 //! `cargo bench --bench kernels` ends with a table of all of them; a part of a name after `--` chooses some. Bytes
-//! are those of the larger end: f32 rows going in, 32-bit sums coming out, or the weight's file. Times are the best
+//! are those of the larger end: f32 rows going in or out, the weight's file, or the B of a product. Times are the best
 //! of many, which on a machine that others use says more than their mean; criterion's own figures are the means.
 
+mod dot;
 mod rows;
 mod table;
 mod weights;
@@ -18,6 +19,7 @@ fn main() {
     rows::into_native(&mut criterion, &mut table);
     rows::out_of_native(&mut criterion, &mut table);
     weights::convert(&mut criterion, &mut table);
+    dot::products(&mut criterion, &mut table);
     criterion.final_summary();
     print!("{table}");
 }

@@ -3,6 +3,7 @@
 
 use criterion::Criterion;
 use ggml_rknpu::kernels::fast::{amax, pack_a_f16, pack_a_i8, unpack_c_f32, unpack_c_i32, F16Scratch};
+use ggml_rknpu::kernels::int4::{self, scale_planes, scale_row};
 use ggml_rknpu::kernels::rotate::{Recipe, Rotation, Signs};
 use ggml_rknpu::kernels::scalar::{scale_f16, scale_i8};
 use ggml_rknpu::kernels::{Results, Rows};
@@ -47,26 +48,42 @@ pub fn into_native(criterion: &mut Criterion, table: &mut Table) {
         });
         let mut a = vec![0u16; rows * k.next_multiple_of(32)];
         table.measure(criterion, &format!("{rows} rows of {k} to f16"), bytes, Some(4.0), |pool| {
-            let scales = scale(pool, &plain, rows, k, scale_f16);
+            let scales = scale(pool, &plain, rows, k, |row| scale_f16(amax(row)));
             blocks(pool, &plain, rows, k, &scales, &mut a, |rows, m, a| {
                 pack_a_f16::<8>(rows, m, a, &mut F16Scratch::default());
             });
         });
+        for (planes, goal) in [(1, None), (2, Some(4.0))] {
+            // Nibbles, two to a byte of A.
+            let mut a = vec![0u8; rows * planes * k.next_multiple_of(32) / 2];
+            let to = if planes == 1 { "i4" } else { "two planes of i4" };
+            table.measure(criterion, &format!("{rows} rows of {k} to {to}"), bytes, goal, |pool| {
+                if planes == 1 {
+                    let scales = scale(pool, &plain, rows, k, scale_row);
+                    blocks(pool, &plain, rows, k, &scales, &mut a, int4::pack_a::<1>);
+                } else {
+                    let scales = scale(pool, &plain, rows, k, |row| scale_planes(amax(row)));
+                    blocks(pool, &plain, rows, k, &scales, &mut a, |rows, m, a| {
+                        int4::pack_a::<2>(rows, 2 * m, a)
+                    });
+                }
+            });
+        }
     }
 }
 
 fn quantize(pool: &ThreadPool, data: &[f32], rows: usize, k: usize, a: &mut [i8]) {
-    let scales = scale(pool, data, rows, k, scale_i8);
+    let scales = scale(pool, data, rows, k, |row| scale_i8(amax(row)));
     blocks(pool, data, rows, k, &scales, a, pack_a_i8::<16>);
 }
 
-fn scale(pool: &ThreadPool, data: &[f32], rows: usize, k: usize, of: fn(f32) -> f32) -> Vec<f32> {
+fn scale(pool: &ThreadPool, data: &[f32], rows: usize, k: usize, of: fn(&[f32]) -> f32) -> Vec<f32> {
     let mut scales = vec![0.0; rows];
     let chunk = rows.div_ceil(pool.current_num_threads());
     pool.install(|| {
         scales.par_chunks_mut(chunk).zip(data.par_chunks(chunk * k)).for_each(|(scales, rows)| {
             for (scale, row) in scales.iter_mut().zip(rows.chunks_exact(k)) {
-                *scale = of(amax(row));
+                *scale = of(row);
             }
         });
     });
@@ -82,9 +99,11 @@ fn blocks<T: Send>(
     a: &mut [T],
     kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
 ) {
+    // What A has of 32 columns of all rows: a block or more of every type.
+    let stored = a.len() / k.div_ceil(32);
     let chunk = k.div_ceil(pool.current_num_threads()).next_multiple_of(32);
     pool.install(|| {
-        a.par_chunks_mut(chunk * rows).enumerate().for_each(|(index, a)| {
+        a.par_chunks_mut(chunk / 32 * stored).enumerate().for_each(|(index, a)| {
             let start = (index * chunk).min(k);
             let data = &data[start..];
             kernel(&Rows { data, stride: k, rows, k: chunk.min(k - start), scales }, rows, a);
@@ -108,6 +127,19 @@ pub fn out_of_native(criterion: &mut Criterion, table: &mut Table) {
         }
         table.measure(criterion, &format!("{m}×{n} f32 results"), m * n * 4, Some(4.0), |pool| {
             unpack(pool, &floats, m, n, false, &mut out, unpack_c_f32);
+        });
+        let nibbles: Vec<i16> = floats.iter().chain(&floats).map(|value| (value * 3e4) as i16).collect();
+        table.measure(criterion, &format!("{m}×{n} i16 results"), m * n * 4, Some(4.0), |pool| {
+            let kernel =
+                |c: &[i16], results: &Results, out: &mut [f32]| int4::unpack_c::<8>(c, 1, results, out);
+            unpack(pool, &nibbles[..m * n], m, n, false, &mut out, kernel);
+        });
+        // Two rows of C make one of the results.
+        table.measure(criterion, &format!("{m}×{n} results of two planes of i16"), m * n * 4, None, |pool| {
+            let kernel = |c: &[i16], results: &Results, out: &mut [f32]| {
+                int4::unpack_c::<8>(c, 2, &Results { m: 2 * results.m, ..*results }, out);
+            };
+            unpack(pool, &nibbles, m, n, false, &mut out, kernel);
         });
     }
 }
