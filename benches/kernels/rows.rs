@@ -129,7 +129,7 @@ pub fn out_of_native(criterion: &mut Criterion, table: &mut Table) {
             unpack(pool, &floats, m, n, false, &mut out, unpack_c_f32);
         });
         let nibbles: Vec<i16> = floats.iter().chain(&floats).map(|value| (value * 3e4) as i16).collect();
-        table.measure(criterion, &format!("{m}×{n} i16 results"), m * n * 4, None, |pool| {
+        table.measure(criterion, &format!("{m}×{n} i16 results"), m * n * 4, Some(4.0), |pool| {
             let kernel =
                 |c: &[i16], results: &Results, out: &mut [f32]| int4::unpack_c::<8>(c, 1, results, out);
             unpack(pool, &nibbles[..m * n], m, n, false, &mut out, kernel);
