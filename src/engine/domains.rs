@@ -111,7 +111,6 @@ impl Domains {
         keeper: Arc<Context>,
         cores: usize,
         windows: bool,
-        lock: Option<DomainLock>,
         stats: &Arc<Stats>,
     ) -> Self {
         let mut domains = Self {
@@ -121,11 +120,16 @@ impl Domains {
             chip,
             cores,
             windows,
-            lock,
+            lock: None,
             stats: stats.clone(),
         };
         domains.add(keeper);
         domains
+    }
+
+    /// The same with the right to use others than domain 0, if it was needed already.
+    pub fn with(self, lock: Option<DomainLock>) -> Self {
+        Self { lock, ..self }
     }
 
     fn add(&mut self, keeper: Arc<Context>) {

@@ -174,7 +174,8 @@ impl Engine {
             chip,
             mode,
             cores: Cores::new(library, &cores, chip.cores > 1, stats),
-            domains: Domains::new(library, chip, domains, keeper, cores.len(), windows(&mode), lock, stats),
+            domains: Domains::new(library, chip, domains, keeper, cores.len(), windows(&mode), stats)
+                .with(lock),
             pool: pool(default_threads(), &Arc::default(), stats)?,
             cpus: Arc::default(),
             converter: converter(default_threads(), stats)?,
