@@ -17,6 +17,8 @@ fn completion(lab: &Lab, npu: bool, model: &str) -> Command {
         "0",
     ]);
     command.args(["-no-cnv", "--no-warmup"]);
+    // Few rows as they are, all products are to meet the NPU's faults.
+    command.env("RKNPU_DECODE", "npu");
     command
 }
 

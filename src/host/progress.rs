@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::log;
 
-/// How long nothing is said, and then how often something is.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long nothing is said: small models are ready by then.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How often something is said then.
+const REST: Duration = Duration::from_secs(5);
 /// After as long without a conversion the next one is another model's.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -38,11 +40,12 @@ impl Progress {
             spans => spans.insert(fresh()),
         };
         (spans.last, spans.weights, spans.bytes) = (now, spans.weights + 1, spans.bytes + bytes);
-        if now.saturating_duration_since(spans.said) < PATIENCE {
+        let taken = now.saturating_duration_since(spans.started);
+        if taken < PATIENCE || now.saturating_duration_since(spans.said) < REST {
             return None;
         }
         spans.said = now;
-        let seconds = now.saturating_duration_since(spans.started).as_secs_f64();
+        let seconds = taken.as_secs_f64();
         Some(format!(
             "converting weights for the NPU: {} so far, {:.1} GB in {seconds:.0} s",
             spans.weights,
