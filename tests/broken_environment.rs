@@ -86,7 +86,7 @@ fn out_of_file_descriptors_the_cpu_takes_over() {
     // SAFETY: setrlimit is async-signal-safe and concerns the child alone.
     unsafe {
         command.pre_exec(|| {
-            let limit = libc::rlimit { rlim_cur: 28, rlim_max: 28 };
+            let limit = libc::rlimit { rlim_cur: 20, rlim_max: 20 };
             match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
@@ -96,9 +96,8 @@ fn out_of_file_descriptors_the_cpu_takes_over() {
     let (got, err) = output(&mut command);
     assert_eq!(got, want, "{err}");
     let report = report(&path);
-    assert!(
-        report["fallbacks"].as_u64().unwrap() > 0 && report["npu_runs"].as_u64().unwrap() > 0,
-        "{report}"
-    );
+    // What has a converted copy is still done over it.
+    let count = |name: &str| report[name].as_u64().unwrap();
+    assert!(count("fallbacks") > 0 && count("npu_flops") + count("routed_flops") > 0, "{report}");
     assert!(err.contains("stays with the CPU"), "{err}");
 }
