@@ -10,6 +10,17 @@ use crate::log;
 /// Where Linux tells of processors.
 const SYSFS: &str = "/sys/devices/system/cpu";
 
+/// How often a thread looks again before it parks, some ten microseconds on a board's big core; next to nothing where
+/// `busy` threads at work leave no processor to spare: whoever spins there keeps the one that it waits for from its work.
+pub fn spins(busy: usize) -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if busy < processors {
+        2_000
+    } else {
+        20
+    }
+}
+
 /// The big cores of this machine, if it has different ones.
 pub fn big_cores() -> Option<Vec<usize>> {
     let capacities: Vec<(usize, u64)> = (0..1024)

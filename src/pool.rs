@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How often a thread looks for work before it parks: some ten microseconds on a board's big core.
-const SPINS: u32 = 2_000;
+use crate::chip::CORES_MAX;
+use crate::cpus::spins;
 
 /// Work that is open to the threads: a closure of the caller's, which waits until all have left it.
 #[derive(Clone, Copy)]
@@ -44,6 +44,8 @@ struct Shared {
     generation: AtomicU64,
     wake: Condvar,
     left: Condvar,
+    /// How often a thread looks again before it parks.
+    spins: u32,
 }
 
 /// Threads for the CPU's share of the work.
@@ -60,7 +62,9 @@ impl Pool {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new(threads: usize, begin: impl Fn() + Clone + Send + 'static) -> std::io::Result<Self> {
-        let mut pool = Self { shared: Arc::default(), threads: Vec::new(), turn: Mutex::new(()) };
+        // The cores of the NPU have threads too.
+        let shared = Shared { spins: spins(threads + CORES_MAX), ..Shared::default() };
+        let mut pool = Self { shared: Arc::new(shared), threads: Vec::new(), turn: Mutex::new(()) };
         for index in 1..threads.max(1) {
             let (shared, begin) = (pool.shared.clone(), begin.clone());
             let thread = std::thread::Builder::new().name(format!("rknpu-cpu-{index}"));
@@ -191,7 +195,7 @@ impl Shared {
     fn serve(&self) {
         let mut seen = 0;
         loop {
-            for _ in 0..SPINS {
+            for _ in 0..self.spins {
                 if self.generation.load(Ordering::Acquire) != seen {
                     break;
                 }
@@ -227,7 +231,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.task = None;
         // Those that are inside are at their last piece: worth a few spins.
-        for _ in 0..SPINS {
+        for _ in 0..self.spins {
             if state.inside == 0 {
                 break;
             }

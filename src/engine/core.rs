@@ -12,6 +12,7 @@ use rknn_sys::{Binding, Context, Library, MatmulSpec, Operand};
 
 use super::Error;
 use crate::chip::CORES_MAX;
+use crate::cpus::spins;
 use crate::observe::{Held, Lane, Stats};
 
 /// The most contexts of one core. A context costs about 0.4 MB and 1.5 ms; a model needs about five shapes times
@@ -19,9 +20,6 @@ use crate::observe::{Held, Lane, Stats};
 const CONTEXTS_MAX: usize = 40;
 /// Jobs that wait in a core's queue; the stream keeps two steps under way.
 const QUEUE: usize = 4;
-/// How often a thread looks again before it parks: some ten microseconds.
-const SPINS: u32 = 2_000;
-
 /// One run: a context's shape and what it works on.
 pub struct Job {
     pub spec: MatmulSpec,
@@ -110,12 +108,14 @@ struct Shared {
     /// Jobs given, and jobs done or failed.
     given: AtomicU64,
     finished: AtomicU64,
+    /// How often a thread looks again before it parks.
+    spins: u32,
 }
 
 impl Shared {
     fn serve(&self, place: usize) {
         loop {
-            for _ in 0..SPINS {
+            for _ in 0..self.spins {
                 if self.given.load(Ordering::Acquire) != self.finished.load(Ordering::Relaxed) {
                     break;
                 }
@@ -194,6 +194,8 @@ impl Cores {
                 done: Condvar::new(),
                 given: AtomicU64::new(0),
                 finished: AtomicU64::new(0),
+                // The CPU's own share has about as many threads as cores, and the host's spin.
+                spins: spins(2 * ids.len() + 1),
             };
             Core { shared: Arc::new(shared), thread: None }
         };
@@ -289,7 +291,7 @@ impl Cores {
 
 /// Waits until a core has done `given` jobs; true if one has failed.
 fn wait_for(shared: &Shared, given: u64) -> bool {
-    for _ in 0..SPINS {
+    for _ in 0..shared.spins {
         if shared.finished.load(Ordering::Acquire) >= given {
             break;
         }

@@ -62,9 +62,9 @@ mod tests {
     fn short_ones_are_silent_and_long_ones_tell_now_and_then() {
         let (mut progress, start) = (Progress::default(), Instant::now());
         let at = |tenths: u64| start + Duration::from_millis(tenths * 100);
-        let said: Vec<_> = (0..80).filter_map(|i| progress.line(at(i), at(i + 1), 100_000_000)).collect();
+        let said: Vec<_> = (0..220).filter_map(|i| progress.line(at(i), at(i + 1), 100_000_000)).collect();
         assert_eq!(said.len(), 2, "{said:?}");
-        assert_eq!(said[0], "converting weights for the NPU: 30 so far, 3.0 GB in 3 s");
+        assert_eq!(said[0], "converting weights for the NPU: 150 so far, 15.0 GB in 15 s");
         // Another model, much later.
         assert_eq!(progress.line(at(1000), at(1010), 1), None);
     }
