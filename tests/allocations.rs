@@ -2,44 +2,12 @@
 //! counted for the whole process.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 
-use ggml_rknpu::chip::Chip;
-use ggml_rknpu::engine::{Activations, Decode, Engine, NpuWeight, Request, Route, Wanted};
-use ggml_rknpu::kernels::int4::Calibration;
-use ggml_rknpu::mode::Mode;
-use ggml_rknpu::observe::Stats;
+use ggml_rknpu::engine::{Activations, Decode, Engine};
 use ggml_rknpu::policy::Pipeline;
-use ggml_rknpu::weights::Source;
-use ggml_sys::RowReader;
-use rknn_sys::Library;
 
 mod common;
-use common::emulated::{emulator, numbers};
-
-/// An engine with `cores` and so many threads.
-fn engine(library: &Library, cores: [bool; 3], threads: usize, decode: Decode) -> (Engine, Arc<Stats>) {
-    let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
-    let mode = Mode { cores, ..Mode::believed(chip) };
-    let stats = Arc::new(Stats::default());
-    let mut engine = Engine::open(library, chip, &[0], |_| mode, &stats).unwrap();
-    engine.set_threads(threads).unwrap();
-    engine.set_route(Route::new(decode, false));
-    (engine, stats)
-}
-
-fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize) -> NpuWeight {
-    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    let (n, reader) = (weight.len() / k, RowReader::f32());
-    let request = Request {
-        wanted: Wanted::Scheme(pipeline.into()),
-        layer: Some(3),
-        signs: None,
-        calibration: Calibration::default(),
-        keep: false,
-    };
-    engine.upload(&Source { data: &data, reader, k, n, row_stride: k * 4 }, &request).unwrap()
-}
+use common::emulated::{emulator, engine, numbers, upload};
 
 #[test]
 fn nothing_is_allocated_or_made_once_a_product_is_known() {

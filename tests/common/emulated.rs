@@ -1,7 +1,16 @@
 //! The emulator, opened in the test's own process.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use ggml_rknpu::chip::Chip;
+use ggml_rknpu::engine::{Decode, Engine, NpuWeight, Request, Route, Wanted};
+use ggml_rknpu::kernels::int4::Calibration;
+use ggml_rknpu::mode::Mode;
+use ggml_rknpu::observe::Stats;
+use ggml_rknpu::policy::Pipeline;
+use ggml_rknpu::weights::Source;
+use ggml_sys::RowReader;
 use rknn_sys::Library;
 
 /// The emulator: the one that `cargo xtask test` built, or the one beside this test.
@@ -23,4 +32,29 @@ pub fn numbers(seed: u32, len: usize) -> Vec<f32> {
             (state >> 8) as f32 / 8_388_608.0 - 1.0
         })
         .collect()
+}
+
+/// An engine with `cores` and so many threads.
+pub fn engine(library: &Library, cores: [bool; 3], threads: usize, decode: Decode) -> (Engine, Arc<Stats>) {
+    let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
+    let mode = Mode { cores, ..Mode::believed(chip) };
+    let stats = Arc::new(Stats::default());
+    let mut engine = Engine::open(library, chip, &[0], |_| mode, &stats).unwrap();
+    engine.set_threads(threads).unwrap();
+    engine.set_route(Route::new(decode, false));
+    (engine, stats)
+}
+
+/// A weight of rows of `k` elements, on the NPU as `pipeline`.
+pub fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize) -> NpuWeight {
+    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let (n, reader) = (weight.len() / k, RowReader::f32());
+    let request = Request {
+        wanted: Wanted::Scheme(pipeline.into()),
+        layer: Some(3),
+        signs: None,
+        calibration: Calibration::default(),
+        keep: false,
+    };
+    engine.upload(&Source { data: &data, reader, k, n, row_stride: k * 4 }, &request).unwrap()
 }
