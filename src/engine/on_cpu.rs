@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use rknn_sys::Element;
 
-use super::pack::{pack, scale};
+use super::pack::{segment, Place};
 use super::prepare::Prepared;
 use super::results::read;
 use super::stream::Activations;
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
-use crate::kernels::{Results, Rows};
+use crate::kernels::Results;
 use crate::observe::Stage;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
@@ -82,14 +82,12 @@ impl Engine {
             let a: &mut [u8] = bytemuck::cast_slice_mut(&mut room.a);
             let (pool, pipeline) = (&self.pool, weight.pipeline);
             let packed = stats.stage(Stage::Pack, || {
-                plan.segments.iter().enumerate().all(|(index, segment)| {
+                plan.segments.iter().enumerate().all(|(index, part)| {
                     let scales = &mut room.scales[index * rows..][..rows];
-                    let data = Activations { data: &source.data[segment.start..], ..source };
-                    scale(pool, pipeline, &data, segment.len, scales);
-                    let (data, stride, k) = (data.data, data.stride, segment.len);
-                    let rows = Rows { data, stride, rows, k, scales, first: 0 };
+                    let data = Activations { data: &source.data[part.start..], ..source };
+                    let place = Place { m, first: 0, block: Some(plan.limits.a_block) };
                     let a = &mut a[index * a_bytes..][..a_bytes];
-                    pack(pool, pipeline, &rows, m, Some(plan.limits.a_block), a).is_some()
+                    segment(pool, pipeline, &data, part.len, scales, &place, a).is_some()
                 })
             });
             if !packed {

@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// One scale a row, over `k` columns of the rows from the first element on.
-pub fn scale(pool: &Pool, pipeline: Pipeline, rows: &Activations, k: usize, scales: &mut [f32]) {
+fn scale(pool: &Pool, pipeline: Pipeline, rows: &Activations, k: usize, scales: &mut [f32]) {
     let scale = |row: &[f32]| match pipeline {
         Pipeline::W8A8 => scale_i8(fast::amax(row)),
         Pipeline::W4A8 => int4::scale_planes(fast::amax(row)),
@@ -35,11 +35,38 @@ pub fn scale(pool: &Pool, pipeline: Pipeline, rows: &Activations, k: usize, scal
     });
 }
 
+/// Where a segment's rows go in A, and how they lie there.
+pub struct Place {
+    /// M of A, each plane's rows counted.
+    pub m: usize,
+    /// The row of A that the first of them becomes.
+    pub first: usize,
+    /// Elements of a native block; `None` for row-major A.
+    pub block: Option<usize>,
+}
+
+/// Scales rows over one K segment, and packs them into `a`; `rows` begin at the segment's first column.
+///
+/// `None` for a block that there is no kernel for.
+pub fn segment(
+    pool: &Pool,
+    pipeline: Pipeline,
+    rows: &Activations,
+    k: usize,
+    scales: &mut [f32],
+    place: &Place,
+    a: &mut [u8],
+) -> Option<()> {
+    scale(pool, pipeline, rows, k, scales);
+    let rows = Rows { data: rows.data, stride: rows.stride, rows: rows.rows, k, scales, first: place.first };
+    pack(pool, pipeline, &rows, place.m, place.block, a)
+}
+
 /// Packs `rows`, over the columns of one K segment, into `a` (`m` × the segment's padded K, `m` counting each plane's
 /// rows): in native blocks of `native_block` elements, or row-major.
 ///
 /// `None` for a block that there is no kernel for.
-pub fn pack(
+fn pack(
     pool: &Pool,
     pipeline: Pipeline,
     rows: &Rows,

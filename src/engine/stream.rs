@@ -16,13 +16,12 @@ use rknn_sys::MatmulSpec;
 
 use super::core::{Job, Ticket};
 use super::on_cpu::CpuRoom;
-use super::pack::{pack, scale};
+use super::pack::{segment, Place};
 use super::prepare::Prepared;
 use super::results::{Computed, Reading};
 use super::scratch::{PieceOfA, SLOTS};
 use super::{Engine, Error, NpuWeight};
 use crate::chip::CORES_MAX;
-use crate::kernels::Rows;
 use crate::observe::{Lane, Stage};
 use crate::plan::{CoreRun, Cut, Schedule, Step, ROWS_MAX};
 
@@ -295,20 +294,12 @@ impl Engine {
             let pool = &self.pool;
             let packed = stats.stage(Stage::Pack, || {
                 step.segments.clone().all(|index| {
-                    let segment = &plan.segments[index];
-                    let data = Activations { rows: rows.len(), ..prepared.from(rows.start, segment.start) };
+                    let part_of = &plan.segments[index];
+                    let data = Activations { rows: rows.len(), ..prepared.from(rows.start, part_of.start) };
                     let scales = &mut slot.scales[index * part.rows..][rows.clone()];
-                    scale(pool, weight.pipeline, &data, segment.len, scales);
                     let first = (index - step.segments.start) * rows.len();
-                    let rows = Rows {
-                        data: data.data,
-                        stride: data.stride,
-                        rows: rows.len(),
-                        k: segment.len,
-                        scales,
-                        first,
-                    };
-                    pack(pool, weight.pipeline, &rows, run.m, native_block, a).is_some()
+                    let place = Place { m: run.m, first, block: native_block };
+                    segment(pool, weight.pipeline, &data, part_of.len, scales, &place, a).is_some()
                 })
             });
             if !packed {
@@ -346,7 +337,7 @@ impl Engine {
                 ac_layout: self.mode.ac_layout(),
                 domain: domain.id,
             };
-            let bytes = plan.dtype.c().bytes(run.m * run.columns.len());
+            let bytes = run.c_bytes(plan);
             let job = Job {
                 spec,
                 a: domain.scratch.bind_a(&piece)?,
@@ -382,15 +373,14 @@ impl Engine {
         let Some(Product { weight, out, .. }) = &mut products[product] else { return Ok(()) };
         let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
         stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
-        let bytes = |run: &CoreRun| plan.dtype.c().bytes(run.m * run.columns.len());
         let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
         stats.stage(Stage::Sync, || {
             let mut runs = block.schedule.runs(plan, means, &step);
-            runs.try_for_each(|run| scratch.sync_c(run.core, c_slot, bytes(&run)))
+            runs.try_for_each(|run| scratch.sync_c(run.core, c_slot, run.c_bytes(plan)))
         })?;
         let mut computed = [const { None }; CORES_MAX];
         for (place, run) in computed.iter_mut().zip(block.schedule.runs(plan, means, &step)) {
-            let c = scratch.results(run.core, c_slot, bytes(&run));
+            let c = scratch.results(run.core, c_slot, run.c_bytes(plan));
             *place = Some(Computed { run, c });
         }
         let reading = Reading {

@@ -99,6 +99,11 @@ pub struct Piece {
 }
 
 impl CoreRun {
+    /// Bytes of C.
+    pub fn c_bytes(&self, plan: &WeightPlan) -> usize {
+        plan.dtype.c().bytes(self.m * self.columns.len())
+    }
+
     /// The pieces of a run that is part of `step`, the segments ascending.
     pub fn pieces<'a>(&'a self, plan: &'a WeightPlan, step: &Step) -> impl Iterator<Item = Piece> + 'a {
         let (first, rows) = (step.segments.start, self.rows.len());
@@ -177,9 +182,7 @@ impl Schedule {
 
     fn c_fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
         let Some(step) = self.steps(plan, rows).next() else { return true };
-        let fits = self
-            .runs(plan, means, &step)
-            .all(|run| plan.dtype.c().bytes(run.m * run.columns.len()) <= C_BYTES_MAX);
+        let fits = self.runs(plan, means, &step).all(|run| run.c_bytes(plan) <= C_BYTES_MAX);
         fits
     }
 
