@@ -21,6 +21,16 @@ pub fn spins(busy: usize) -> u32 {
     }
 }
 
+/// Looks up to `spins` times whether something is `done`.
+pub fn spin_until(spins: u32, done: impl Fn() -> bool) {
+    for _ in 0..spins {
+        if done() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+}
+
 /// The big cores of this machine, if it has different ones.
 pub fn big_cores() -> Option<Vec<usize>> {
     let capacities: Vec<(usize, u64)> = (0..1024)

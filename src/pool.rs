@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex};
 
 use crate::chip::CORES_MAX;
-use crate::cpus::spins;
+use crate::cpus::{spin_until, spins};
 
 /// Work that is open to the threads: a closure of the caller's, which waits until all have left it.
 #[derive(Clone, Copy)]
@@ -195,12 +195,7 @@ impl Shared {
     fn serve(&self) {
         let mut seen = 0;
         loop {
-            for _ in 0..self.spins {
-                if self.generation.load(Ordering::Acquire) != seen {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
+            spin_until(self.spins, || self.generation.load(Ordering::Acquire) != seen);
             let mut state = self.state.lock();
             while self.generation.load(Ordering::Acquire) == seen && !state.stop {
                 self.wake.wait(&mut state);

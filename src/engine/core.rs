@@ -12,7 +12,7 @@ use rknn_sys::{Binding, Context, Library, MatmulSpec, Operand};
 
 use super::Error;
 use crate::chip::CORES_MAX;
-use crate::cpus::spins;
+use crate::cpus::{spin_until, spins};
 use crate::observe::{Held, Lane, Stats};
 
 /// The most contexts of one core. A context costs about 0.4 MB and 1.5 ms; a model needs about five shapes times
@@ -20,6 +20,7 @@ use crate::observe::{Held, Lane, Stats};
 const CONTEXTS_MAX: usize = 40;
 /// Jobs that wait in a core's queue; the stream keeps two steps under way.
 const QUEUE: usize = 4;
+
 /// One run: a context's shape and what it works on.
 pub struct Job {
     pub spec: MatmulSpec,
@@ -115,12 +116,9 @@ struct Shared {
 impl Shared {
     fn serve(&self, place: usize) {
         loop {
-            for _ in 0..self.spins {
-                if self.given.load(Ordering::Acquire) != self.finished.load(Ordering::Relaxed) {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
+            spin_until(self.spins, || {
+                self.given.load(Ordering::Acquire) != self.finished.load(Ordering::Relaxed)
+            });
             let mut queue = self.queue.lock();
             while queue.waiting == 0 && !queue.stop {
                 queue.asleep = true;
@@ -291,12 +289,7 @@ impl Cores {
 
 /// Waits until a core has done `given` jobs; true if one has failed.
 fn wait_for(shared: &Shared, given: u64) -> bool {
-    for _ in 0..shared.spins {
-        if shared.finished.load(Ordering::Acquire) >= given {
-            break;
-        }
-        std::hint::spin_loop();
-    }
+    spin_until(shared.spins, || shared.finished.load(Ordering::Acquire) >= given);
     let mut queue = shared.queue.lock();
     while shared.finished.load(Ordering::Acquire) < given {
         shared.done.wait(&mut queue);
