@@ -6,6 +6,8 @@
 //! may have the cores. A thread that wakes up too late finds the work done, and nobody waits for it.
 
 use std::any::Any;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -133,38 +135,60 @@ impl Pool {
         work: impl Fn(usize, &mut [L], &mut [R]) + Sync,
     ) {
         assert!(left_size > 0, "chunks of no items");
-        let (left_count, left, right) =
-            (left.len().div_ceil(left_size), Pieces::new(left), Pieces::new(right));
-        self.run(left_count, |index| {
+        let (left_len, right_len) = (left.len(), right.len());
+        let (left, right) = (Divided::new(left), Divided::new(right));
+        let chunk =
+            |index: usize, size: usize, len: usize| (index * size).min(len)..((index + 1) * size).min(len);
+        self.run(left_len.div_ceil(left_size), |index| {
             // SAFETY: each index comes once, so that no two chunks of a slice are the same.
-            let (left, right) = unsafe { (left.chunk(index, left_size), right.chunk(index, right_size)) };
+            let (left, right) = unsafe {
+                (
+                    left.part(chunk(index, left_size, left_len)),
+                    right.part(chunk(index, right_size, right_len)),
+                )
+            };
             work(index, left, right);
         });
     }
 }
 
-/// A slice whose chunks go to several threads.
-struct Pieces<T> {
+/// A slice whose parts go to several threads.
+pub struct Divided<'a, T> {
     base: *mut T,
     len: usize,
+    slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: chunks are disjoint, and T may be sent to the threads that get them.
-unsafe impl<T: Send> Sync for Pieces<T> {}
+// SAFETY: parts are disjoint, and T may be sent to the threads that get them.
+unsafe impl<T: Send> Sync for Divided<'_, T> {}
 
-impl<T> Pieces<T> {
-    fn new(data: &mut [T]) -> Self {
-        Self { base: data.as_mut_ptr(), len: data.len() }
+impl<'a, T> Divided<'a, T> {
+    /// All of `data`.
+    pub fn new(data: &'a mut [T]) -> Self {
+        Self { base: data.as_mut_ptr(), len: data.len(), slice: PhantomData }
     }
 
+    /// The first of the elements `range`.
+    ///
+    /// # Panics
+    /// When the slice has no such elements.
+    pub fn pointer(&self, range: &Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} elements", self.len);
+        // SAFETY: within the slice, or at its end.
+        unsafe { self.base.add(range.start) }
+    }
+
+    /// The elements `range`.
+    ///
     /// # Safety
-    /// The slice outlives the chunk, and no index is taken twice.
+    /// Nobody else has any of them meanwhile.
+    ///
+    /// # Panics
+    /// When the slice has no such elements.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn chunk(&self, index: usize, size: usize) -> &mut [T] {
-        let start = (index * size).min(self.len);
-        let len = size.min(self.len - start);
-        // SAFETY: within the slice, and disjoint from other chunks by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(start), len) }
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        // SAFETY: within the slice, and disjoint from other parts by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(&range), range.len()) }
     }
 }
 

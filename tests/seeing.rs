@@ -68,7 +68,7 @@ fn the_table_and_the_trace_tell_what_was_done() {
         assert!(names.iter().any(|name| *name == lane), "{lane} is not among {names:?}");
     }
     let spans = events.iter().filter(|event| event["ph"] == "X");
-    for name in ["rotate", "pack", "scale", "gap"] {
+    for name in ["compare", "pack", "scale", "gap"] {
         assert!(
             spans.clone().any(|span| span["name"] == name && span["dur"].as_f64().unwrap() >= 0.0),
             "{name}"

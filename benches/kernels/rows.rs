@@ -1,12 +1,11 @@
-//! Activations into native A, and native C into results, cut for the threads as the engine does: scales and
-//! rotations by rows, A by its blocks of K, results by rows.
+//! Activations into native A, and native C into results, cut for the threads as the engine does: by rows.
 
 use criterion::Criterion;
 use ggml_rknpu::kernels::fast::{amax, pack_a_f16, pack_a_i8, unpack_c_f32, unpack_c_i32, F16Scratch};
 use ggml_rknpu::kernels::int4::{self, scale_planes, scale_row};
 use ggml_rknpu::kernels::rotate::{Recipe, Rotation, Signs};
 use ggml_rknpu::kernels::scalar::{scale_f16, scale_i8};
-use ggml_rknpu::kernels::{Results, Rows};
+use ggml_rknpu::kernels::{Results, Rows, Strips};
 use rayon::prelude::*;
 use rayon::ThreadPool;
 
@@ -23,92 +22,111 @@ fn rows_of(k: usize) -> usize {
     (TILE / k).min(512)
 }
 
-/// Rows of f32: one scale a row, then A.
+/// Rows that a thread takes at a time, as the engine has it.
+const ROWS: usize = 4;
+
+/// Rows of f32: rotated or not, one scale a row, then A.
 pub fn into_native(criterion: &mut Criterion, table: &mut Table) {
     for k in LENGTHS {
         let rows = rows_of(k);
         let (bytes, plain) = (rows * k * 4, numbers(rows * k));
-        let mut a = vec![0i8; rows * k.next_multiple_of(32)];
-        table.measure(criterion, &format!("{rows} rows of {k} to i8"), bytes, Some(4.0), |pool| {
-            quantize(pool, &plain, rows, k, &mut a);
-        });
+        let padded = k.next_multiple_of(32);
         let rotation = Rotation::new(&Recipe { k, layer: None, signs: Signs::Full, padded: false });
-        let (rotation, mut rotated) = (rotation.expect("an even length"), vec![0.0; rows * k]);
-        table.measure(criterion, &format!("{rows} rows of {k} rotated to i8"), bytes, Some(1.5), |pool| {
-            let chunk = rows.div_ceil(pool.current_num_threads()) * k;
-            pool.install(|| {
-                rotated.par_chunks_mut(chunk).zip(plain.par_chunks(chunk)).for_each(|(out, rows)| {
-                    let mut room = vec![0.0; k];
-                    for (out, row) in out.chunks_exact_mut(k).zip(rows.chunks_exact(k)) {
-                        rotation.apply(row, out, &mut room);
-                    }
-                });
-            });
-            quantize(pool, &rotated, rows, k, &mut a);
-        });
-        let mut a = vec![0u16; rows * k.next_multiple_of(32)];
-        table.measure(criterion, &format!("{rows} rows of {k} to f16"), bytes, Some(4.0), |pool| {
-            let scales = scale(pool, &plain, rows, k, |row| scale_f16(amax(row)));
-            blocks(pool, &plain, rows, k, &scales, &mut a, |rows, m, a| {
-                pack_a_f16::<8>(rows, m, a, &mut F16Scratch::default());
-            });
-        });
-        for (planes, goal) in [(1, None), (2, Some(4.0))] {
-            // Nibbles, two to a byte of A.
-            let mut a = vec![0u8; rows * planes * k.next_multiple_of(32) / 2];
-            let to = if planes == 1 { "i4" } else { "two planes of i4" };
-            table.measure(criterion, &format!("{rows} rows of {k} to {to}"), bytes, goal, |pool| {
-                if planes == 1 {
-                    let scales = scale(pool, &plain, rows, k, scale_row);
-                    blocks(pool, &plain, rows, k, &scales, &mut a, int4::pack_a::<1>);
-                } else {
-                    let scales = scale(pool, &plain, rows, k, |row| scale_planes(amax(row)));
-                    blocks(pool, &plain, rows, k, &scales, &mut a, |rows, m, a| {
-                        int4::pack_a::<2>(rows, 2 * m, a)
-                    });
-                }
+        for (rotation, how, goal) in [(None, "", 4.0), (rotation, " rotated", 1.5)] {
+            let mut a = vec![0i8; rows * padded];
+            table.measure(criterion, &format!("{rows} rows of {k}{how} to i8"), bytes, Some(goal), |pool| {
+                let scale = |row: &[f32]| scale_i8(amax(row));
+                RowsIn { data: &plain, rows, k, rotation: rotation.as_ref() }.pack(
+                    pool,
+                    scale,
+                    16,
+                    &mut a,
+                    |rows, [a]| pack_a_i8::<16>(rows, a),
+                );
             });
         }
+        let mut a = vec![0u16; rows * padded];
+        table.measure(criterion, &format!("{rows} rows of {k} to f16"), bytes, Some(4.0), |pool| {
+            let scale = |row: &[f32]| scale_f16(amax(row));
+            RowsIn { data: &plain, rows, k, rotation: None }.pack(pool, scale, 8, &mut a, |rows, [a]| {
+                pack_a_f16::<8>(rows, a, &mut F16Scratch::default());
+            });
+        });
+        // Nibbles, two to a byte of A.
+        let mut a = vec![0u8; rows * padded];
+        table.measure(criterion, &format!("{rows} rows of {k} to i4"), bytes, None, |pool| {
+            let half = rows * padded / 2;
+            RowsIn { data: &plain, rows, k, rotation: None }.pack(
+                pool,
+                scale_row,
+                16,
+                &mut a[..half],
+                int4::pack_a::<1>,
+            );
+        });
+        table.measure(
+            criterion,
+            &format!("{rows} rows of {k} to two planes of i4"),
+            bytes,
+            Some(4.0),
+            |pool| {
+                let scale = |row: &[f32]| scale_planes(amax(row));
+                RowsIn { data: &plain, rows, k, rotation: None }.pack(
+                    pool,
+                    scale,
+                    16,
+                    &mut a,
+                    int4::pack_a::<2>,
+                );
+            },
+        );
     }
 }
 
-fn quantize(pool: &ThreadPool, data: &[f32], rows: usize, k: usize, a: &mut [i8]) {
-    let scales = scale(pool, data, rows, k, |row| scale_i8(amax(row)));
-    blocks(pool, data, rows, k, &scales, a, pack_a_i8::<16>);
-}
-
-fn scale(pool: &ThreadPool, data: &[f32], rows: usize, k: usize, of: fn(&[f32]) -> f32) -> Vec<f32> {
-    let mut scales = vec![0.0; rows];
-    let chunk = rows.div_ceil(pool.current_num_threads());
-    pool.install(|| {
-        scales.par_chunks_mut(chunk).zip(data.par_chunks(chunk * k)).for_each(|(scales, rows)| {
-            for (scale, row) in scales.iter_mut().zip(rows.chunks_exact(k)) {
-                *scale = of(row);
-            }
-        });
-    });
-    scales
-}
-
-fn blocks<T: Send>(
-    pool: &ThreadPool,
-    data: &[f32],
+/// `rows` rows of `k`.
+struct RowsIn<'a> {
+    data: &'a [f32],
     rows: usize,
     k: usize,
-    scales: &[f32],
-    a: &mut [T],
-    kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
-) {
-    // What A has of 32 columns of all rows: a block or more of every type.
-    let stored = a.len() / k.div_ceil(32);
-    let chunk = k.div_ceil(pool.current_num_threads()).next_multiple_of(32);
-    pool.install(|| {
-        a.par_chunks_mut(chunk / 32 * stored).enumerate().for_each(|(index, a)| {
-            let start = (index * chunk).min(k);
-            let data = &data[start..];
-            kernel(&Rows { data, stride: k, rows, k: chunk.min(k - start), scales, first: 0 }, rows, a);
-        });
-    });
+    rotation: Option<&'a Rotation>,
+}
+
+impl RowsIn<'_> {
+    /// Each group of rows rotated, scaled and packed by one thread. A has `stored` elements of a row in a block of each
+    /// plane.
+    fn pack<T: Send, const PLANES: usize>(
+        &self,
+        pool: &ThreadPool,
+        scale: impl Fn(&[f32]) -> f32 + Sync,
+        stored: usize,
+        a: &mut [T],
+        kernel: impl Fn(&Rows, &mut [Strips<T>; PLANES]) + Sync,
+    ) {
+        let (k, block, len) = (self.k, self.rows * PLANES * stored, a.len());
+        let base = a.as_mut_ptr() as usize;
+        let groups = self.data.par_chunks(ROWS * k).enumerate();
+        let work = |(room, scratch): &mut (Vec<f32>, Vec<f32>), (index, data): (usize, &[f32])| {
+            let mut data = data;
+            if let Some(rotation) = self.rotation {
+                for (row, out) in data.chunks_exact(k).zip(room.chunks_exact_mut(k)) {
+                    rotation.apply(row, out, scratch);
+                }
+                data = &room[..data.len()];
+            }
+            let mut scales = [0.0; ROWS];
+            for (row, out) in data.chunks_exact(k).zip(&mut scales) {
+                *out = scale(row);
+            }
+            let (first, rows) = (index * ROWS, data.len() / k);
+            let mut a = std::array::from_fn(|plane| {
+                let first = plane * self.rows + first;
+                // SAFETY: A outlives this; each thread has other rows.
+                unsafe { Strips::shared(base as *mut T, len, block, first * stored..(first + rows) * stored) }
+            });
+            kernel(&Rows { data, stride: k, rows, k, scales: &scales[..rows] }, &mut a);
+        };
+        pool.install(|| groups.for_each_init(|| (vec![0.0; ROWS * k], vec![0.0; k]), work));
+    }
 }
 
 /// Sums of the NPU, times both scales, into rows.

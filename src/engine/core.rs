@@ -14,12 +14,13 @@ use super::Error;
 use crate::chip::CORES_MAX;
 use crate::cpus::{spin_until, spins};
 use crate::observe::{Held, Lane, Stats};
+use crate::plan::BATCH_MAX;
 
 /// The most contexts of one core. A context costs about 0.4 MB and 1.5 ms; a model needs about five shapes times
 /// the sizes of its prompts, and unbounded caches have brought boards down.
 const CONTEXTS_MAX: usize = 40;
-/// Jobs that wait in a core's queue; the stream keeps two steps under way.
-const QUEUE: usize = 4;
+/// Jobs that wait in a core's queue; the stream keeps two batches under way.
+const QUEUE: usize = 2 * BATCH_MAX;
 
 /// One run: a context's shape and what it works on.
 pub struct Job {

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use rknn_sys::Element;
 
-use super::pack::{segment, Place};
-use super::prepare::Prepared;
+use super::pack::{Filling, Target};
+use super::prepare::{Prepared, Wish};
 use super::results::read;
 use super::stream::Activations;
 use super::{Engine, Error, NpuWeight};
@@ -29,6 +29,7 @@ pub struct CpuRoom {
     c: Vec<u64>,
     /// A scale a row and segment: those of a segment together.
     scales: Vec<f32>,
+    targets: Vec<Target>,
 }
 
 /// Whether our kernels multiply by this pipeline.
@@ -69,28 +70,37 @@ impl Engine {
         let (plan, rows, stats) = (&weight.plan, activations.rows, self.stats.clone());
         let Some(stack) = weight.stack() else { return Err(Error::Unusable) };
         let (m, segments) = (rows * weight.pipeline.planes(), plan.segments.len());
-        let generation = stats.stage(Stage::Rotate, || {
-            prepared.begin(&self.pool, weight.rotation.as_ref(), activations, same, &stats)
-        });
+        let wish = Wish { rotation: weight.rotation.as_ref(), shared: &weight.shared, same, again: false };
+        let generation =
+            stats.stage(Stage::Compare, || prepared.begin(&self.pool, &wish, activations, &stats));
         let a_bytes = plan.dtype.a().bytes(m * plan.longest());
         let key = (generation, weight.pipeline, plan.longest(), segments, rows);
         grow(&mut room.a, a_bytes * segments);
         if room.key != Some(key) {
             room.key = None;
-            let source = stats.stage(Stage::Rotate, || prepared.rows(&self.pool, activations, rows, &stats));
             room.scales.resize(segments * rows, 0.0);
+            room.targets.clear();
+            room.targets.extend((0..segments).map(|segment| Target {
+                segment,
+                rows: 0..rows,
+                bytes: segment * a_bytes..(segment + 1) * a_bytes,
+                m,
+                first: 0,
+            }));
+            let filling = Filling {
+                pipeline: weight.pipeline,
+                block: Some(plan.limits.a_block),
+                segments: &plan.segments,
+                rows: 0..rows,
+                all_rows: rows,
+                targets: &room.targets,
+            };
             let a: &mut [u8] = bytemuck::cast_slice_mut(&mut room.a);
-            let (pool, pipeline) = (&self.pool, weight.pipeline);
             let packed = stats.stage(Stage::Pack, || {
-                plan.segments.iter().enumerate().all(|(index, part)| {
-                    let scales = &mut room.scales[index * rows..][..rows];
-                    let data = Activations { data: &source.data[part.start..], ..source };
-                    let place = Place { m, first: 0, block: Some(plan.limits.a_block) };
-                    let a = &mut a[index * a_bytes..][..a_bytes];
-                    segment(pool, pipeline, &data, part.len, scales, &place, a).is_some()
-                })
+                let source = prepared.source(activations, &filling.rows, &stats);
+                filling.fill(&self.pool, &source, &mut room.scales, a)
             });
-            if !packed {
+            if packed.is_none() {
                 return Err(Error::Unsupported {
                     chip: self.chip.title,
                     what: format!("{} on the CPU", weight.pipeline.name()),

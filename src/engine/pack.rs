@@ -1,161 +1,187 @@
-//! Rows into A, spread over the CPU's threads when they are many.
+//! Rows into A: each is rotated, scaled and packed while it is in the cache, spread over the CPU's threads when there
+//! are many.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rknn_sys::Element;
 
-use super::prepare::{chunk, PARALLEL_MIN};
-use super::Activations;
+use super::prepare::{chunk, RowRoom, Source, PARALLEL_MIN};
 use crate::kernels::fast::{self, F16Scratch};
 use crate::kernels::int4;
 use crate::kernels::scalar::{scale_f16, scale_i8};
-use crate::kernels::Rows;
+use crate::kernels::{Rows, Strips};
+use crate::plan::Segment;
 use crate::policy::Pipeline;
-use crate::pool::Pool;
+use crate::pool::{Divided, Pool};
+
+/// Rows that a thread takes at a time, so that they stay in its cache: four fill the cache lines of A.
+const ROWS: Range<usize> = 4..16;
+/// Elements of them.
+const ELEMENTS: usize = 32 * 1024;
 
 thread_local! {
-    /// A thread's room for a row on its way to f16.
-    static SCRATCH: RefCell<F16Scratch> = RefCell::default();
+    /// A thread's room for rows on their way.
+    static ROOM: RefCell<(RowRoom, F16Scratch)> = RefCell::default();
 }
 
-/// One scale a row, over `k` columns of the rows from the first element on.
-fn scale(pool: &Pool, pipeline: Pipeline, rows: &Activations, k: usize, scales: &mut [f32]) {
-    let scale = |row: &[f32]| match pipeline {
-        Pipeline::W8A8 => scale_i8(fast::amax(row)),
-        Pipeline::W4A8 => int4::scale_planes(fast::amax(row)),
-        Pipeline::W4A4 => int4::scale_row(row),
-        Pipeline::W4A16 | Pipeline::W8A16 | Pipeline::W16A16 => scale_f16(fast::amax(row)),
-    };
-    let size = chunk(rows.rows, pool.threads());
-    chunks(pool, rows.rows * k, scales, size, |index, scales| {
-        for (row, out) in scales.iter_mut().enumerate() {
-            let start = (index * size + row) * rows.stride;
-            *out = scale(&rows.data[start..start + k]);
-        }
-    });
-}
-
-/// Where a segment's rows go in A, and how they lie there.
-pub struct Place {
+/// Where the rows of one segment go in a memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The segment.
+    pub segment: usize,
+    /// Which rows.
+    pub rows: Range<usize>,
+    /// The bytes of A in the memory.
+    pub bytes: Range<usize>,
     /// M of A, each plane's rows counted.
     pub m: usize,
     /// The row of A that the first of them becomes.
     pub first: usize,
+}
+
+/// Rows that are packed together.
+pub struct Filling<'a> {
+    /// How they are stored.
+    pub pipeline: Pipeline,
     /// Elements of a native block; `None` for row-major A.
     pub block: Option<usize>,
+    /// The K segments.
+    pub segments: &'a [Segment],
+    /// The rows.
+    pub rows: Range<usize>,
+    /// Rows that there are scales for.
+    pub all_rows: usize,
+    /// Where they go: each row at most once for a segment.
+    pub targets: &'a [Target],
 }
 
-/// Scales rows over one K segment, and packs them into `a`; `rows` begin at the segment's first column.
-///
-/// `None` for a block that there is no kernel for.
-pub fn segment(
-    pool: &Pool,
-    pipeline: Pipeline,
-    rows: &Activations,
-    k: usize,
-    scales: &mut [f32],
-    place: &Place,
-    a: &mut [u8],
-) -> Option<()> {
-    scale(pool, pipeline, rows, k, scales);
-    let rows = Rows { data: rows.data, stride: rows.stride, rows: rows.rows, k, scales, first: place.first };
-    pack(pool, pipeline, &rows, place.m, place.block, a)
-}
-
-/// Packs `rows`, over the columns of one K segment, into `a` (`m` × the segment's padded K, `m` counting each plane's
-/// rows): in native blocks of `native_block` elements, or row-major.
-///
-/// `None` for a block that there is no kernel for.
-fn pack(
-    pool: &Pool,
-    pipeline: Pipeline,
-    rows: &Rows,
-    m: usize,
-    native_block: Option<usize>,
-    a: &mut [u8],
-) -> Option<()> {
-    match (pipeline.dtype().a(), native_block, pipeline.planes()) {
-        (Element::I8, Some(16), _) => blocks(pool, rows, m, (16, 16), a, fast::pack_a_i8::<16>),
-        (Element::I8, Some(8), _) => blocks(pool, rows, m, (8, 8), a, fast::pack_a_i8::<8>),
-        (Element::I8, None, _) => whole_rows(pool, rows, m, a, fast::pack_rows_i8),
-        (Element::F16, Some(8), _) => blocks(pool, rows, m, (8, 8), a, with_scratch(fast::pack_a_f16::<8>)),
-        (Element::F16, Some(4), _) => blocks(pool, rows, m, (4, 4), a, with_scratch(fast::pack_a_f16::<4>)),
-        (Element::F16, None, _) => whole_rows(pool, rows, m, a, with_scratch(fast::pack_rows_f16)),
-        // Two elements to each byte of A.
-        (Element::I4, Some(32), 1) => blocks(pool, rows, m, (32, 16), a, int4::pack_a::<1>),
-        (Element::I4, Some(32), _) => blocks(pool, rows, m, (32, 16), a, int4::pack_a::<2>),
-        (Element::I4, None, planes) => {
-            let bytes = a.len() / m;
-            if planes == 1 {
-                int4::pack_rows::<1>(rows, bytes, a);
-            } else {
-                int4::pack_rows::<2>(rows, bytes, a);
-            }
+impl Filling<'_> {
+    /// Scales the rows of each target and packs them into `memory`. A scale a row and segment is left in `scales`, those
+    /// of a segment together.
+    ///
+    /// `None` for a block that there is no kernel for.
+    pub fn fill(&self, pool: &Pool, source: &Source, scales: &mut [f32], memory: &mut [u8]) -> Option<()> {
+        let kernel = kernel(self.pipeline, self.block)?;
+        let (scales, memory) = (Divided::new(scales), Divided::new(memory));
+        let k = self.segments.last().map_or(0, |segment| segment.start + segment.len);
+        let most = (ELEMENTS / k.max(1) / ROWS.start * ROWS.start).clamp(ROWS.start, ROWS.end);
+        let size = chunk(self.rows.len(), pool.threads()).min(most);
+        let work = |index: usize| {
+            let start = self.rows.start + index * size;
+            let rows = start..self.rows.end.min(start + size);
+            ROOM.with_borrow_mut(|(room, halves)| {
+                // SAFETY: each index comes once, and so does each row.
+                let (data, stride) = unsafe { source.rows(rows.clone(), room) };
+                for target in self.targets {
+                    let of = rows.start.max(target.rows.start)..rows.end.min(target.rows.end);
+                    if of.is_empty() {
+                        continue;
+                    }
+                    let segment = &self.segments[target.segment];
+                    let data = &data[(of.start - rows.start) * stride + segment.start..];
+                    let at = target.segment * self.all_rows;
+                    // SAFETY: a row's scale of a segment, which no other thread has.
+                    let scales = unsafe { scales.part(at + of.start..at + of.end) };
+                    for (row, scale) in scales.iter_mut().enumerate() {
+                        *scale = scale_of(self.pipeline, &data[row * stride..][..segment.len]);
+                    }
+                    let view = Rows { data, stride, rows: of.len(), k: segment.len, scales };
+                    let first = target.first + of.start - target.rows.start;
+                    let (bytes, rows) = (target.bytes.clone(), first..first + of.len());
+                    kernel(&view, &Area { memory: &memory, bytes, m: target.m, rows }, halves);
+                }
+            });
+        };
+        let count = self.rows.len().div_ceil(size.max(1));
+        if self.rows.len() * k * source.passes() >= PARALLEL_MIN {
+            pool.run(count, work);
+        } else {
+            (0..count).for_each(work);
         }
+        Some(())
+    }
+}
+
+/// The scale of a row's segment.
+fn scale_of(pipeline: Pipeline, row: &[f32]) -> f32 {
+    match pipeline {
+        Pipeline::W8A8 => scale_i8(fast::amax(row)),
+        Pipeline::W4A8 => int4::scale_planes(fast::amax(row)),
+        Pipeline::W4A4 => int4::scale_row(row),
+        Pipeline::W4A16 | Pipeline::W8A16 | Pipeline::W16A16 => scale_f16(fast::amax(row)),
+    }
+}
+
+/// Rows of A that one thread writes.
+struct Area<'a> {
+    memory: &'a Divided<'a, u8>,
+    /// All of A, `m` rows.
+    bytes: Range<usize>,
+    m: usize,
+    rows: Range<usize>,
+}
+
+impl Area<'_> {
+    /// The rows, of which each block of A has `stored` elements a row; of plane `PLANES - 1` at last.
+    fn planes<T: bytemuck::Pod, const PLANES: usize>(&self, stored: usize) -> [Strips<'_, T>; PLANES] {
+        std::array::from_fn(|plane| {
+            let first = self.m / PLANES * plane;
+            let rows = (first + self.rows.start) * stored..(first + self.rows.end) * stored;
+            let base = self.memory.pointer(&self.bytes).cast::<T>();
+            let len = self.bytes.len() / size_of::<T>();
+            assert!(base.is_aligned(), "A at {base:p}");
+            // SAFETY: A is valid as long as the memory; each row of a segment is packed by one thread.
+            unsafe { Strips::shared(base, len, self.m * stored, rows) }
+        })
+    }
+
+    /// The rows of row-major A.
+    fn whole<T: bytemuck::Pod, const PLANES: usize>(&self) -> [Strips<'_, T>; PLANES] {
+        self.planes(self.bytes.len() / size_of::<T>() / self.m)
+    }
+}
+
+type Kernel = fn(&Rows, &Area, &mut F16Scratch);
+
+/// What packs rows for a pipeline into native blocks of `block` elements, or row-major; `None` if nothing does.
+fn kernel(pipeline: Pipeline, block: Option<usize>) -> Option<Kernel> {
+    Some(match (pipeline.dtype().a(), block, pipeline.planes()) {
+        (Element::I8, Some(16), _) => |rows, area, _| {
+            let [mut a] = area.planes(16);
+            fast::pack_a_i8::<16>(rows, &mut a);
+        },
+        (Element::I8, Some(8), _) => |rows, area, _| {
+            let [mut a] = area.planes(8);
+            fast::pack_a_i8::<8>(rows, &mut a);
+        },
+        (Element::I8, None, _) => |rows, area, _| {
+            let [mut a] = area.whole();
+            fast::pack_rows_i8(rows, a.get(0));
+        },
+        (Element::F16, Some(8), _) => |rows, area, halves| {
+            let [mut a] = area.planes(8);
+            fast::pack_a_f16::<8>(rows, &mut a, halves);
+        },
+        (Element::F16, Some(4), _) => |rows, area, halves| {
+            let [mut a] = area.planes(4);
+            fast::pack_a_f16::<4>(rows, &mut a, halves);
+        },
+        (Element::F16, None, _) => |rows, area, halves| {
+            let [mut a] = area.whole();
+            fast::pack_rows_f16(rows, a.get(0), halves);
+        },
+        // Two elements to each byte of A.
+        (Element::I4, Some(32), 1) => |rows, area, _| int4::pack_a::<1>(rows, &mut area.planes(16)),
+        (Element::I4, Some(32), _) => |rows, area, _| int4::pack_a::<2>(rows, &mut area.planes(16)),
+        (Element::I4, None, 1) => |rows, area, _| {
+            let mut a = area.whole::<u8, 1>();
+            int4::pack_rows(rows, a.each_mut().map(|strips| strips.get(0)));
+        },
+        (Element::I4, None, _) => |rows, area, _| {
+            let mut a = area.whole::<u8, 2>();
+            int4::pack_rows(rows, a.each_mut().map(|strips| strips.get(0)));
+        },
         _ => return None,
-    }
-    Some(())
-}
-
-/// Split along K: blocks of k are contiguous in native A, rows are not. A block of a row is `block` elements in
-/// `stored` of `T`.
-fn blocks<T: bytemuck::Pod + Send>(
-    pool: &Pool,
-    rows: &Rows,
-    m: usize,
-    (block, stored): (usize, usize),
-    a: &mut [u8],
-    kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
-) {
-    let a: &mut [T] = bytemuck::cast_slice_mut(a);
-    let k_blocks = a.len() / m / stored;
-    let blocks_chunk = chunk(k_blocks, pool.threads());
-    let k_chunk = blocks_chunk * block;
-    chunks(pool, rows.rows * rows.k, a, blocks_chunk * stored * m, |index, a| {
-        let start = (index * k_chunk).min(rows.k);
-        let k = k_chunk.min(rows.k - start);
-        kernel(&Rows { data: &rows.data[start..], k, ..*rows }, m, a);
-    });
-}
-
-/// Split by rows, which are contiguous in row-major A.
-fn whole_rows<T: bytemuck::Pod + Send>(
-    pool: &Pool,
-    rows: &Rows,
-    m: usize,
-    a: &mut [u8],
-    kernel: impl Fn(&Rows, usize, &mut [T]) + Sync,
-) {
-    let a: &mut [T] = bytemuck::cast_slice_mut(a);
-    let padded = a.len() / m;
-    let rows_chunk = chunk(rows.rows, pool.threads());
-    let a = &mut a[..rows.rows * padded];
-    chunks(pool, rows.rows * rows.k, a, rows_chunk * padded, |index, a| {
-        let first = index * rows_chunk;
-        let count = a.len() / padded;
-        let scales = &rows.scales[first..first + count];
-        kernel(&Rows { data: &rows.data[first * rows.stride..], rows: count, scales, ..*rows }, padded, a);
-    });
-}
-
-/// Gives a kernel its thread's room for a row.
-fn with_scratch(
-    kernel: impl Fn(&Rows, usize, &mut [u16], &mut F16Scratch) + Sync,
-) -> impl Fn(&Rows, usize, &mut [u16]) + Sync {
-    move |rows, m, a| SCRATCH.with_borrow_mut(|scratch| kernel(rows, m, a, scratch))
-}
-
-/// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
-pub fn chunks<T: Send>(
-    pool: &Pool,
-    elements: usize,
-    data: &mut [T],
-    size: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) {
-    if elements >= PARALLEL_MIN && data.len() > size {
-        pool.chunks(data, size, work);
-    } else {
-        data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
-    }
+    })
 }

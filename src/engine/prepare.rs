@@ -1,113 +1,113 @@
-//! The rows at work, rotated, once for all weights that share them.
+//! The rows at work, and their rotation, which all weights share that share the rows.
 //!
 //! Q, K and V, or gate and up, are products with the same rows, one after the other, perhaps with other work between.
 //! Within a group of products the host's graph says so. Beyond it nothing does, and the same memory may hold other rows
-//! the next time, so that the rows themselves are compared with a copy: two reads instead of some twenty passes.
+//! the next time, so that the rows themselves are compared with a copy. Copy and rotated rows cost as much to write as
+//! all else that is done to rows; so they are kept only for weights whose rows some other weight has asked for before.
 //!
 //! Rows are rotated as they are needed, so that the NPU can begin with the first of them.
 
-use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 
 use super::Activations;
 use crate::kernels::rotate::Rotation;
 use crate::observe::Stats;
-use crate::pool::Pool;
+use crate::pool::{Divided, Pool};
 
 /// Below this many elements, waking the other threads costs more than they save.
 pub const PARALLEL_MIN: usize = 32 * 1024;
 
-thread_local! {
-    /// A thread's room for a row that is being rotated.
-    static ROOM: RefCell<Vec<f32>> = RefCell::default();
-}
-
-/// Rows that were rotated last.
+/// Rows that were taken up last.
 #[derive(Default)]
 pub struct Prepared {
     rotation: Option<Arc<Rotation>>,
     rows: usize,
-    /// Rows that are rotated already.
+    /// Rows that went through [`Self::source`] already.
     ready: usize,
-    /// The rows as they came, one after the other.
+    /// Whether their rotated form is kept, and whether they themselves are, to compare others with.
+    stored: bool,
+    copied: bool,
+    /// Whether another weight had use for that, and the flag that tells so of the weight that brought the rows.
+    used: bool,
+    owner: Option<Arc<AtomicBool>>,
+    /// The rows as they came, and rotated; one after the other.
     source: Vec<f32>,
-    /// The rows rotated, one after the other.
     rotated: Vec<f32>,
     /// Changes whenever other rows come.
     generation: u64,
 }
 
+/// What a weight wants of its rows.
+pub struct Wish<'a> {
+    /// How they are to be rotated.
+    pub rotation: Option<&'a Arc<Rotation>>,
+    /// Whether rows of this weight are asked for again by others, as far as known.
+    pub shared: &'a Arc<AtomicBool>,
+    /// They are the very rows of the last time, as the caller knows.
+    pub same: bool,
+    /// They will be asked for more than once, in parts.
+    pub again: bool,
+}
+
 impl Prepared {
-    /// Takes up rows for a weight that is rotated by `rotation`, or not; gives a number that stands for them, the same
-    /// for the same rows. `same`: they are the very rows of the last time, as the caller knows.
-    pub fn begin(
-        &mut self,
-        pool: &Pool,
-        rotation: Option<&Arc<Rotation>>,
-        activations: &Activations,
-        same: bool,
-        stats: &Stats,
-    ) -> u64 {
+    /// Takes up rows for a weight; gives a number that stands for them, the same for the same rows.
+    pub fn begin(&mut self, pool: &Pool, wish: &Wish, activations: &Activations, stats: &Stats) -> u64 {
+        let rotation = wish.rotation;
         let alike = self.rows == activations.rows
             && match (rotation, &self.rotation) {
                 (Some(rotation), Some(last)) => Arc::ptr_eq(rotation, last),
                 (None, None) => true,
                 _ => false,
             };
-        let known = alike && (same || rotation.is_some() && self.is_of(pool, activations));
-        if known {
+        if alike && (wish.same || self.copied && self.is_of(pool, activations)) {
             if rotation.is_some() {
                 stats.rows_shared.fetch_add(activations.rows as u64, Relaxed);
             }
+            self.used |= !wish.same;
             return self.generation;
+        }
+        if let (Some(owner), false) = (self.owner.take(), self.used) {
+            owner.store(false, Relaxed);
         }
         self.generation += 1;
         (self.rotation, self.rows, self.ready) = (rotation.cloned(), activations.rows, 0);
+        (self.used, self.owner) = (false, Some(wish.shared.clone()));
+        self.copied = rotation.is_some() && wish.shared.load(Relaxed);
+        self.stored = rotation.is_some() && (self.copied || wish.again);
         if let Some(rotation) = rotation {
-            let (k, rows) = (rotation.k(), activations.rows);
-            if self.source.len() < rows * k {
-                self.source.resize(rows * k, 0.0);
-            }
-            if self.rotated.len() < rows * rotation.width() {
-                self.rotated.resize(rows * rotation.width(), 0.0);
-            }
+            grow(&mut self.source, if self.copied { self.rows * rotation.k() } else { 0 });
+            grow(&mut self.rotated, if self.stored { self.rows * rotation.width() } else { 0 });
         }
         self.generation
     }
 
-    /// The rows up to `end`, rotated if they are to be: those that [`Self::begin`] was given.
-    pub fn rows<'a>(
+    /// The rows that [`Self::begin`] was given, of which those up to `end` are to be read now, all of them, each by
+    /// [`Source::rows`].
+    pub fn source<'a>(
         &'a mut self,
-        pool: &Pool,
         activations: &Activations<'a>,
-        end: usize,
+        rows: &Range<usize>,
         stats: &Stats,
-    ) -> Activations<'a> {
-        let Some(rotation) = &self.rotation else { return *activations };
+    ) -> Source<'a> {
+        let Some(rotation) = &self.rotation else {
+            return Source { activations: *activations, rotation: None, ready: 0, kept: [None, None] };
+        };
         let (k, width) = (rotation.k(), rotation.width());
-        if self.ready < end {
-            let (first, count) = (self.ready, end - self.ready);
-            let rotated = &mut self.rotated[first * width..end * width];
-            let copies = &mut self.source[first * k..end * k];
-            // A rotation is worth some ten passes over its row.
-            let rows = if 8 * count * width >= PARALLEL_MIN { chunk(count, pool.threads()) } else { count };
-            pool.zip_chunks(rotated, rows * width, copies, rows * k, |index, rotated, copies| {
-                ROOM.with_borrow_mut(|room| {
-                    room.resize(width, 0.0);
-                    let pairs = rotated.chunks_exact_mut(width).zip(copies.chunks_exact_mut(k));
-                    for (row, (rotated, copy)) in pairs.enumerate() {
-                        let start = (first + index * rows + row) * activations.stride;
-                        let row = &activations.data[start..start + k];
-                        rotation.apply(row, rotated, room);
-                        copy.copy_from_slice(row);
-                    }
-                });
-            });
-            self.ready = end;
-            stats.rows_rotated.fetch_add(count as u64, Relaxed);
+        if rows.start < self.ready && !self.stored {
+            // The next time they are kept.
+            self.used = true;
+            if let Some(owner) = &self.owner {
+                owner.store(true, Relaxed);
+            }
         }
-        Activations { data: &self.rotated[..self.rows * width], stride: width, rows: self.rows }
+        let ready = if self.stored { self.ready } else { 0 };
+        stats.rows_rotated.fetch_add(rows.end.saturating_sub(ready.max(rows.start)) as u64, Relaxed);
+        self.ready = self.ready.max(rows.end);
+        let rotated = self.stored.then(|| Divided::new(&mut self.rotated[..self.rows * width]));
+        let source = self.copied.then(|| Divided::new(&mut self.source[..self.rows * k]));
+        Source { activations: *activations, rotation: Some(rotation), ready, kept: [rotated, source] }
     }
 
     /// Whether these very rows were taken up last. A NaN is like no other, so that it is never shared.
@@ -139,7 +139,73 @@ impl Prepared {
     /// Forgets the rows.
     pub fn forget(&mut self) {
         (self.rows, self.ready) = (0, 0);
+        (self.copied, self.stored) = (false, false);
         self.generation += 1;
+    }
+}
+
+/// Rows to be packed.
+pub struct Source<'a> {
+    activations: Activations<'a>,
+    rotation: Option<&'a Arc<Rotation>>,
+    /// Rows that are kept rotated already.
+    ready: usize,
+    /// Where rotated rows, and copies of the rows themselves, are kept; nowhere if nobody will ask.
+    kept: [Option<Divided<'a, f32>>; 2],
+}
+
+/// A thread's room for rows that are being rotated.
+#[derive(Default)]
+pub struct RowRoom {
+    rows: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+impl Source<'_> {
+    /// Passes over its elements that packing a row takes, about.
+    pub fn passes(&self) -> usize {
+        if self.rotation.is_some() {
+            8
+        } else {
+            1
+        }
+    }
+
+    /// Rows `range`, rotated if they are to be, and the elements from one to the next.
+    ///
+    /// # Safety
+    /// No two threads ask for the same row.
+    pub unsafe fn rows<'b>(&'b self, range: Range<usize>, room: &'b mut RowRoom) -> (&'b [f32], usize) {
+        let Activations { data, stride, .. } = self.activations;
+        let Some(rotation) = self.rotation else { return (&data[range.start * stride..], stride) };
+        let (k, width) = (rotation.k(), rotation.width());
+        let [rotated, copies] = &self.kept;
+        let out = match rotated {
+            // SAFETY: other threads have other rows.
+            Some(rotated) => unsafe { rotated.part(range.start * width..range.end * width) },
+            None => {
+                grow(&mut room.rows, range.len() * width);
+                &mut room.rows[..range.len() * width]
+            }
+        };
+        grow(&mut room.scratch, width);
+        for row in range.start.max(self.ready)..range.end {
+            let plain = &data[row * stride..][..k];
+            let place = &mut out[(row - range.start) * width..][..width];
+            rotation.apply(plain, place, &mut room.scratch[..width]);
+            if let Some(copies) = copies {
+                // SAFETY: other threads have other rows.
+                unsafe { copies.part(row * k..(row + 1) * k) }.copy_from_slice(plain);
+            }
+        }
+        (out, width)
+    }
+}
+
+/// At least `len` elements.
+fn grow(room: &mut Vec<f32>, len: usize) {
+    if room.len() < len {
+        room.resize(len, 0.0);
     }
 }
 

@@ -1,25 +1,34 @@
-//! The products that a step's cores left in C, scaled and added up in the rows of the output.
+//! The products that a batch's runs left in C, scaled and added up in the rows of the output.
 
 use std::ops::Range;
 
 use rknn_sys::Element;
 
-use super::pack::chunks;
+use super::prepare::PARALLEL_MIN;
+use crate::chip::CORES_MAX;
 use crate::kernels::{fast, int4, Results};
-use crate::plan::{CoreRun, Piece, Step, WeightPlan};
+use crate::plan::{CoreRun, Piece, Step, WeightPlan, BATCH_MAX};
 use crate::pool::Pool;
 
-/// A run of a step and what it computed.
+/// The most runs whose results are read together.
+pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
+/// Rows and columns of the output that are added up together, in the level-1 cache: 16 KiB.
+const ROWS: usize = 16;
+const COLUMNS: usize = 256;
+
+/// A run and what it computed.
 pub struct Computed<'a> {
+    pub step: Step,
     pub run: CoreRun,
     /// C of the run, M·N elements.
     pub c: &'a [u8],
 }
 
-/// What is needed to read C.
+/// What is needed to read the C of a batch's runs.
 pub struct Reading<'a> {
     pub plan: &'a WeightPlan,
-    pub step: &'a Step,
+    /// The batch's rows.
+    pub batch: Range<usize>,
     /// Columns of a native block; `None` for row-major C.
     pub block: Option<usize>,
     pub planes: usize,
@@ -30,7 +39,7 @@ pub struct Reading<'a> {
     pub column_scales: &'a [f32],
 }
 
-/// A part of the output: rows of the step, and columns.
+/// A part of the output: rows of the batch, and columns.
 struct Part<'a> {
     rows: Range<usize>,
     columns: Range<usize>,
@@ -40,9 +49,9 @@ struct Part<'a> {
 }
 
 impl Reading<'_> {
-    /// Puts the pieces of all runs, which are in ascending order of the cores, into `out`, the step's rows.
+    /// Puts the pieces of all runs, those of earlier segments first, into `out`, the batch's rows.
     pub fn scale(&self, pool: &Pool, computed: &[Option<Computed>], out: &mut [f32]) {
-        let (n, len) = (self.plan.n, self.step.rows.len());
+        let (n, len) = (self.plan.n, self.batch.len());
         if len == 1 {
             // Whole blocks of columns, so that each part begins with one; a row-major row is read from its start.
             let size = if self.block.is_some() { n.div_ceil(pool.threads()).next_multiple_of(64) } else { n };
@@ -54,21 +63,25 @@ impl Reading<'_> {
         }
         // Whole cache lines of rows where there are many, as the kernels take them.
         let share = len.div_ceil(pool.threads() * 2);
-        let size = if share >= 16 { share.next_multiple_of(16) } else { share.max(1) };
+        let size = if share >= ROWS { ROWS } else { share.max(1) };
         chunks(pool, len * n, out, size * n, |index, out| {
-            let start = index * size;
-            let rows = start..start + out.len() / n;
-            self.part(computed, &mut Part { rows, columns: 0..n, out, stride: n });
+            let rows = index * size..index * size + out.len() / n;
+            // What begins within a block of columns cannot be read from row-major C.
+            let columns = if self.block.is_some() { COLUMNS } else { n };
+            for start in (0..n).step_by(columns) {
+                let (columns, out) = (start..n.min(start + columns), &mut out[start..]);
+                self.part(computed, &mut Part { rows: rows.clone(), columns, out, stride: n });
+            }
         });
     }
 
     fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
-        for Computed { run, c } in computed.iter().flatten() {
+        for Computed { step, run, c } in computed.iter().flatten() {
             let rows = part.rows.start.max(run.rows.start)..part.rows.end.min(run.rows.end);
             if rows.is_empty() {
                 continue;
             }
-            for piece in run.pieces(self.plan, self.step) {
+            for piece in run.pieces(self.plan, step) {
                 self.piece(run, c, &piece, rows.clone(), part);
             }
         }
@@ -80,7 +93,7 @@ impl Reading<'_> {
         if start >= end {
             return;
         }
-        let first_row = piece.segment * self.rows + self.step.rows.start;
+        let first_row = piece.segment * self.rows + self.batch.start;
         let first_column = piece.segment * self.plan.n;
         let results = Results {
             m: run.m,
@@ -98,6 +111,21 @@ impl Reading<'_> {
         let at = element.bytes((piece.c_column + start - piece.columns.start) * run.m);
         let c = if self.block.is_some() { &c[at..] } else { c };
         read(element, self.block, self.planes, c, &results, out);
+    }
+}
+
+/// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
+fn chunks<T: Send>(
+    pool: &Pool,
+    elements: usize,
+    data: &mut [T],
+    size: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if elements >= PARALLEL_MIN && data.len() > size {
+        pool.chunks(data, size, work);
+    } else {
+        data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
     }
 }
 

@@ -14,7 +14,7 @@ pub const SLOTS: usize = 2;
 /// Memories are multiples of this.
 const PAGE: usize = 4096;
 /// The most windows into one memory; prompts of many lengths would otherwise pile them up.
-const WINDOWS_MAX: usize = 256;
+const WINDOWS_MAX: usize = 1024;
 
 /// A memory that grows, with windows into it.
 #[derive(Default)]
@@ -58,101 +58,113 @@ impl Region {
     }
 }
 
-/// Where a piece of activations lies: the `index`-th piece of a slot whose pieces are `stride` bytes apart.
+/// Where a piece of activations or results lies: the `index`-th piece of a slot whose pieces are `stride` bytes apart.
 #[derive(Debug, Clone, Copy)]
-pub struct PieceOfA {
+pub struct Piece {
     pub slot: usize,
     pub index: usize,
     pub stride: usize,
     pub bytes: usize,
 }
 
-impl PieceOfA {
+impl Piece {
     fn range(&self) -> Range<usize> {
         self.index * self.stride..self.index * self.stride + self.bytes
     }
 }
 
-/// The activations' memories, which the cores share, and each core's results.
-pub struct Scratch {
+/// Two slots of pieces.
+pub struct Slots {
     keeper: Arc<Context>,
     stats: Arc<Stats>,
     /// Whether parts of a memory can be bound; otherwise each piece has a memory of its own.
     windows: bool,
-    a: [Vec<Region>; SLOTS],
-    c: Vec<[Region; SLOTS]>,
+    slots: [Vec<Region>; SLOTS],
 }
 
-impl Scratch {
-    /// For `cores` cores; `windows` as in [`crate::plan::Means`].
-    pub fn new(keeper: &Arc<Context>, cores: usize, windows: bool, stats: &Arc<Stats>) -> Self {
-        Self {
-            keeper: keeper.clone(),
-            stats: stats.clone(),
-            windows,
-            a: Default::default(),
-            c: (0..cores).map(|_| Default::default()).collect(),
+impl Slots {
+    fn new(keeper: &Arc<Context>, windows: bool, stats: &Arc<Stats>) -> Self {
+        Self { keeper: keeper.clone(), stats: stats.clone(), windows, slots: Default::default() }
+    }
+
+    /// Room for `count` pieces of `stride` bytes in a slot.
+    pub fn reserve(&mut self, slot: usize, count: usize, stride: usize) -> Result<(), Error> {
+        let regions = &mut self.slots[slot];
+        let (wanted, bytes) = if self.windows { (1, count * stride) } else { (count, stride) };
+        if regions.len() < wanted {
+            regions.resize_with(wanted, Region::default);
+        }
+        regions[..wanted].iter_mut().try_for_each(|region| region.reserve(&self.keeper, &self.stats, bytes))
+    }
+
+    /// The memory that a piece is in, and where in it.
+    fn region(&mut self, piece: &Piece) -> (&mut Region, Range<usize>) {
+        let regions = &mut self.slots[piece.slot];
+        if self.windows {
+            (&mut regions[0], piece.range())
+        } else {
+            (&mut regions[piece.index], 0..piece.bytes)
         }
     }
 
-    /// Room for `count` pieces of `stride` bytes in a slot of activations.
-    pub fn reserve_a(&mut self, slot: usize, count: usize, stride: usize) -> Result<(), Error> {
-        let regions = &mut self.a[slot];
-        let (regions_wanted, bytes) = if self.windows { (1, count * stride) } else { (count, stride) };
-        if regions.len() < regions_wanted {
-            regions.resize_with(regions_wanted, Region::default);
-        }
-        regions[..regions_wanted]
-            .iter_mut()
-            .try_for_each(|region| region.reserve(&self.keeper, &self.stats, bytes))
+    /// The memory that a piece is in, to write, and where the piece is.
+    pub fn place(&mut self, piece: &Piece) -> Result<(&mut [u8], Range<usize>), Error> {
+        let (region, range) = self.region(piece);
+        Ok((region.memory()?.as_mut_slice(), range))
     }
 
-    /// The bytes of a piece, to write.
-    pub fn a(&mut self, piece: &PieceOfA) -> Result<&mut [u8], Error> {
+    /// What a context binds to read or write a piece.
+    pub fn bind(&mut self, piece: &Piece) -> Result<Binding, Error> {
         let windows = self.windows;
-        let region = &mut self.a[piece.slot][if windows { 0 } else { piece.index }];
-        let bytes = region.memory()?.as_mut_slice();
-        Ok(if windows { &mut bytes[piece.range()] } else { &mut bytes[..piece.bytes] })
+        let (region, range) = self.region(piece);
+        Ok(if windows { region.window(&range)?.0.binding() } else { region.memory()?.binding() })
     }
 
     /// Makes a piece visible to the NPU.
-    pub fn sync_a(&mut self, piece: &PieceOfA) -> Result<(), Error> {
-        if self.windows {
-            return Ok(self.a[piece.slot][0].window(&piece.range())?.0.sync_to_device()?);
+    pub fn sync_to_device(&mut self, piece: &Piece) -> Result<(), Error> {
+        let windows = self.windows;
+        let (region, range) = self.region(piece);
+        if windows {
+            return Ok(region.window(&range)?.0.sync_to_device()?);
         }
-        Ok(self.a[piece.slot][piece.index].memory()?.sync_to_device()?)
-    }
-
-    /// What a context binds to read a piece.
-    pub fn bind_a(&mut self, piece: &PieceOfA) -> Result<Binding, Error> {
-        if self.windows {
-            return Ok(self.a[piece.slot][0].window(&piece.range())?.0.binding());
-        }
-        Ok(self.a[piece.slot][piece.index].memory()?.binding())
-    }
-
-    /// What a context binds to write `bytes` bytes of results of `core`.
-    pub fn bind_c(&mut self, core: usize, slot: usize, bytes: usize) -> Result<Binding, Error> {
-        let region = &mut self.c[core][slot];
-        region.reserve(&self.keeper, &self.stats, bytes)?;
-        if self.windows {
-            return Ok(region.window(&(0..bytes))?.0.binding());
-        }
-        Ok(region.memory()?.binding())
+        Ok(region.memory()?.sync_to_device()?)
     }
 
     /// Makes visible what the NPU wrote there.
-    pub fn sync_c(&mut self, core: usize, slot: usize, bytes: usize) -> Result<(), Error> {
-        let region = &mut self.c[core][slot];
-        if self.windows {
-            let (window, memory) = region.window(&(0..bytes))?;
+    pub fn sync_from_device(&mut self, piece: &Piece) -> Result<(), Error> {
+        let windows = self.windows;
+        let (region, range) = self.region(piece);
+        if windows {
+            let (window, memory) = region.window(&range)?;
             return Ok(memory.sync_window_from_device(window)?);
         }
         Ok(region.memory()?.sync_from_device()?)
     }
 
-    /// The results that `core` left there.
-    pub fn results(&self, core: usize, slot: usize, bytes: usize) -> &[u8] {
-        self.c[core][slot].memory.as_ref().map_or(&[], |(memory, _)| &memory.as_slice()[..bytes])
+    /// What is in a piece.
+    pub fn read(&self, piece: &Piece) -> &[u8] {
+        let regions = &self.slots[piece.slot];
+        let (region, range) =
+            if self.windows { (&regions[0], piece.range()) } else { (&regions[piece.index], 0..piece.bytes) };
+        region.memory.as_ref().map_or(&[], |(memory, _)| &memory.as_slice()[range])
+    }
+}
+
+/// The activations' memories, which the cores share, and each core's results.
+pub struct Scratch {
+    pub a: Slots,
+    pub c: Vec<Slots>,
+}
+
+impl Scratch {
+    /// For `cores` cores; `windows` as in [`crate::plan::Means`].
+    pub fn new(keeper: &Arc<Context>, cores: usize, windows: bool, stats: &Arc<Stats>) -> Self {
+        let slots = || Slots::new(keeper, windows, stats);
+        Self { a: slots(), c: (0..cores).map(|_| slots()).collect() }
+    }
+
+    /// Whether the pieces of a slot are in one memory.
+    pub fn is_one_memory(&self) -> bool {
+        self.a.windows
     }
 }

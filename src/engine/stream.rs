@@ -1,4 +1,4 @@
-//! Products as one stream of steps: while the NPU runs a step, the CPU packs the next one's rows and scales the
+//! Products as one stream of batches: while the NPU runs a batch, the CPU packs the next one's rows and scales the
 //! results of the one before.
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //! NPU          | run 0 ………………| run 1 ………………| run 2 …
 //! ```
 //!
-//! Two steps are under way at most: rows and results have two slots each. Products of one group are independent of
+//! Two batches are under way at most: rows and results have two slots each. Products of one group are independent of
 //! each other, so that the stream runs on from one to the next; rows that they share are packed once.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,14 +16,13 @@ use rknn_sys::MatmulSpec;
 
 use super::core::{Job, Ticket};
 use super::on_cpu::CpuRoom;
-use super::pack::{segment, Place};
-use super::prepare::Prepared;
-use super::results::{Computed, Reading};
-use super::scratch::{PieceOfA, SLOTS};
+use super::pack::{Filling, Target};
+use super::prepare::{Prepared, Wish};
+use super::results::{Computed, Reading, RUNS_MAX};
+use super::scratch::{Piece, SLOTS};
 use super::{Engine, Error, NpuWeight};
-use crate::chip::CORES_MAX;
 use crate::observe::{Lane, Stage};
-use crate::plan::{CoreRun, Cut, Schedule, Step, ROWS_MAX};
+use crate::plan::{Batch, CoreRun, Cut, Schedule, Step, ROWS_MAX};
 
 /// As many products form a group at most.
 pub const GROUP: usize = 4;
@@ -65,12 +64,20 @@ pub struct Product<'a> {
     pub routed: bool,
 }
 
+/// How far a piece of A is.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Empty,
+    Packed,
+    /// The NPU sees it.
+    Synced,
+}
+
 /// What is in a slot of activations.
 #[derive(Default)]
 struct Slot {
     key: Option<Key>,
-    /// Which pieces are packed.
-    packed: Vec<bool>,
+    pieces: Vec<State>,
     /// A scale a row and segment: the rows of a segment together.
     scales: Vec<f32>,
 }
@@ -93,6 +100,7 @@ pub struct Room {
     prepared: Prepared,
     cpu: CpuRoom,
     slots: [Slot; SLOTS],
+    targets: Vec<Target>,
     /// The slot of activations used last.
     last: usize,
 }
@@ -108,13 +116,26 @@ struct Block {
     stride: usize,
 }
 
-/// A step that the NPU was given.
+/// A batch that the NPU was given.
 struct Flight {
     product: usize,
     block: Block,
-    step: Step,
-    c_slot: usize,
+    batch: Batch,
+    c: PieceOfC,
     ticket: Ticket,
+}
+
+/// Where the runs of a batch leave their results: each core's in its slot, one after the other.
+#[derive(Clone, Copy)]
+struct PieceOfC {
+    slot: usize,
+    stride: usize,
+}
+
+impl PieceOfC {
+    fn piece(&self, batch: &Batch, step: &Step, bytes: usize) -> Piece {
+        Piece { slot: self.slot, index: step.index - batch.first, stride: self.stride, bytes }
+    }
 }
 
 impl Engine {
@@ -183,11 +204,11 @@ impl Engine {
                 // Rows beyond the first block replace it.
                 let same = same && activations.rows <= ROWS_MAX;
                 let block = self.begin(weight, first, &part, same, room)?;
-                for step in block.schedule.steps(&weight.plan, rows) {
-                    self.pack_step(weight, &part, &block, &step, room)?;
+                for batch in block.schedule.batches(&weight.plan, rows) {
+                    self.pack_batch(weight, &part, &block, &batch, room)?;
                     // The other slot of results is still to be read.
-                    let c_slot = flight.as_ref().map_or(0, |flight| (flight.c_slot + 1) % SLOTS);
-                    let next = self.give(weight, index, block, step, c_slot)?;
+                    let slot = flight.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
+                    let next = self.give(weight, index, block, batch, slot)?;
                     if let Some(landed) = flight.replace(next) {
                         self.land(products, landed, room)?;
                     }
@@ -212,9 +233,13 @@ impl Engine {
         let plan = &weight.plan;
         let schedule = self.schedule(weight, part.rows);
         let stats = self.stats.clone();
-        let generation = stats.stage(Stage::Rotate, || {
-            room.prepared.begin(&self.pool, weight.rotation.as_ref(), part, same, &stats)
-        });
+        let wish = Wish {
+            rotation: weight.rotation.as_ref(),
+            shared: &weight.shared,
+            same,
+            again: schedule.cut == Cut::Columns(1) && schedule.batch < plan.segments.len(),
+        };
+        let generation = stats.stage(Stage::Compare, || room.prepared.begin(&self.pool, &wish, part, &stats));
         let key = Key {
             generation,
             domain: weight.share.domain,
@@ -237,9 +262,9 @@ impl Engine {
                 let pieces = schedule.steps(plan, part.rows).count() * self.pieces_a_step(&schedule);
                 let entry = &mut room.slots[slot];
                 entry.key = None;
-                self.domains.get_mut(weight.share.domain).scratch.reserve_a(slot, pieces, stride)?;
-                entry.packed.clear();
-                entry.packed.resize(pieces, false);
+                self.domains.get_mut(weight.share.domain).scratch.a.reserve(slot, pieces, stride)?;
+                entry.pieces.clear();
+                entry.pieces.resize(pieces, State::Empty);
                 entry.scales.resize(plan.segments.len() * part.rows, 0.0);
                 entry.key = Some(key);
                 slot
@@ -258,9 +283,9 @@ impl Engine {
         }
     }
 
-    fn piece(&self, weight: &NpuWeight, block: &Block, step: &Step, run: &CoreRun) -> PieceOfA {
+    fn piece(&self, weight: &NpuWeight, block: &Block, step: &Step, run: &CoreRun) -> Piece {
         let own = if block.schedule.cut == Cut::Rows { run.core } else { 0 };
-        PieceOfA {
+        Piece {
             slot: block.slot,
             index: step.index * self.pieces_a_step(&block.schedule) + own,
             stride: block.stride,
@@ -268,88 +293,138 @@ impl Engine {
         }
     }
 
-    /// Packs what a step reads and is not packed yet.
-    fn pack_step(
+    /// Packs what a batch reads and is not packed yet.
+    fn pack_batch(
         &mut self,
         weight: &NpuWeight,
         part: &Activations,
         block: &Block,
-        step: &Step,
+        batch: &Batch,
         room: &mut Room,
     ) -> Result<(), Error> {
         let (plan, stats) = (&weight.plan, self.stats.clone());
-        let native_block = self.mode.native_ac.then_some(plan.limits.a_block);
         let means = self.means(weight.pipeline);
-        for run in block.schedule.runs(plan, means, step) {
-            let piece = self.piece(weight, block, step, &run);
-            if room.slots[block.slot].packed[piece.index] {
-                continue;
+        let together = self.domains.get_mut(weight.share.domain).scratch.is_one_memory();
+        room.targets.clear();
+        for step in batch.steps() {
+            for run in block.schedule.runs(plan, means, &step) {
+                let piece = self.piece(weight, block, &step, &run);
+                let state = &mut room.slots[block.slot].pieces[piece.index];
+                if *state != State::Empty {
+                    continue;
+                }
+                *state = State::Packed;
+                let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
+                let bytes = if together { piece.index * piece.stride } else { 0 };
+                let bytes = bytes..bytes + piece.bytes;
+                for segment in step.segments.clone() {
+                    let (rows, bytes) = (rows.clone(), bytes.clone());
+                    let first = (segment - step.segments.start) * rows.len();
+                    room.targets.push(Target { segment, rows, bytes, m: run.m, first });
+                }
+                if !together {
+                    self.fill(weight, part, block, &piece, room)?;
+                    room.targets.clear();
+                }
             }
-            let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
-            let prepared =
-                stats.stage(Stage::Rotate, || room.prepared.rows(&self.pool, part, rows.end, &stats));
-            let slot = &mut room.slots[block.slot];
-            let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
-            let a = scratch.a(&piece)?;
-            let pool = &self.pool;
-            let packed = stats.stage(Stage::Pack, || {
-                step.segments.clone().all(|index| {
-                    let part_of = &plan.segments[index];
-                    let data = Activations { rows: rows.len(), ..prepared.from(rows.start, part_of.start) };
-                    let scales = &mut slot.scales[index * part.rows..][rows.clone()];
-                    let first = (index - step.segments.start) * rows.len();
-                    let place = Place { m: run.m, first, block: native_block };
-                    segment(pool, weight.pipeline, &data, part_of.len, scales, &place, a).is_some()
-                })
-            });
-            if !packed {
-                return Err(Error::Unsupported {
-                    chip: self.chip.title,
-                    what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
-                });
-            }
-            stats.stage(Stage::Sync, || scratch.sync_a(&piece))?;
-            slot.packed[piece.index] = true;
         }
-        Ok(())
+        if !room.targets.is_empty() {
+            let piece = Piece { slot: block.slot, index: 0, stride: block.stride, bytes: 0 };
+            self.fill(weight, part, block, &piece, room)?;
+        }
+        stats.stage(Stage::Sync, || {
+            batch.steps().try_for_each(|step| {
+                block.schedule.runs(plan, means, &step).try_for_each(|run| {
+                    let piece = self.piece(weight, block, &step, &run);
+                    let state = &mut room.slots[block.slot].pieces[piece.index];
+                    if std::mem::replace(state, State::Synced) == State::Synced {
+                        return Ok(());
+                    }
+                    self.domains.get_mut(weight.share.domain).scratch.a.sync_to_device(&piece)
+                })
+            })
+        })
     }
 
-    /// Gives a step's runs to the cores.
+    /// Packs rows into the room's targets, which are in the memory of `piece`.
+    fn fill(
+        &mut self,
+        weight: &NpuWeight,
+        part: &Activations,
+        block: &Block,
+        piece: &Piece,
+        room: &mut Room,
+    ) -> Result<(), Error> {
+        let stats = self.stats.clone();
+        let native_block = self.mode.native_ac.then_some(weight.plan.limits.a_block);
+        let Room { targets, slots, prepared, .. } = room;
+        let start = targets.iter().map(|target| target.rows.start).min().unwrap_or(0);
+        let end = targets.iter().map(|target| target.rows.end).max().unwrap_or(0);
+        let filling = Filling {
+            pipeline: weight.pipeline,
+            block: native_block,
+            segments: &weight.plan.segments,
+            rows: start..end,
+            all_rows: part.rows,
+            targets,
+        };
+        let (memory, _) = self.domains.get_mut(weight.share.domain).scratch.a.place(piece)?;
+        let packed = stats.stage(Stage::Pack, || {
+            let source = prepared.source(part, &filling.rows, &stats);
+            filling.fill(&self.pool, &source, &mut slots[block.slot].scales, memory)
+        });
+        packed.ok_or_else(|| Error::Unsupported {
+            chip: self.chip.title,
+            what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
+        })
+    }
+
+    /// Gives the runs of a batch to the cores.
     fn give(
         &mut self,
         weight: &NpuWeight,
         product: usize,
         block: Block,
-        step: Step,
-        c_slot: usize,
+        batch: Batch,
+        slot: usize,
     ) -> Result<Flight, Error> {
         let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+        let runs = |step: &Step| block.schedule.runs(plan, means, step);
+        let (mut steps, mut bytes) = (0, 0);
+        for step in batch.steps() {
+            steps += 1;
+            bytes = runs(&step).map(|run| run.c_bytes(plan)).fold(bytes, usize::max);
+        }
+        let c = PieceOfC { slot, stride: bytes.next_multiple_of(PIECE_ALIGN) };
         let mut here = None;
-        for run in block.schedule.runs(plan, means, &step) {
-            let piece = self.piece(weight, &block, &step, &run);
-            let domain = self.domains.get_mut(weight.share.domain);
-            let spec = MatmulSpec {
-                dtype: plan.dtype,
-                rows: run.m,
-                k: plan.longest(),
-                n: run.columns.len(),
-                b_layout: self.mode.b_layout(),
-                ac_layout: self.mode.ac_layout(),
-                domain: domain.id,
-            };
-            let bytes = run.c_bytes(plan);
-            let job = Job {
-                spec,
-                a: domain.scratch.bind_a(&piece)?,
-                b: weight.binding(&run, step.segments.start)?,
-                c: domain.scratch.bind_c(run.core, c_slot, bytes)?,
-            };
-            if block.rows <= FEW_ROWS && here.is_none() {
-                here = Some((run.core, job));
-            } else {
-                self.cores.give(run.core, job)?;
+        for step in batch.steps() {
+            for run in runs(&step) {
+                let a = self.piece(weight, &block, &step, &run);
+                let domain = self.domains.get_mut(weight.share.domain);
+                let spec = MatmulSpec {
+                    dtype: plan.dtype,
+                    rows: run.m,
+                    k: plan.longest(),
+                    n: run.columns.len(),
+                    b_layout: self.mode.b_layout(),
+                    ac_layout: self.mode.ac_layout(),
+                    domain: domain.id,
+                };
+                let results = &mut domain.scratch.c[run.core];
+                results.reserve(slot, steps, c.stride)?;
+                let job = Job {
+                    spec,
+                    c: results.bind(&c.piece(&batch, &step, run.c_bytes(plan)))?,
+                    a: domain.scratch.a.bind(&a)?,
+                    b: weight.binding(&run, step.segments.start)?,
+                };
+                if block.rows <= FEW_ROWS && steps == 1 && here.is_none() {
+                    here = Some((run.core, job));
+                } else {
+                    self.cores.give(run.core, job)?;
+                }
+                self.stats.runs[weight.pipeline.index()].fetch_add(1, Relaxed);
             }
-            self.stats.runs[weight.pipeline.index()].fetch_add(1, Relaxed);
         }
         let ticket = self.cores.ticket();
         if let Some((core, job)) = here {
@@ -359,40 +434,46 @@ impl Engine {
                 self.cores.wait(ticket).and(own)
             })?;
         }
-        Ok(Flight { product, block, step, c_slot, ticket })
+        Ok(Flight { product, block, batch, c, ticket })
     }
 
-    /// Waits for a step and puts its results into the output.
+    /// Waits for a batch and puts its results into the output.
     fn land(
         &mut self,
         products: &mut [Option<Product>; GROUP],
         flight: Flight,
         room: &Room,
     ) -> Result<(), Error> {
-        let Flight { product, block, step, c_slot, ticket } = flight;
+        let Flight { product, block, batch, c, ticket } = flight;
         let Some(Product { weight, out, .. }) = &mut products[product] else { return Ok(()) };
         let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
         stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
         let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
+        let place = |step: &Step, run: &CoreRun| c.piece(&batch, step, run.c_bytes(plan));
         stats.stage(Stage::Sync, || {
-            let mut runs = block.schedule.runs(plan, means, &step);
-            runs.try_for_each(|run| scratch.sync_c(run.core, c_slot, run.c_bytes(plan)))
+            batch.steps().try_for_each(|step| {
+                let mut runs = block.schedule.runs(plan, means, &step);
+                runs.try_for_each(|run| scratch.c[run.core].sync_from_device(&place(&step, &run)))
+            })
         })?;
-        let mut computed = [const { None }; CORES_MAX];
-        for (place, run) in computed.iter_mut().zip(block.schedule.runs(plan, means, &step)) {
-            let c = scratch.results(run.core, c_slot, run.c_bytes(plan));
-            *place = Some(Computed { run, c });
+        let mut computed = [const { None }; RUNS_MAX];
+        let runs = batch
+            .steps()
+            .flat_map(|step| block.schedule.runs(plan, means, &step).map(move |run| (step.clone(), run)));
+        for (slot, (step, run)) in computed.iter_mut().zip(runs) {
+            let c = scratch.c[run.core].read(&place(&step, &run));
+            *slot = Some(Computed { step, run, c });
         }
         let reading = Reading {
             plan,
-            step: &step,
+            batch: batch.rows.clone(),
             block: self.mode.native_ac.then_some(plan.limits.c_block),
             planes: weight.pipeline.planes(),
             row_scales: &room.slots[block.slot].scales,
             rows: block.rows,
             column_scales: &weight.scales,
         };
-        let rows = block.first + step.rows.start..block.first + step.rows.end;
+        let rows = block.first + batch.rows.start..block.first + batch.rows.end;
         let out = &mut out[rows.start * plan.n..rows.end * plan.n];
         stats.stage(Stage::Scale, || reading.scale(&self.pool, &computed, out));
         Ok(())

@@ -1,6 +1,7 @@
 //! A weight on the NPU.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -34,6 +35,8 @@ pub struct NpuWeight {
     pub bytes: usize,
     /// Its domain.
     pub(super) share: Share,
+    /// Whether other weights have been seen to ask for its rows.
+    pub(super) shared: Arc<AtomicBool>,
     b: Parts,
 }
 
@@ -151,7 +154,9 @@ impl Engine {
             }
             b.sync()?;
             let bytes = plan.stack_bytes();
-            return Ok(NpuWeight { plan, pipeline, rotation, scales, error, level, bytes, share, b });
+            // Until it is known better.
+            let shared = Arc::new(AtomicBool::new(true));
+            return Ok(NpuWeight { plan, pipeline, rotation, scales, error, level, bytes, share, shared, b });
         }
     }
 

@@ -5,7 +5,7 @@
 //! `cargo bench --bench kernels` measures all of them beside memcpy.
 
 use super::halves::to_halves;
-use super::{Results, Rows, Sum};
+use super::{Results, Rows, Strips, Sum};
 
 /// Builds `$body` for the target's baseline and, on x86-64, for AVX2 as well, and calls the best that the CPU has.
 macro_rules! vectorised {
@@ -88,38 +88,46 @@ pub(super) fn round_within(value: f32, low: i32, high: i32) -> i32 {
 }
 
 vectorised! {
-    /// Quantises rows into consecutive blocks of native A, see [`super::scalar::pack_a`].
+    /// Quantises rows into blocks of native A, see [`super::scalar::pack_a`]: strips of `BLOCK` elements a row.
     ///
-    /// `a` is whole (`m`, `BLOCK`) blocks; beyond a row's elements zeros are put.
-    pub fn pack_a_i8<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) = pack_a_i8_body::<BLOCK>
+    /// Beyond a row's elements zeros are put.
+    pub fn pack_a_i8<const BLOCK: usize>(rows: &Rows, a: &mut Strips<i8>) = pack_a_i8_body::<BLOCK>
 }
 
 /// Rows whose blocks of `bytes` bytes fill a cache line: packed together, so that a line is written once.
-const fn rows_a_line(bytes: usize) -> usize {
+pub(super) const fn rows_a_line(bytes: usize) -> usize {
     assert!(bytes >= 4 && bytes <= 64, "no block of a chip");
     64 / bytes
 }
 
+/// The reciprocals of up to 16 scales. Divided once: a division takes as long as a block.
 #[inline(always)]
-fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) {
+pub(super) fn inverses(scales: &[f32]) -> [f32; 16] {
+    let mut inverses = [0.0; 16];
+    for (inverse, scale) in inverses.iter_mut().zip(scales) {
+        *inverse = 1.0 / scale;
+    }
+    inverses
+}
+
+#[inline(always)]
+fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, a: &mut Strips<i8>) {
     let step = const { rows_a_line(BLOCK) };
     for first in (0..rows.rows).step_by(step) {
         let group = first..rows.rows.min(first + step);
-        // Divided once: a division takes as long as a block.
-        let mut inverses = [0.0; 16];
-        for (inverse, scale) in inverses.iter_mut().zip(&rows.scales[group.clone()]) {
-            *inverse = 1.0 / scale;
-        }
-        for (index, places) in a.chunks_exact_mut(m * BLOCK).enumerate() {
+        let inverses = inverses(&rows.scales[group.clone()]);
+        for index in 0..a.count() {
             let start = (index * BLOCK).min(rows.k);
-            for (row, inverse) in group.clone().zip(inverses) {
+            let places = a.get(index)[group.start * BLOCK..group.end * BLOCK].chunks_exact_mut(BLOCK);
+            for ((row, inverse), place) in group.clone().zip(inverses).zip(places) {
                 let values = &rows.row(row)[start..];
-                let place: &mut [i8; BLOCK] =
-                    (&mut places[(rows.first + row) * BLOCK..][..BLOCK]).try_into().expect("a whole block");
                 if let Some(values) = values.first_chunk::<BLOCK>() {
+                    // A block by itself: what is written is known to be none of what is read, and becomes vectors.
+                    let mut block = [0; BLOCK];
                     for i in 0..BLOCK {
-                        place[i] = quantize_one(values[i], inverse);
+                        block[i] = quantize_one(values[i], inverse);
                     }
+                    place.copy_from_slice(&block);
                 } else {
                     place.fill(0);
                     quantize_body(values, inverse, place);
@@ -129,8 +137,8 @@ fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [i8]) {
     }
 }
 
-/// Rounds rows, scaled, into consecutive blocks of native A as f16 bits; otherwise as [`pack_a_i8`].
-pub fn pack_a_f16<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [u16], scratch: &mut F16Scratch) {
+/// Rounds rows, scaled, into blocks of native A as f16 bits; otherwise as [`pack_a_i8`].
+pub fn pack_a_f16<const BLOCK: usize>(rows: &Rows, a: &mut Strips<u16>, scratch: &mut F16Scratch) {
     let step = const { rows_a_line(BLOCK * 2) };
     let all = scratch.room(step * rows.k);
     for first in (0..rows.rows).step_by(step) {
@@ -138,12 +146,12 @@ pub fn pack_a_f16<const BLOCK: usize>(rows: &Rows, m: usize, a: &mut [u16], scra
         for (row, halves) in group.clone().zip(all.chunks_exact_mut(rows.k.max(1))) {
             to_halves(rows.row(row), 1.0 / rows.scales[row], halves);
         }
-        for (index, places) in a.chunks_exact_mut(m * BLOCK).enumerate() {
+        for index in 0..a.count() {
             let start = (index * BLOCK).min(rows.k);
-            for row in group.clone() {
-                let halves = &all[(row - first) * rows.k..][start..rows.k];
-                let place: &mut [u16; BLOCK] =
-                    (&mut places[(rows.first + row) * BLOCK..][..BLOCK]).try_into().expect("a whole block");
+            let places = a.get(index)[group.start * BLOCK..group.end * BLOCK].chunks_exact_mut(BLOCK);
+            for (row, place) in places.enumerate() {
+                let halves = &all[row * rows.k..][start..rows.k];
+                let place: &mut [u16; BLOCK] = place.try_into().expect("a whole block");
                 if let Some(halves) = halves.first_chunk() {
                     *place = *halves;
                 } else {
@@ -176,21 +184,21 @@ impl F16Scratch {
 }
 
 vectorised! {
-    /// Quantises rows into row-major A, whose rows are `padded` long; zeros are put beyond a row's elements.
-    pub fn pack_rows_i8(rows: &Rows, padded: usize, a: &mut [i8]) = pack_rows_i8_body
+    /// Quantises rows into these rows of row-major A, all of `a`; zeros are put beyond a row's elements.
+    pub fn pack_rows_i8(rows: &Rows, a: &mut [i8]) = pack_rows_i8_body
 }
 
 #[inline(always)]
-fn pack_rows_i8_body(rows: &Rows, padded: usize, a: &mut [i8]) {
-    for (row, place) in a.chunks_exact_mut(padded).take(rows.rows).enumerate() {
+fn pack_rows_i8_body(rows: &Rows, a: &mut [i8]) {
+    for (row, place) in a.chunks_exact_mut(a.len() / rows.rows).enumerate() {
         place[rows.k..].fill(0);
         quantize_body(rows.row(row), 1.0 / rows.scales[row], place);
     }
 }
 
 /// Rounds rows, scaled, into row-major A as f16 bits; otherwise as [`pack_rows_i8`].
-pub fn pack_rows_f16(rows: &Rows, padded: usize, a: &mut [u16], scratch: &mut F16Scratch) {
-    for (row, place) in a.chunks_exact_mut(padded).take(rows.rows).enumerate() {
+pub fn pack_rows_f16(rows: &Rows, a: &mut [u16], scratch: &mut F16Scratch) {
+    for (row, place) in a.chunks_exact_mut(a.len() / rows.rows).enumerate() {
         place[..rows.k].copy_from_slice(scratch.convert(rows.row(row), 1.0 / rows.scales[row]));
         place[rows.k..].fill(0);
     }
@@ -224,7 +232,7 @@ fn unpack_rows<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
         let sums = &c[(row_start + row) * padded..][..columns];
         let out = &mut out[row * stride..][..columns];
         for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
-            let scaled = sum.to_f32() * scale * row_scales[row];
+            let scaled = sum.to_f32::<1>(*sum) * scale * row_scales[row];
             *out = if accumulate { *out + scaled } else { scaled };
         }
     }
@@ -232,10 +240,20 @@ fn unpack_rows<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
 
 #[inline(always)]
 fn unpack_c<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
+    unpack_blocks::<T, 4, 1>(c, results, out);
+}
+
+/// Rows of results out of native C (N/`BLOCK`, M, `BLOCK`), of one plane or of two: the low one from M/2 on.
+#[inline(always)]
+pub(super) fn unpack_blocks<T: Sum, const BLOCK: usize, const PLANES: usize>(
+    c: &[T],
+    results: &Results,
+    out: &mut [f32],
+) {
     if results.accumulate {
-        unpack_columns::<T, true>(c, results, out);
+        unpack_columns::<T, BLOCK, PLANES, true>(c, results, out);
     } else {
-        unpack_columns::<T, false>(c, results, out);
+        unpack_columns::<T, BLOCK, PLANES, false>(c, results, out);
     }
 }
 
@@ -243,32 +261,46 @@ fn unpack_c<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
 const GROUP: usize = 16;
 
 #[inline(always)]
-fn unpack_columns<T: Sum, const ACCUMULATE: bool>(c: &[T], results: &Results, out: &mut [f32]) {
+fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMULATE: bool>(
+    c: &[T],
+    results: &Results,
+    out: &mut [f32],
+) {
     let Results { m, row_start, rows, columns, row_scales, column_scales, stride, .. } = *results;
+    let low = if PLANES == 2 { m / 2 } else { 0 };
     for first in (0..rows).step_by(GROUP) {
         let group = rows.min(first + GROUP) - first;
-        let piece = |block: usize| &c[(block * m + row_start + first) * 4..][..group * 4];
-        // Four blocks make a cache line of the output, which is so written once, as a whole.
+        // The group's elements of a block of columns, and those of its low plane.
+        let piece = |block: usize| {
+            let at = block * m + row_start + first;
+            [&c[at * BLOCK..][..group * BLOCK], &c[(at + low) * BLOCK..][..group * BLOCK]]
+        };
+        // A cache line of the output at a time, which is so written once, as a whole.
         for (index, column_scales) in column_scales[..columns].chunks(16).enumerate() {
             let start = index * 16;
             let out = &mut out[first * stride + start..];
             let Ok(column_scales) = <&[f32; 16]>::try_from(column_scales) else {
                 for (row, out) in out.chunks_mut(stride).take(group).enumerate() {
                     for (i, (out, scale)) in out.iter_mut().zip(column_scales).enumerate() {
-                        let sum = piece(index * 4 + i / 4)[row * 4 + i % 4].to_f32();
-                        put::<ACCUMULATE>(out, sum * scale * row_scales[first + row]);
+                        let [high, low] =
+                            piece((start + i) / BLOCK).map(|piece| piece[row * BLOCK + i % BLOCK]);
+                        put::<ACCUMULATE>(out, high.to_f32::<PLANES>(low) * scale * row_scales[first + row]);
                     }
                 }
                 break;
             };
-            let pieces = [piece(index * 4), piece(index * 4 + 1), piece(index * 4 + 2), piece(index * 4 + 3)];
+            let mut pieces = [piece(start / BLOCK); 4];
+            for (block, piece_of) in pieces.iter_mut().enumerate().take(16 / BLOCK).skip(1) {
+                *piece_of = piece(start / BLOCK + block);
+            }
             for row in 0..group {
                 let out: &mut [f32; 16] = (&mut out[row * stride..][..16]).try_into().expect("16 columns");
-                for (block, piece) in pieces.iter().enumerate() {
-                    let sums: &[T; 4] = piece[row * 4..][..4].try_into().expect("a block's columns");
-                    for i in 0..4 {
-                        let sum = sums[i].to_f32() * column_scales[block * 4 + i];
-                        put::<ACCUMULATE>(&mut out[block * 4 + i], sum * row_scales[first + row]);
+                for (block, pieces) in pieces.iter().enumerate().take(16 / BLOCK) {
+                    let [high, low]: [&[T; BLOCK]; 2] = pieces
+                        .map(|piece| piece[row * BLOCK..][..BLOCK].try_into().expect("a block's columns"));
+                    for i in 0..BLOCK {
+                        let sum = high[i].to_f32::<PLANES>(low[i]) * column_scales[block * BLOCK + i];
+                        put::<ACCUMULATE>(&mut out[block * BLOCK + i], sum * row_scales[first + row]);
                     }
                 }
             }

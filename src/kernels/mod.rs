@@ -7,6 +7,7 @@
 //! * [`int4`]: both for four-bit numbers.
 //! * [`dot`]: what one run of the NPU computes, for few rows.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
+//! * `strips`: rows of native A, as one thread of several sees them.
 //! * `halves` and `lanes`: what compilers do not make vector code of by themselves, for AVX2 and NEON.
 //!
 //! Rounding is to nearest, ties to even, everywhere. A non-finite value never gives a number: the scale of its
@@ -19,6 +20,9 @@ pub mod int4;
 mod lanes;
 pub mod rotate;
 pub mod scalar;
+mod strips;
+
+pub use strips::Strips;
 
 /// Rows of activations, or a run of columns of them, with their scales.
 #[derive(Clone, Copy)]
@@ -33,8 +37,6 @@ pub struct Rows<'a> {
     pub k: usize,
     /// One scale a row: what is stored is the element divided by it.
     pub scales: &'a [f32],
-    /// The row of native A that the first of them becomes.
-    pub first: usize,
 }
 
 impl Rows<'_> {
@@ -71,20 +73,29 @@ pub struct Results<'a> {
 
 /// An element of C: the sum that the NPU computed.
 pub trait Sum: Copy {
-    /// The nearest f32.
-    fn to_f32(self) -> f32;
+    /// The nearest f32 of a sum, or of that of two planes: 16 times this one plus `low`. Without planes `low` is the
+    /// sum itself, and not looked at.
+    fn to_f32<const PLANES: usize>(self, low: Self) -> f32;
 }
 
 impl Sum for f32 {
     #[inline(always)]
-    fn to_f32(self) -> f32 {
+    fn to_f32<const PLANES: usize>(self, _low: Self) -> f32 {
         self
     }
 }
 
 impl Sum for i32 {
     #[inline(always)]
-    fn to_f32(self) -> f32 {
+    fn to_f32<const PLANES: usize>(self, _low: Self) -> f32 {
         self as f32
+    }
+}
+
+impl Sum for i16 {
+    #[inline(always)]
+    fn to_f32<const PLANES: usize>(self, low: Self) -> f32 {
+        let high = i32::from(self);
+        (if PLANES == 2 { 16 * high + i32::from(low) } else { high }) as f32
     }
 }

@@ -49,12 +49,12 @@ pub fn quantize(value: f32, inverse_scale: f32) -> i8 {
     (value * inverse_scale).clamp(-127.0, 127.0).round_ties_even() as i8
 }
 
-/// Puts rows of activations into A of `m` rows: a[(k/block, row, k%block)]. With the whole of K as the block, A is
-/// row-major. The padding of each row, up to the length that `a` has for it, is zero.
+/// Puts rows of activations into A of `m` rows, from row `first` on: a[(k/block, row, k%block)]. With the whole of K as
+/// the block, A is row-major. The padding of each row, up to the length that `a` has for it, is zero.
 pub fn pack_a<T: Copy + Default>(
     rows: &Rows,
     block: usize,
-    m: usize,
+    (m, first): (usize, usize),
     a: &mut [T],
     convert: impl Fn(f32, f32) -> T,
 ) {
@@ -62,7 +62,7 @@ pub fn pack_a<T: Copy + Default>(
     for row in 0..rows.rows {
         for i in 0..padded {
             let value = rows.row(row).get(i).map(|value| convert(*value, 1.0 / rows.scales[row]));
-            a[(i / block) * m * block + (rows.first + row) * block + i % block] = value.unwrap_or_default();
+            a[(i / block) * m * block + (first + row) * block + i % block] = value.unwrap_or_default();
         }
     }
 }
@@ -79,7 +79,8 @@ pub fn unpack_c<T: Sum>(c: &[T], block: usize, results: &Results, out: &mut [f32
     for row in 0..results.rows {
         for column in 0..results.columns {
             let row_in_c = results.row_start + row;
-            let sum = c[(column / block) * results.m * block + row_in_c * block + column % block].to_f32();
+            let sum = c[(column / block) * results.m * block + row_in_c * block + column % block];
+            let sum = sum.to_f32::<1>(sum);
             let scaled = sum * results.column_scales[column] * results.row_scales[row];
             let out = &mut out[row * results.stride + column];
             *out = if results.accumulate { *out + scaled } else { scaled };

@@ -43,7 +43,7 @@ pub struct Report {
 /// What the time within products went into, ns; the stages are the caller's time.
 #[derive(Debug, Serialize)]
 struct Engine {
-    rotate_ns: u64,
+    compare_ns: u64,
     pack_ns: u64,
     sync_ns: u64,
     scale_ns: u64,
@@ -63,7 +63,7 @@ impl Engine {
         let ns = |stage| stats.stages.ns(stage);
         let (busy_ns, products_ns) = (stats.npu.ns(), stats.products_ns.load(Relaxed));
         Self {
-            rotate_ns: ns(Stage::Rotate),
+            compare_ns: ns(Stage::Compare),
             pack_ns: ns(Stage::Pack),
             sync_ns: ns(Stage::Sync),
             scale_ns: ns(Stage::Scale),

@@ -6,9 +6,9 @@ use std::time::Instant;
 /// What the CPU does for a product, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Rows are compared with those before, and rotated.
-    Rotate,
-    /// Rows are scaled, rounded and laid out as A.
+    /// Rows are compared with those before.
+    Compare,
+    /// Rows are rotated, scaled, rounded and laid out as A.
     Pack,
     /// Memories are made visible to the other side.
     Sync,
@@ -23,12 +23,12 @@ pub enum Stage {
 impl Stage {
     /// All of them.
     pub const ALL: [Self; 6] =
-        [Self::Rotate, Self::Pack, Self::Sync, Self::Wait, Self::Scale, Self::Multiply];
+        [Self::Compare, Self::Pack, Self::Sync, Self::Wait, Self::Scale, Self::Multiply];
 
     /// What reports call it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Rotate => "rotate",
+            Self::Compare => "compare",
             Self::Pack => "pack",
             Self::Sync => "sync",
             Self::Wait => "wait",

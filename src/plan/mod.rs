@@ -1,7 +1,7 @@
 //! From a matmul's shape to what the NPU runs: padding, K segments, shares of the cores, steps of rows.
 //!
 //! * [`WeightPlan`]: how a weight is cut, once, when it is converted;
-//! * [`Schedule`]: how a product of so many rows is run with it;
+//! * [`Schedule`]: how a product of so many rows is run with it, in steps of all cores and batches of steps;
 //! * `cost`: how long a run is believed to take, by which both are chosen;
 //! * `rows`: how numbers of rows are rounded.
 //!
@@ -14,5 +14,5 @@ mod schedule;
 mod weight;
 
 pub use rows::ROWS_MAX;
-pub use schedule::{CoreRun, Cut, Means, Piece, Schedule, Step};
+pub use schedule::{Batch, CoreRun, Cut, Means, Piece, Schedule, Step, BATCH_MAX};
 pub use weight::{Segment, Slice, WeightPlan};

@@ -10,6 +10,9 @@
 //! and only the products that belong together are read back. Few rows are bound by B's bytes, so that what is
 //! computed in vain costs little, and a run costs as much as half a megabyte of B.
 //!
+//! A *batch* is the steps of some rows whose results are read together: each row of the output is then written once for
+//! all of their segments. While the NPU runs a batch, the CPU packs the next one and reads the one before.
+//!
 //! What is best is searched under the time that [`Timing`] gives.
 
 use std::ops::Range;
@@ -25,10 +28,12 @@ const STACK_ROWS_MAX: usize = 512;
 
 /// How much longer than the fastest a schedule may keep the NPU if its results are there sooner.
 const NEARLY: f64 = 1.06;
-/// Bytes of f32 rows that the CPU packs, and of results that it scales, in a ns: a guess for four big cores, about half
-/// of what two cores of a desktop do.
+/// Bytes of f32 rows that the CPU rotates and packs, and of results that it reads and writes, in a ns: a guess for four
+/// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
 const PACK_RATE: f64 = 6.0;
-const SCALE_RATE: f64 = 8.0;
+const SCALE_RATE: f64 = 12.0;
+/// The most steps of a batch.
+pub const BATCH_MAX: usize = 8;
 
 /// What the cores share out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +62,8 @@ pub struct Schedule {
     pub cut: Cut,
     /// Rows of a step, of all cores together.
     pub tile: usize,
+    /// Steps of a batch, at most.
+    pub batch: usize,
     /// The modelled time of all of its runs, ns.
     pub ns: f64,
 }
@@ -70,6 +77,29 @@ pub struct Step {
     pub segments: Range<usize>,
     /// Its place among the product's steps.
     pub index: usize,
+}
+
+/// Steps of the same rows, whose results are read together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its segments.
+    pub segments: Range<usize>,
+    /// The place of its first step among the product's steps.
+    pub first: usize,
+    /// Segments of a step.
+    group: usize,
+}
+
+impl Batch {
+    /// Its steps, in the order in which they are run.
+    pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
+        self.segments.clone().step_by(self.group).enumerate().map(|(at, segment)| {
+            let segments = segment..self.segments.end.min(segment + self.group);
+            Step { rows: self.rows.clone(), segments, index: self.first + at }
+        })
+    }
 }
 
 /// What one core does in a step: C (`m`×`columns`) = A · B.
@@ -123,16 +153,23 @@ impl CoreRun {
 
 impl Schedule {
     /// The best for `rows` rows: of those that keep the NPU for about as short as possible, the one after which the
-    /// results are there first. What the CPU does before the first step and after the last one nobody hides.
+    /// results are there first. What the CPU does before the first batch and after the last one nobody hides, nor what
+    /// it does for longer than the NPU.
     pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
         // One row, one segment: always possible.
-        let mut best = Self { cut: Cut::Columns(1), tile: 1, ns: f64::INFINITY };
+        let mut best = Self { cut: Cut::Columns(1), tile: 1, batch: 1, ns: f64::INFINITY };
         let least = Self::least_ns(plan, timing, means, rows);
         let mut best_end = f64::INFINITY;
         Self::each(plan, timing, means, rows, |schedule| {
-            let end = schedule.ns + schedule.exposed(plan, rows);
-            if schedule.ns <= least * NEARLY && end < best_end {
-                (best, best_end) = (schedule, end);
+            if schedule.ns > least * NEARLY {
+                return;
+            }
+            for batch in 1..=schedule.batch_max(plan, means, rows) {
+                let schedule = Self { batch, ..schedule };
+                let end = schedule.end(plan, rows);
+                if end < best_end {
+                    (best, best_end) = (schedule, end);
+                }
             }
         });
         best
@@ -149,7 +186,7 @@ impl Schedule {
     fn each(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize, mut take: impl FnMut(Self)) {
         let segments = plan.segments.len();
         let mut consider = |cut, tile| {
-            let schedule = Self { cut, tile, ns: 0.0 };
+            let schedule = Self { cut, tile, batch: 1, ns: 0.0 };
             if schedule.fits(plan, means, rows) {
                 take(Self { ns: schedule.time(plan, timing, means, rows), ..schedule });
             }
@@ -165,11 +202,29 @@ impl Schedule {
         }
     }
 
-    /// ns of the CPU's work before the first step and after the last.
-    fn exposed(&self, plan: &WeightPlan, rows: usize) -> f64 {
-        let tile = self.tile.min(rows) as f64;
-        let k = (self.group() * plan.longest()) as f64;
-        tile * 4.0 * (k / PACK_RATE + plan.n as f64 / SCALE_RATE)
+    /// As many steps may a batch have: those of a tile, within the bounds of C.
+    fn batch_max(&self, plan: &WeightPlan, means: Means, rows: usize) -> usize {
+        let Some(step) = self.steps(plan, rows).next() else { return 1 };
+        let bytes = self.runs(plan, means, &step).map(|run| run.c_bytes(plan)).max().unwrap_or(0);
+        let steps = plan.segments.len().div_ceil(self.group());
+        steps.min(BATCH_MAX).min(C_BYTES_MAX / bytes.max(1)).max(1)
+    }
+
+    /// ns until the results are there: the longer of the NPU's and the CPU's work, and the CPU's before the first batch
+    /// and after the last.
+    fn end(&self, plan: &WeightPlan, rows: usize) -> f64 {
+        let (steps, group) = (plan.segments.len().div_ceil(self.group()), self.group() as f64);
+        let (k, segment) = (plan.k as f64, group * plan.longest() as f64);
+        // Of a row: read and written back once a batch, beside the sums themselves.
+        let row = |steps: usize, batches: usize| {
+            plan.n as f64 * (4.0 * group * steps as f64 + 8.0 * batches as f64) / SCALE_RATE
+        };
+        let (first, last) = (4.0 * k / PACK_RATE, row(self.batch, 1));
+        // Rotated rows that are not packed at once are read again.
+        let again =
+            if self.batch < steps { 4.0 * (k - segment * self.batch as f64) / PACK_RATE / 2.0 } else { 0.0 };
+        let cpu = rows as f64 * (first + again + row(steps, steps.div_ceil(self.batch)));
+        self.ns.max(cpu) + self.tile.min(rows) as f64 * (first + last)
     }
 
     fn fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
@@ -217,12 +272,26 @@ impl Schedule {
         }
     }
 
-    /// The steps of `rows` rows, in the order in which they are run: all segments of a tile one after the other.
+    /// The batches of `rows` rows, in the order in which they are run: all segments of a tile one after the other.
+    pub fn batches(&self, plan: &WeightPlan, rows: usize) -> impl Iterator<Item = Batch> {
+        let (segments, tile, group) = (plan.segments.len(), self.tile, self.group());
+        let (steps, size) = (segments.div_ceil(group), self.batch);
+        let batches = steps.div_ceil(size);
+        (0..rows.div_ceil(tile) * batches).map(move |index| {
+            let (tile_index, batch) = (index / batches, index % batches);
+            let (row, segment) = (tile_index * tile, batch * size * group);
+            let end = segments.min(segment + size * group);
+            let first = tile_index * steps + batch * size;
+            Batch { rows: row..rows.min(row + tile), segments: segment..end, first, group }
+        })
+    }
+
+    /// The steps of `rows` rows, in the order in which they are run.
     pub fn steps(&self, plan: &WeightPlan, rows: usize) -> impl Iterator<Item = Step> {
         let (segments, tile, group) = (plan.segments.len(), self.tile, self.group());
-        let groups = segments.div_ceil(group);
-        (0..rows.div_ceil(tile) * groups).map(move |index| {
-            let (row, segment) = (index / groups * tile, index % groups * group);
+        let steps = segments.div_ceil(group);
+        (0..rows.div_ceil(tile) * steps).map(move |index| {
+            let (row, segment) = (index / steps * tile, index % steps * group);
             let end = segments.min(segment + group);
             Step { rows: row..rows.min(row + tile), segments: segment..end, index }
         })
@@ -302,7 +371,10 @@ mod tests {
             let schedule = Schedule::best(&plan, &chip.timing, means, rows);
             let mut done = vec![0usize; rows];
             let mut columns = vec![0usize; rows * plan.segments.len()];
-            for (index, step) in schedule.steps(&plan, rows).enumerate() {
+            let steps: Vec<Step> = schedule.batches(&plan, rows).flat_map(|batch| batch.steps().collect::<Vec<_>>()).collect();
+            prop_assert_eq!(&steps, &schedule.steps(&plan, rows).collect::<Vec<_>>());
+            prop_assert!(schedule.batches(&plan, rows).all(|batch| batch.steps().count() <= BATCH_MAX));
+            for (index, step) in steps.into_iter().enumerate() {
                 prop_assert_eq!(step.index, index);
                 for run in schedule.runs(&plan, means, &step) {
                     prop_assert!(windows || run.columns.len() == plan.slices[run.core].padded);

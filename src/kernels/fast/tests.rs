@@ -38,17 +38,18 @@ proptest! {
     fn packing_i8_is_the_oracles((rows, k, stride, extra, pad, x) in tile()) {
         fn check<const BLOCK: usize>(rows: usize, k: usize, stride: usize, m: usize, pad: usize, x: &[f32]) {
             let scales = row_scales(x, stride, rows, k, scalar::scale_i8);
-            let rows = &Rows { data: x, stride, rows, k, scales: &scales, first: m - rows };
+            let rows = &Rows { data: x, stride, rows, k, scales: &scales };
             let padded = k.next_multiple_of(BLOCK) + pad * BLOCK;
             let (mut want, mut got) = (vec![77i8; padded * m], vec![77i8; padded * m]);
-            scalar::pack_a(rows, BLOCK, m, &mut want, scalar::quantize);
-            pack_a_i8::<BLOCK>(rows, m, &mut got);
+            let first = m - rows.rows;
+            scalar::pack_a(rows, BLOCK, (m, first), &mut want, scalar::quantize);
+            let mut strips = Strips::new(&mut got, m * BLOCK, first * BLOCK..m * BLOCK);
+            pack_a_i8::<BLOCK>(rows, &mut strips);
             assert_eq!(got, want);
-            // Row-major is one block as long as the row, and knows no first row.
-            let rows = &Rows { first: 0, ..*rows };
-            scalar::pack_a(rows, padded, m, &mut want, scalar::quantize);
+            // Row-major is one block as long as the row.
+            scalar::pack_a(rows, padded, (m, 0), &mut want, scalar::quantize);
             got.fill(77);
-            pack_rows_i8(rows, padded, &mut got);
+            pack_rows_i8(rows, &mut got[..rows.rows * padded]);
             assert_eq!(got[..rows.rows * padded], want[..rows.rows * padded]);
         }
         check::<16>(rows, k, stride, rows + extra, pad, &x);
@@ -59,16 +60,17 @@ proptest! {
     fn packing_f16_is_the_oracles((rows, k, stride, extra, pad, x) in tile()) {
         fn check<const BLOCK: usize>(rows: usize, k: usize, stride: usize, m: usize, pad: usize, x: &[f32]) {
             let scales = row_scales(x, stride, rows, k, scalar::scale_f16);
-            let rows = &Rows { data: x, stride, rows, k, scales: &scales, first: m - rows };
+            let rows = &Rows { data: x, stride, rows, k, scales: &scales };
             let padded = k.next_multiple_of(BLOCK) + pad * BLOCK;
             let (mut want, mut got) = (vec![77u16; padded * m], vec![77u16; padded * m]);
-            scalar::pack_a(rows, BLOCK, m, &mut want, scalar::to_f16);
-            pack_a_f16::<BLOCK>(rows, m, &mut got, &mut F16Scratch::default());
+            let first = m - rows.rows;
+            scalar::pack_a(rows, BLOCK, (m, first), &mut want, scalar::to_f16);
+            let mut strips = Strips::new(&mut got, m * BLOCK, first * BLOCK..m * BLOCK);
+            pack_a_f16::<BLOCK>(rows, &mut strips, &mut F16Scratch::default());
             assert_eq!(got, want);
-            let rows = &Rows { first: 0, ..*rows };
-            scalar::pack_a(rows, padded, m, &mut want, scalar::to_f16);
+            scalar::pack_a(rows, padded, (m, 0), &mut want, scalar::to_f16);
             got.fill(77);
-            pack_rows_f16(rows, padded, &mut got, &mut F16Scratch::default());
+            pack_rows_f16(rows, &mut got[..rows.rows * padded], &mut F16Scratch::default());
             assert_eq!(got[..rows.rows * padded], want[..rows.rows * padded]);
         }
         check::<8>(rows, k, stride, rows + extra, pad, &x);

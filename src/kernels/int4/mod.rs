@@ -16,8 +16,8 @@ mod scale;
 
 pub use scale::scale_row;
 
-use super::fast::{round_within, vectorised};
-use super::{Results, Rows};
+use super::fast::{inverses, round_within, rows_a_line, unpack_blocks, vectorised};
+use super::{Results, Rows, Strips};
 
 /// The largest magnitude of an activation that is split into two planes.
 pub const Q8_MAX: f32 = Q8_LEVEL as f32;
@@ -105,30 +105,33 @@ fn sum_body(values: &[i8]) -> u32 {
 const A_BLOCK: usize = 32;
 
 vectorised! {
-    /// Packs rows into consecutive blocks of native A, (K/32, M, 32) nibbles, see [`scalar::pack_a`].
-    ///
-    /// `a` is whole (`m`, 32) blocks, 16 bytes a row of each. With two planes row r is split over rows r and m/2 + r.
-    pub fn pack_a<const PLANES: usize>(rows: &Rows, m: usize, a: &mut [u8]) = pack_a_body::<PLANES>
+    /// Packs rows into blocks of native A, (K/32, M, 32) nibbles, see [`scalar::pack_a`]: strips of 16 bytes a row, of
+    /// the one plane, or of the high and of the low one.
+    pub fn pack_a<const PLANES: usize>(rows: &Rows, a: &mut [Strips<u8>; PLANES]) = pack_a_body::<PLANES>
 }
 
 #[inline(always)]
-fn pack_a_body<const PLANES: usize>(rows: &Rows, m: usize, a: &mut [u8]) {
+fn pack_a_body<const PLANES: usize>(rows: &Rows, a: &mut [Strips<u8>; PLANES]) {
     const BYTES: usize = A_BLOCK / 2;
-    let low_plane = m / 2 * BYTES;
-    for row in 0..rows.rows {
-        let inverse = 1.0 / rows.scales[row];
-        let mut blocks = rows.row(row).chunks(A_BLOCK);
-        for place in a.chunks_exact_mut(m * BYTES) {
-            let mut values = [0.0f32; A_BLOCK];
-            if let Some(block) = blocks.next() {
-                values[..block.len()].copy_from_slice(block);
-            }
-            if PLANES == 1 {
-                put_block(&split::<1>(&values, inverse).0, &mut place[(rows.first + row) * BYTES..]);
-            } else {
-                let (high, low) = split::<2>(&values, inverse);
-                put_block(&high, &mut place[(rows.first + row) * BYTES..]);
-                put_block(&low, &mut place[low_plane + (rows.first + row) * BYTES..]);
+    let step = const { rows_a_line(BYTES) };
+    for first in (0..rows.rows).step_by(step) {
+        let group = first..rows.rows.min(first + step);
+        let inverses = inverses(&rows.scales[group.clone()]);
+        for index in 0..a[0].count() {
+            let start = (index * A_BLOCK).min(rows.k);
+            for (row, inverse) in group.clone().zip(inverses) {
+                let values = &rows.row(row)[start..];
+                let planes = match values.first_chunk() {
+                    Some(values) => split::<PLANES>(values, inverse),
+                    None => {
+                        let mut padded = [0.0; A_BLOCK];
+                        padded[..values.len()].copy_from_slice(values);
+                        split::<PLANES>(&padded, inverse)
+                    }
+                };
+                for (plane, strips) in planes.iter().zip(&mut *a) {
+                    put_block(plane, &mut strips.get(index)[row * BYTES..]);
+                }
             }
         }
     }
@@ -136,19 +139,19 @@ fn pack_a_body<const PLANES: usize>(rows: &Rows, m: usize, a: &mut [u8]) {
 
 /// The values of a block as nibbles of one plane, or of the high and the low one.
 #[inline(always)]
-fn split<const PLANES: usize>(values: &[f32; A_BLOCK], inverse: f32) -> ([i8; A_BLOCK], [i8; A_BLOCK]) {
-    let (mut high, mut low) = ([0; A_BLOCK], [0; A_BLOCK]);
+fn split<const PLANES: usize>(values: &[f32; A_BLOCK], inverse: f32) -> [[i8; A_BLOCK]; PLANES] {
+    let mut planes = [[0; A_BLOCK]; PLANES];
     for i in 0..A_BLOCK {
         if PLANES == 1 {
-            high[i] = round_within(values[i] * inverse, -8, 7) as i8;
+            planes[0][i] = round_within(values[i] * inverse, -8, 7) as i8;
         } else {
             let whole = round_within(values[i] * inverse, -Q8_LEVEL, Q8_LEVEL);
-            high[i] = ((whole + 8) >> 4) as i8;
+            planes[0][i] = ((whole + 8) >> 4) as i8;
             // Only the low four bits are stored, and those are the low plane's.
-            low[i] = whole as i8;
+            planes[PLANES - 1][i] = whole as i8;
         }
     }
-    (high, low)
+    planes
 }
 
 #[inline(always)]
@@ -160,15 +163,14 @@ fn put_block(values: &[i8; A_BLOCK], place: &mut [u8]) {
 }
 
 vectorised! {
-    /// Packs rows into row-major A, whose rows are `bytes` long; zeros are put beyond a row's elements. `a` is all of
-    /// A: with two planes the low ones begin at half of it.
-    pub fn pack_rows<const PLANES: usize>(rows: &Rows, bytes: usize, a: &mut [u8]) = pack_rows_body::<PLANES>
+    /// Packs rows into these rows of row-major A, all of the one plane, or of the high and of the low one; zeros are
+    /// put beyond a row's elements.
+    pub fn pack_rows<const PLANES: usize>(rows: &Rows, a: [&mut [u8]; PLANES]) = pack_rows_body::<PLANES>
 }
 
 #[inline(always)]
-fn pack_rows_body<const PLANES: usize>(rows: &Rows, bytes: usize, a: &mut [u8]) {
-    let half = a.len() / PLANES;
-    let (high, low) = a.split_at_mut(half);
+fn pack_rows_body<const PLANES: usize>(rows: &Rows, mut a: [&mut [u8]; PLANES]) {
+    let bytes = a[0].len() / rows.rows;
     for row in 0..rows.rows {
         let inverse = 1.0 / rows.scales[row];
         let mut blocks = rows.row(row).chunks(A_BLOCK);
@@ -177,48 +179,29 @@ fn pack_rows_body<const PLANES: usize>(rows: &Rows, bytes: usize, a: &mut [u8]) 
             if let Some(block) = blocks.next() {
                 values[..block.len()].copy_from_slice(block);
             }
-            let planes = split::<PLANES>(&values, inverse);
-            put_block(&planes.0, &mut high[start..]);
-            if PLANES == 2 {
-                put_block(&planes.1, &mut low[start..]);
+            for (plane, a) in split::<PLANES>(&values, inverse).iter().zip(&mut a) {
+                put_block(plane, &mut a[start..]);
             }
         }
+    }
+}
+
+/// Rows of results out of native C (N/`BLOCK`, M, `BLOCK`) of 16-bit sums of one plane, or of two, see
+/// [`scalar::unpack_c`].
+pub fn unpack_c<const BLOCK: usize>(c: &[i16], planes: usize, results: &Results, out: &mut [f32]) {
+    if planes == 2 {
+        unpack_planes::<BLOCK>(c, results, out);
+    } else {
+        unpack_sums::<BLOCK>(c, results, out);
     }
 }
 
 vectorised! {
-    /// Rows of results out of native C (N/`BLOCK`, M, `BLOCK`) of 16-bit sums of one plane, or of two, see
-    /// [`scalar::unpack_c`].
-    pub fn unpack_c<const BLOCK: usize>(c: &[i16], planes: usize, results: &Results, out: &mut [f32])
-        = unpack_c_body::<BLOCK>
+    fn unpack_planes<const BLOCK: usize>(c: &[i16], results: &Results, out: &mut [f32]) = unpack_blocks::<i16, BLOCK, 2>
 }
 
-#[inline(always)]
-fn unpack_c_body<const BLOCK: usize>(c: &[i16], planes: usize, results: &Results, out: &mut [f32]) {
-    let Results { m, row_start, rows, columns, row_scales, column_scales, accumulate, stride } = *results;
-    let (weight, low) = low_plane(planes, m, BLOCK);
-    // Eight rows at a time: their pieces of one column block share cache lines.
-    for first in (0..rows).step_by(8) {
-        let group = first..rows.min(first + 8);
-        for block in 0..columns.div_ceil(BLOCK) {
-            let start = block * BLOCK;
-            let width = BLOCK.min(columns - start);
-            for row in group.clone() {
-                let at = block * m * BLOCK + (row_start + row) * BLOCK;
-                let high: &[i16; BLOCK] = c[at..at + BLOCK].try_into().expect("a whole block");
-                let low: &[i16; BLOCK] = c[at + low..at + low + BLOCK].try_into().expect("a whole block");
-                let mut sums = [0.0; BLOCK];
-                for i in 0..BLOCK {
-                    sums[i] = combine(high[i], low[i], weight);
-                }
-                let out = &mut out[row * stride + start..][..width];
-                for (i, out) in out.iter_mut().enumerate() {
-                    let scaled = sums[i] * column_scales[start + i] * row_scales[row];
-                    *out = if accumulate { *out + scaled } else { scaled };
-                }
-            }
-        }
-    }
+vectorised! {
+    fn unpack_sums<const BLOCK: usize>(c: &[i16], results: &Results, out: &mut [f32]) = unpack_blocks::<i16, BLOCK, 1>
 }
 
 /// The factors of a sum and of the one beside it, and how far from it that lies: half of M rows of `width`, or 0.

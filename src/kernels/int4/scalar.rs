@@ -27,14 +27,14 @@ pub fn set_nibble(bytes: &mut [u8], index: usize, value: i8) {
     bytes[index / 2] = bytes[index / 2] & !(15 << shift) | (value as u8 & 15) << shift;
 }
 
-/// Puts rows of activations into A of `m` rows: a[(k/block, row, k%block)] in nibbles, `block` the whole of K for a
-/// row-major A. With two planes row r becomes rows r (high) and m/2 + r (low). Padding is zero.
-pub fn pack_a(rows: &Rows, planes: usize, block: usize, m: usize, a: &mut [u8]) {
+/// Puts rows of activations into A of `m` rows, from row `first` on: a[(k/block, row, k%block)] in nibbles, `block` the
+/// whole of K for a row-major A. With two planes row r becomes rows r (high) and m/2 + r (low). Padding is zero.
+pub fn pack_a(rows: &Rows, planes: usize, block: usize, (m, first): (usize, usize), a: &mut [u8]) {
     let padded = a.len() * 2 / m;
     for row in 0..rows.rows {
         for i in 0..padded {
             let value = rows.row(row).get(i).copied().unwrap_or(0.0);
-            let at = |row: usize| (i / block) * m * block + (rows.first + row) * block + i % block;
+            let at = |row: usize| (i / block) * m * block + (first + row) * block + i % block;
             if planes == 2 {
                 let (high, low) = split(value, 1.0 / rows.scales[row]);
                 set_nibble(a, at(row), high);

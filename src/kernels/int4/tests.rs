@@ -32,15 +32,20 @@ proptest! {
         let start = vec![0x77u8; padded * m / 2];
         for native in [true, false] {
             let (mut want, mut got) = (start.clone(), start.clone());
-            // Row-major rows know no first one.
-            let first = if native { extra } else { 0 };
-            let view = Rows { data: &x, stride, rows, k, scales: &scales, first };
-            scalar::pack_a(&view, planes, if native { 32 } else { padded }, m, &mut want);
+            let view = Rows { data: &x, stride, rows, k, scales: &scales };
+            scalar::pack_a(&view, planes, if native { 32 } else { padded }, (m, extra), &mut want);
+            // A row's bytes of a block, and from a block to the next.
+            let row = if native { 16 } else { padded / 2 };
+            let base = got.as_mut_ptr();
+            // SAFETY: nobody else has the bytes; the planes' rows are not the same.
+            let plane = |low: usize| unsafe {
+                Strips::shared(base, got.len(), m * row, (low + extra) * row..(low + extra + rows) * row)
+            };
             match (native, planes) {
-                (true, 1) => pack_a::<1>(&view, m, &mut got),
-                (true, _) => pack_a::<2>(&view, m, &mut got),
-                (false, 1) => pack_rows::<1>(&view, padded / 2, &mut got),
-                (false, _) => pack_rows::<2>(&view, padded / 2, &mut got),
+                (true, 1) => pack_a::<1>(&view, &mut [plane(0)]),
+                (true, _) => pack_a::<2>(&view, &mut [plane(0), plane(m / 2)]),
+                (false, 1) => pack_rows::<1>(&view, [plane(0).get(0)]),
+                (false, _) => pack_rows::<2>(&view, [plane(0).get(0), plane(m / 2).get(0)]),
             }
             prop_assert_eq!(got, want, "native {}", native);
         }

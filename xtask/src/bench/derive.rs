@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 pub const BANDWIDTH: f64 = 26.6;
 
 /// The stages of the plugin's work that are held against copying.
-const STAGES: [&str; 4] = ["rotate_ns", "pack_ns", "sync_ns", "scale_ns"];
+const STAGES: [&str; 4] = ["compare_ns", "pack_ns", "sync_ns", "scale_ns"];
 
 /// The row, without the names of model and type. `bytes_per_ns` is what this machine copies.
 ///
@@ -61,7 +61,7 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         decode_bandwidth_share_with_calls: share(decode_total_ns),
         decode_paced_tokens_per_second: per_second(&tokens[1], TOKENS),
         rows_ratio: SMALL.iter().zip(small).filter_map(|(rows, ran)| Some((*rows, ratio(ran)?))).collect(),
-        rotate_ns: prompt("rotate_ns"),
+        compare_ns: prompt("compare_ns"),
         pack_ns: prompt("pack_ns"),
         sync_ns: prompt("sync_ns"),
         scale_ns: prompt("scale_ns"),
@@ -182,7 +182,7 @@ mod tests {
     fn measured() -> Measured {
         let stages = |times: u64| {
             json!({"tensors": [weight(512 * times)], "fds": 4, "npu_bytes": 2_000_000, "engine": {
-                "rotate_ns": 100 * times, "pack_ns": 50 * times, "sync_ns": 30 * times, "scale_ns": 20 * times,
+                "compare_ns": 100 * times, "pack_ns": 50 * times, "sync_ns": 30 * times, "scale_ns": 20 * times,
                 "wait_ns": 10 * times, "busy_ns": 90 * times, "activation_bytes": 600 * times, "result_bytes": 400 * times
             }})
         };

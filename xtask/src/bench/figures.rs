@@ -88,10 +88,10 @@ pub mod tests {
     #[test]
     fn figures_are_found_wherever_the_plugin_puts_them() {
         let plugin = Plugin(json!({
-            "engine": {"rotate_ns": 7}, "engine.pack_ns": 8, "fds": 9.5, "device": "RKNPU",
+            "engine": {"compare_ns": 7}, "engine.pack_ns": 8, "fds": 9.5, "device": "RKNPU",
             "tensors": [{"name": "a", "k": 2, "n": 3, "pipeline": "W8A8", "npu_flops": 24, "later": 1}]
         }));
-        let names = ["rotate_ns", "pack_ns", "fds", "device", "wait_ns"];
+        let names = ["compare_ns", "pack_ns", "fds", "device", "wait_ns"];
         assert_eq!(names.map(|name| plugin.number(name)), [Some(7.0), Some(8.0), Some(9.5), None, None]);
         assert_eq!((plugin.weights()[0].k, plugin.weights()[0].npu_flops), (2, 24.0));
         assert!(Plugin::default().weights().is_empty());

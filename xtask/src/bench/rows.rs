@@ -44,7 +44,7 @@ pub struct Row {
     /// Modelled: the NPU's time of a batch of so many rows over that of one token. A batch has one row of logits.
     pub rows_ratio: BTreeMap<u32, f64>,
     /// Wall ns of the stages of one prompt: rotating rows.
-    pub rotate_ns: Option<f64>,
+    pub compare_ns: Option<f64>,
     /// Packing rows.
     pub pack_ns: Option<f64>,
     /// Syncing memory.
