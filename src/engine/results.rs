@@ -12,9 +12,9 @@ use crate::pool::Pool;
 
 /// The most runs whose results are read together.
 pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
-/// Rows and columns of the output that are added up together, in the level-1 cache: 16 KiB.
+/// Rows and columns of the output in which the results of several segments are added up: 64 KiB, in the level-2 cache.
 const ROWS: usize = 16;
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 1024;
 
 /// A run and what it computed.
 pub struct Computed<'a> {
@@ -61,13 +61,16 @@ impl Reading<'_> {
                 self.part(computed, &mut Part { rows: 0..1, columns, out, stride: n });
             });
         }
+        let mut segments = computed.iter().flatten().map(|computed| &computed.step.segments);
+        let one = segments.next();
+        let several = segments.any(|other| Some(other) != one) || one.is_some_and(|one| one.len() > 1);
         // Whole cache lines of rows where there are many, as the kernels take them.
         let share = len.div_ceil(pool.threads() * 2);
         let size = if share >= ROWS { ROWS } else { share.max(1) };
         chunks(pool, len * n, out, size * n, |index, out| {
             let rows = index * size..index * size + out.len() / n;
-            // What begins within a block of columns cannot be read from row-major C.
-            let columns = if self.block.is_some() { COLUMNS } else { n };
+            // Whole rows are written the fastest. What begins within a row cannot be read from row-major C.
+            let columns = if several && self.block.is_some() { COLUMNS } else { n };
             for start in (0..n).step_by(columns) {
                 let (columns, out) = (start..n.min(start + columns), &mut out[start..]);
                 self.part(computed, &mut Part { rows: rows.clone(), columns, out, stride: n });

@@ -14,7 +14,7 @@ use crate::chip::{Chip, TypeLimits};
 /// No segment is cut shorter than this for speed.
 const SEGMENT_MIN: usize = 256;
 /// How much longer than the fastest a plan with fewer segments may take.
-const ABOUT_AS_FAST: f64 = 1.03;
+const ABOUT_AS_FAST: f64 = 1.10;
 
 /// A run of k: `start .. start + len`, zero-padded to `padded`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -106,6 +106,9 @@ impl Host<'_> {
         host.env("RKNPU_DECODE", "npu");
         // Paced runs compute nothing, which a probe would find out. Weights are converted once a row.
         host.env("RKNPU_PROBE", "off").env("RKNPU_CACHE", self.scratch.join("weights"));
+        // The host's OpenMP threads would otherwise spin for milliseconds after each of its operations, on the
+        // processors that the plugin's threads need: a board has some to spare, this machine may not.
+        host.env("OMP_WAIT_POLICY", "passive");
         host.env("GGML_NO_BACKTRACE", "1").arg("-m").arg(model);
         let (prompt, generate) = match test {
             Test::Prompt(tokens) => (tokens, 0),

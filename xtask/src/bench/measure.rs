@@ -18,7 +18,7 @@ pub const PROMPT: u32 = 512;
 /// Tokens that are generated in one go.
 pub const TOKENS: u32 = 16;
 /// Repetitions in the longer of two processes; the shorter has one. The difference has no first uses in it.
-pub const REPETITIONS: u32 = 3;
+pub const REPETITIONS: u32 = 4;
 /// Rows of small batches, and how often each is repeated.
 pub const SMALL: [u32; 4] = [2, 4, 8, 16];
 /// How often a small batch is repeated.
@@ -62,13 +62,16 @@ impl<'a> Bench<'a> {
         let scratch = self.cache.partial()?;
         let host = Host { ready: self.ready, npu: self.npu, threads: self.threads, scratch: scratch.path() };
         let run = |test, repetitions| host.run(path, asked, test, repetitions);
+        // Beside the prompts, since what else the machine does changes.
+        let copy = || memcpy::bytes_per_ns(self.threads as usize);
+        let (before, once) = (copy(), run(Test::Prompt(PROMPT), 1)?);
+        let (between, often) = (copy(), run(Test::Prompt(PROMPT), REPETITIONS)?);
+        let bytes_per_ns = (before + between + copy()) / 3.0;
         let mut measured = Measured {
-            prompts: [run(Test::Prompt(PROMPT), 1)?, run(Test::Prompt(PROMPT), REPETITIONS)?],
+            prompts: [once, often],
             tokens: [run(Test::Generate(TOKENS), 1)?, run(Test::Generate(TOKENS), REPETITIONS)?],
             ..Measured::default()
         };
-        // Beside the prompts, since what else the machine does changes.
-        let bytes_per_ns = memcpy::bytes_per_ns(self.threads as usize);
         for (rows, ran) in SMALL.into_iter().zip(&mut measured.small) {
             *ran = run(Test::Prompt(rows), SMALLS)?;
         }

@@ -54,7 +54,8 @@ fn text(rows: &[Row], shares: &str, batches: &str) -> String {
          Written by `cargo xtask bench --save`. **Nothing here was measured on a board.** Times of the NPU are those of \
          the emulator's modelled clock ({soc}), which is fitted to published figures; *paced* figures are the wall clock of \
          a stock llama-bench on the machine that ran this ({threads} threads, {memcpy:.1} GB/s of memcpy) while the \
-         emulated NPU takes its modelled time in real time. Paced runs compute nothing.\n\n\
+         emulated NPU takes its modelled time in real time. Paced runs compute nothing; the host's OpenMP threads sleep \
+         when they wait (OMP_WAIT_POLICY=passive), since this machine has no processors to spare for them.\n\n\
          smollm2 is SmolLM2-135M-Instruct. The other models are synthetic: random weights in the llama architecture with \
          the widths of the models that they are named after.\n"
     );

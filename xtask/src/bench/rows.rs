@@ -43,9 +43,9 @@ pub struct Row {
     pub decode_paced_tokens_per_second: Option<f64>,
     /// Modelled: the NPU's time of a batch of so many rows over that of one token. A batch has one row of logits.
     pub rows_ratio: BTreeMap<u32, f64>,
-    /// Wall ns of the stages of one prompt: rotating rows.
+    /// Wall ns of the stages of one prompt: comparing rows with those before.
     pub compare_ns: Option<f64>,
-    /// Packing rows.
+    /// Rotating, scaling and packing rows.
     pub pack_ns: Option<f64>,
     /// Syncing memory.
     pub sync_ns: Option<f64>,
@@ -156,7 +156,7 @@ pub const GROUPS: [Group; 3] = [
         title: "Prefill",
         text: "A prompt of 512 tokens. *Modelled ms*: the time in which at least one core ran. *Of the best*: the time \
                of the best schedule of each product (exhaustive search: K segments, tiles of rows, splits over cores) \
-               over it. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: rotating, packing, syncing \
+               over it. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: comparing, rotating, packing, syncing \
                and scaling, in units of copying all activations and results once. *Idle*: the part of the time within \
                products in which no core ran. *Paced*: the wall clock, CPU of this machine + modelled NPU.",
         columns: &[
