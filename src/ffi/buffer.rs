@@ -111,6 +111,7 @@ fn create(region: Region) -> sys::ggml_backend_buffer_t {
         clear: Some(clear),
         reset: None,
     };
+    registered.device.a_model_comes();
     let bytes = region.bytes;
     let context = Box::into_raw(Box::new(region));
     // SAFETY: the host's constructor; it takes the table by value and keeps the context for our functions.

@@ -42,6 +42,7 @@ host! {
     ggml_backend_dev_memory: fn(sys::ggml_backend_dev_t, *mut usize, *mut usize);
     ggml_backend_dev_init: fn(sys::ggml_backend_dev_t, *const c_char) -> sys::ggml_backend_t;
     ggml_backend_dev_supports_op: fn(sys::ggml_backend_dev_t, *const sys::ggml_tensor) -> bool;
+    ggml_backend_init_by_type: fn(c_int, *const c_char) -> sys::ggml_backend_t;
     ggml_backend_free: fn(sys::ggml_backend_t);
     ggml_backend_alloc_ctx_tensors: fn(Context, sys::ggml_backend_t) -> sys::ggml_backend_buffer_t;
     ggml_backend_buffer_free: fn(sys::ggml_backend_buffer_t);
