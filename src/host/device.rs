@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ggml_sys::RowReader;
 use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
@@ -352,6 +353,18 @@ impl Device {
                 log!(Info, "copies for the host's kernels, RKNPU_KEEP: {:.1} MB", kept as f64 / 1e6);
             }
         }
+    }
+
+    /// Bytes that the copies of a weight will take, of so many `elements` and, in the file, `bytes`: about, since its
+    /// pipeline is known only when its values are. At least as much as `RKNPU_MODE` comes to.
+    pub fn copies_take(&self, name: &str, reader: &RowReader, elements: usize, bytes: usize) -> usize {
+        let pipeline = match self.policy.of(name) {
+            Decision::Fixed(Placement::Cpu) => return 0,
+            Decision::Fixed(Placement::Npu(scheme)) => scheme.pipeline,
+            Decision::Choose(_) => Pipeline::of(reader.is_quantized()),
+        };
+        let kept = if self.copies.are_all_made(reader, elements, bytes) { bytes } else { 0 };
+        pipeline.dtype().b().bytes(elements).saturating_add(kept)
     }
 
     /// Notes that the host makes a buffer: it may be loading a model.

@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
+use ggml_sys::RowReader;
+
 use super::machine;
 use crate::engine::{Activations, Decode};
 use crate::log;
@@ -129,6 +131,11 @@ impl HostCopies {
         Some(Kept { copy, _held: held })
     }
 
+    /// Whether a weight of so many `elements` in `bytes` bytes is sure to get one. Those of `auto` fit by themselves.
+    pub fn are_all_made(&self, reader: &RowReader, elements: usize, bytes: usize) -> bool {
+        self.keep == Keep::Both && reader.is_quantized() && (bytes as f64) * 8.0 < BITS_MAX * elements as f64
+    }
+
     fn fits(&self, bytes: usize) -> bool {
         let held = self.stats.kept_bytes.now() as usize;
         if self.is_new.swap(false, Relaxed) {
@@ -157,7 +164,6 @@ fn budget(free: usize, held: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ggml_sys::RowReader;
 
     #[test]
     fn values_have_names() {
@@ -220,6 +226,12 @@ mod tests {
         // Where the converted copy has no more bytes, it is the one to read.
         assert!(copies(Keep::Auto).of(&source(&data[..18 * 8], 18), 16 * 8).is_none());
         assert!(copies(Keep::Both).of(&source(&data[..18 * 8], 18), 16 * 8).is_some());
+        let reader = RowReader::blocks("test", 32, 18);
+        assert!(copies(Keep::Both).are_all_made(&reader, 256, 144));
+        assert!(
+            !copies(Keep::Both).are_all_made(&reader, 256, 272)
+                && !copies(Keep::Auto).are_all_made(&reader, 256, 144)
+        );
     }
 
     #[test]
