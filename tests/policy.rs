@@ -8,6 +8,7 @@ use common::{lab, output, report};
 use ggml_rknpu::engine::Activations;
 use ggml_rknpu::host::config::Config;
 use ggml_rknpu::host::device::{Device, Job};
+use ggml_rknpu::host::host_copy::NoKernels;
 use ggml_rknpu::weights::Source;
 use ggml_sys::RowReader;
 
@@ -33,7 +34,7 @@ fn device(pairs: &[(&str, &str)]) -> Result<Device, String> {
         "RKNPU_LIBRARY" => Some(library.clone().into_os_string()),
         _ => pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()),
     };
-    Device::open(&Config::read(get, |_: &Path| Ok(POLICY.as_bytes().to_vec()))?)
+    Device::open(&Config::read(get, |_: &Path| Ok(POLICY.as_bytes().to_vec()))?, &NoKernels)
 }
 
 /// Multiplies a row by a weight of each name, twice, and tells by whom or what that was done.

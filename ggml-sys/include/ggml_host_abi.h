@@ -236,5 +236,13 @@ typedef ggml_backend_t (*ggml_backend_init_by_type_fn)(int32_t type, const char 
 typedef ggml_backend_reg_t (*ggml_backend_dev_backend_reg_fn)(ggml_backend_dev_t device);
 typedef void *(*ggml_backend_reg_get_proc_address_fn)(ggml_backend_reg_t reg, const char *name);
 typedef void (*ggml_backend_set_n_threads_fn)(ggml_backend_t backend, int n_threads);
+typedef ggml_backend_buffer_type_t *(*ggml_backend_dev_get_extra_bufts_fn)(ggml_backend_dev_t device);
+typedef bool (*ggml_backend_dev_supports_op_fn)(ggml_backend_dev_t device, const struct ggml_tensor *op);
+typedef ggml_backend_buffer_t (*ggml_backend_buft_alloc_buffer_fn)(ggml_backend_buffer_type_t buft, size_t size);
+typedef size_t (*ggml_backend_buft_get_alloc_size_fn)(ggml_backend_buffer_type_t buft, const struct ggml_tensor *tensor);
+typedef void *(*ggml_backend_buffer_get_base_fn)(ggml_backend_buffer_t buffer);
+typedef void (*ggml_backend_buffer_free_fn)(ggml_backend_buffer_t buffer);
+typedef int32_t (*ggml_backend_tensor_alloc_fn)(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, void *addr);
+typedef void (*ggml_backend_tensor_set_fn)(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size);
 
 #endif

@@ -99,6 +99,13 @@ functions! {
     backend_free: ggml_backend_free_fn = "ggml_backend_free", "Frees a backend.";
     init_by_type: ggml_backend_init_by_type_fn = "ggml_backend_init_by_type", "A backend from the registry, by device type.";
     dev_reg: ggml_backend_dev_backend_reg_fn = "ggml_backend_dev_backend_reg", "The registration of a device.";
+    dev_supports_op: ggml_backend_dev_supports_op_fn = "ggml_backend_dev_supports_op", "Whether a device does a node.";
+    buft_alloc_buffer: ggml_backend_buft_alloc_buffer_fn = "ggml_backend_buft_alloc_buffer", "A buffer of a type.";
+    buft_alloc_size: ggml_backend_buft_get_alloc_size_fn = "ggml_backend_buft_get_alloc_size", "Bytes that a tensor needs in a buffer of a type.";
+    buffer_base: ggml_backend_buffer_get_base_fn = "ggml_backend_buffer_get_base", "The first address of a buffer.";
+    buffer_free: ggml_backend_buffer_free_fn = "ggml_backend_buffer_free", "Frees a buffer.";
+    tensor_alloc: ggml_backend_tensor_alloc_fn = "ggml_backend_tensor_alloc", "Puts a tensor to a place in a buffer.";
+    tensor_set: ggml_backend_tensor_set_fn = "ggml_backend_tensor_set", "Writes a tensor's bytes, in its buffer's own layout.";
     reg_proc: ggml_backend_reg_get_proc_address_fn = "ggml_backend_reg_get_proc_address", "An optional function of a registration.";
 }
 

@@ -1,6 +1,6 @@
 //! Rows of any ggml type as f32, by the host's own dequantisers.
 
-use std::ffi::CStr;
+use std::ffi::{c_void, CStr};
 
 use crate::sys;
 
@@ -43,6 +43,17 @@ impl RowReader {
     pub fn f32() -> Self {
         let ggml_type = sys::GGML_HOST_TYPE_F32 as i32;
         Self { ggml_type, name: "f32", block: 1, block_bytes: 4, quantized: false, to_float: None }
+    }
+
+    /// A reader of quantised blocks of which only the size matters, for tests without a host; it reads NaNs.
+    pub fn blocks(name: &'static str, block: usize, block_bytes: usize) -> Self {
+        unsafe extern "C" fn nothing(_bytes: *const c_void, out: *mut f32, count: i64) {
+            for index in 0..usize::try_from(count).unwrap_or(0) {
+                // SAFETY: `read` passes room for `count` floats.
+                unsafe { out.add(index).write(f32::NAN) };
+            }
+        }
+        Self { ggml_type: -1, name, block, block_bytes, quantized: true, to_float: Some(nothing) }
     }
 
     /// The type's number in the GGUF format.

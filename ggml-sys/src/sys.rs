@@ -442,3 +442,33 @@ pub type ggml_backend_reg_get_proc_address_fn = ::core::option::Option<
 >;
 pub type ggml_backend_set_n_threads_fn =
     ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, n_threads: ::core::ffi::c_int)>;
+pub type ggml_backend_dev_get_extra_bufts_fn = ::core::option::Option<
+    unsafe extern "C" fn(device: ggml_backend_dev_t) -> *mut ggml_backend_buffer_type_t,
+>;
+pub type ggml_backend_dev_supports_op_fn =
+    ::core::option::Option<unsafe extern "C" fn(device: ggml_backend_dev_t, op: *const ggml_tensor) -> bool>;
+pub type ggml_backend_buft_alloc_buffer_fn = ::core::option::Option<
+    unsafe extern "C" fn(buft: ggml_backend_buffer_type_t, size: usize) -> ggml_backend_buffer_t,
+>;
+pub type ggml_backend_buft_get_alloc_size_fn = ::core::option::Option<
+    unsafe extern "C" fn(buft: ggml_backend_buffer_type_t, tensor: *const ggml_tensor) -> usize,
+>;
+pub type ggml_backend_buffer_get_base_fn =
+    ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t) -> *mut ::core::ffi::c_void>;
+pub type ggml_backend_buffer_free_fn =
+    ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t)>;
+pub type ggml_backend_tensor_alloc_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        buffer: ggml_backend_buffer_t,
+        tensor: *mut ggml_tensor,
+        addr: *mut ::core::ffi::c_void,
+    ) -> i32,
+>;
+pub type ggml_backend_tensor_set_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        tensor: *mut ggml_tensor,
+        data: *const ::core::ffi::c_void,
+        offset: usize,
+        size: usize,
+    ),
+>;

@@ -10,6 +10,7 @@ use rknn_sys::Element;
 use super::pack::{Filling, Target};
 use super::prepare::{Prepared, Wish};
 use super::results::read;
+use super::route::Few;
 use super::stream::Activations;
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
@@ -51,6 +52,24 @@ impl Engine {
         let npu_ns = self.schedule(weight, rows).ns;
         let exact = is_exact(weight.pipeline);
         self.route.is_cpu(&weight.plan, &self.chip.timing, rows, npu_ns, exact)
+    }
+
+    /// Whether a product of so many rows is to be done by the host's kernels over its own copy of the weight, which has
+    /// `bytes` bytes.
+    pub fn is_for_host(&mut self, weight: &NpuWeight, rows: usize, bytes: usize) -> bool {
+        if rows > super::route::ROWS_MAX {
+            return false;
+        }
+        let npu_ns = self.schedule(weight, rows).ns;
+        let cpu_can = has_kernel(weight.pipeline) && weight.stack().is_some();
+        let exact = is_exact(weight.pipeline);
+        let few = Few { plan: &weight.plan, timing: &self.chip.timing, rows, exact };
+        self.route.is_host(&few, npu_ns, cpu_can, bytes)
+    }
+
+    /// Notes that the host took `ns` for such a product.
+    pub fn host_took(&mut self, weight: &NpuWeight, rows: usize, bytes: usize, ns: f64) {
+        self.route.host_took(&weight.plan, &self.chip.timing, rows, bytes, ns);
     }
 
     /// Does a product of few rows.

@@ -66,6 +66,7 @@ unsafe extern "C" fn free(backend: sys::ggml_backend_t) {
         registry::write_report();
         if let Some((_, registered)) = with_device() {
             registered.device.show_choices();
+            registered.device.show_ways();
         }
         // SAFETY: made by `create`; the host frees it once.
         drop(unsafe { Box::from_raw(backend) });

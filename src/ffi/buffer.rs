@@ -3,7 +3,7 @@
 //! functions add to plain memory is that a write, or the buffer's end, drops the copies that it concerns.
 
 use std::alloc::Layout;
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 
 use ggml_sys::sys;
@@ -51,7 +51,7 @@ pub fn c_buffer_type(device: sys::ggml_backend_dev_t) -> sys::ggml_backend_buffe
             get_alignment: Some(get_alignment),
             get_max_size: None,
             get_alloc_size: None,
-            get_alloc_size_n: None,
+            get_alloc_size_n: Some(get_alloc_size_n),
             is_host: Some(is_host),
         },
         device,
@@ -65,6 +65,37 @@ unsafe extern "C" fn get_name(_buft: sys::ggml_backend_buffer_type_t) -> *const 
 
 unsafe extern "C" fn get_alignment(_buft: sys::ggml_backend_buffer_type_t) -> usize {
     ALIGNMENT
+}
+
+/// Bytes that these tensors will take. llama.cpp asks when it fits a model into memory, and allocates nothing by it:
+/// the converted copies count, though they lie elsewhere.
+unsafe extern "C" fn get_alloc_size_n(
+    buft: sys::ggml_backend_buffer_type_t,
+    tensors: *mut *mut sys::ggml_tensor,
+    count: c_int,
+) -> usize {
+    shield("get_alloc_size_n", 0, || {
+        let (Some((state, registered)), Ok(count)) = (with_device(), usize::try_from(count)) else {
+            return 0;
+        };
+        let mut bytes = 0usize;
+        for index in 0..count {
+            // SAFETY: the host passes `count` live tensors.
+            let tensor = unsafe { &**tensors.add(index) };
+            // What lies somewhere already takes nothing more.
+            if tensor.data.is_null() && tensor.view_src.is_null() {
+                // SAFETY: our type, and a live tensor.
+                let own = unsafe { (state.host.fns.buft_alloc_size.get())(buft, tensor) };
+                let elements = tensor.ne.iter().map(|extent| usize::try_from(*extent).unwrap_or(0));
+                let copies = state.host.row_reader(tensor.type_).map_or(0, |reader| {
+                    let elements = elements.fold(1, usize::saturating_mul);
+                    registered.device.copies_take(&super::tensor::name(tensor), &reader, elements, own)
+                });
+                bytes = bytes.saturating_add(own.next_multiple_of(ALIGNMENT)).saturating_add(copies);
+            }
+        }
+        bytes
+    })
 }
 
 /// Originals are kept, so the CPU may read weights where they lie.
@@ -111,6 +142,7 @@ fn create(region: Region) -> sys::ggml_backend_buffer_t {
         clear: Some(clear),
         reset: None,
     };
+    registered.device.a_model_comes();
     let bytes = region.bytes;
     let context = Box::into_raw(Box::new(region));
     // SAFETY: the host's constructor; it takes the table by value and keeps the context for our functions.

@@ -2,19 +2,34 @@
 
 use ggml_sys::{sys, Host};
 
+use super::host_copy::{empty, shape};
+use crate::engine::Activations;
+
+const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
+
 /// The backend, made when it is first needed; freed never, as the host's backends are.
 pub struct HostCpu {
     backend: sys::ggml_backend_t,
     threads: usize,
     applied: usize,
+    product: Option<SingleProduct>,
 }
 
-// SAFETY: the backend is used under the lock that holds this struct, by one thread at a time.
+/// A graph of one product, made once: only what its tensors say changes.
+struct SingleProduct {
+    graph: *mut sys::ggml_cgraph,
+    rows: Box<sys::ggml_tensor>,
+    /// The graph's node; a raw pointer, since the graph has it too.
+    node: *mut sys::ggml_tensor,
+}
+
+// SAFETY: the backend is used under the lock that holds this struct, by one thread at a time; so are the graph and its
+// tensors, which nobody else knows.
 unsafe impl Send for HostCpu {}
 
 impl Default for HostCpu {
     fn default() -> Self {
-        Self { backend: std::ptr::null_mut(), threads: 0, applied: 0 }
+        Self { backend: std::ptr::null_mut(), threads: 0, applied: 0, product: None }
     }
 }
 
@@ -24,40 +39,79 @@ impl HostCpu {
         self.threads = threads;
     }
 
-    /// Computes one node, whose sources are in host memory; the host's status.
-    ///
-    /// # Safety
-    /// `node` is a live node with allocated sources.
-    pub unsafe fn compute(&mut self, host: &Host, node: *mut sys::ggml_tensor) -> i32 {
-        const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
-        let fns = &host.fns;
+    /// The CPU device, if the host has one.
+    pub fn device(&mut self, host: &Host) -> Option<sys::ggml_backend_dev_t> {
+        // SAFETY: a backend that is ready is live.
+        self.is_ready(host).then(|| unsafe { (*self.backend).device }).filter(|device| !device.is_null())
+    }
+
+    /// Makes the backend and tells it the threads, if that is still to be done; false when the host has no CPU.
+    fn is_ready(&mut self, host: &Host) -> bool {
         if self.backend.is_null() {
             // SAFETY: the registry of the host that loaded us; null when it has no CPU.
             self.backend =
-                unsafe { (fns.init_by_type.get())(sys::GGML_HOST_DEVICE_CPU as i32, std::ptr::null()) };
+                unsafe { (host.fns.init_by_type.get())(sys::GGML_HOST_DEVICE_CPU as i32, std::ptr::null()) };
             if self.backend.is_null() {
-                return FAILED;
+                return false;
             }
         }
         if self.threads != self.applied {
             // SAFETY: a live backend of the host.
             unsafe { self.apply_threads(host) };
         }
+        true
+    }
+
+    /// Computes one node, whose sources are in host memory; the host's status.
+    ///
+    /// # Safety
+    /// `node` is a live node with allocated sources.
+    pub unsafe fn compute(&mut self, host: &Host, node: *mut sys::ggml_tensor) -> i32 {
+        if !self.is_ready(host) {
+            return FAILED;
+        }
+        let fns = &host.fns;
         // SAFETY: a graph of one node in a context of its own, which is freed before return. The node's sources
         // are not part of the graph: they are computed already.
         unsafe {
-            let size = (fns.graph_overhead.get())(1, false) + 1024;
-            let params =
-                sys::ggml_init_params { mem_size: size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
-            let context = (fns.init.get())(params);
-            if context.is_null() {
-                return FAILED;
-            }
-            let graph = (fns.new_graph.get())(context, 1, false);
-            (fns.graph_add_node.get())(graph, node);
+            let Some((context, graph)) = graph_of(host, node) else { return FAILED };
             let status = (fns.graph_compute.get())(self.backend, graph);
             (fns.free.get())(context);
             status
+        }
+    }
+
+    /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N) by the host's kernels;
+    /// false when the host failed.
+    ///
+    /// # Safety
+    /// `weight` is a complete matrix that the host's CPU multiplies by, with K and N as `activations` and `out` have.
+    pub unsafe fn multiply(
+        &mut self,
+        host: &Host,
+        weight: &sys::ggml_tensor,
+        activations: &Activations,
+        out: &mut [f32],
+    ) -> bool {
+        if !self.is_ready(host) {
+            return false;
+        }
+        if self.product.is_none() {
+            self.product = SingleProduct::new(host);
+        }
+        let Some(SingleProduct { graph, rows, node }) = &mut self.product else { return false };
+        let count = activations.rows as i64;
+        shape(rows, [weight.ne[0], count], activations.stride * 4);
+        rows.data = activations.data.as_ptr().cast_mut().cast();
+        // SAFETY: the node lives as long as the process, and only this function uses it, under the lock.
+        let node = unsafe { &mut **node };
+        shape(node, [weight.ne[1], count], weight.ne[1] as usize * 4);
+        node.src[0] = std::ptr::from_ref(weight).cast_mut();
+        node.src[1] = &mut **rows;
+        node.data = out.as_mut_ptr().cast();
+        // SAFETY: the graph's one node is complete; the host reads its sources and writes its data, no more.
+        unsafe {
+            (host.fns.graph_compute.get())(self.backend, *graph) == sys::GGML_HOST_STATUS_SUCCESS as i32
         }
     }
 
@@ -77,5 +131,42 @@ impl HostCpu {
                 set(self.backend, i32::try_from(self.threads).unwrap_or(i32::MAX));
             }
         }
+    }
+}
+
+impl SingleProduct {
+    /// A product of nothing yet. It stays as long as the process, as the backend does.
+    fn new(host: &Host) -> Option<Self> {
+        let mut product = empty();
+        product.op = host.ops.mul_mat;
+        product.flags = sys::GGML_HOST_TENSOR_FLAG_COMPUTE as i32;
+        let node = Box::into_raw(Box::new(product));
+        // SAFETY: the node is never freed.
+        let (_, graph) = unsafe { graph_of(host, node) }?;
+        Some(Self { graph, rows: Box::new(empty()), node })
+    }
+}
+
+/// A graph of one node, and the context that holds it.
+///
+/// # Safety
+/// `node` is live as long as the graph is used.
+unsafe fn graph_of(
+    host: &Host,
+    node: *mut sys::ggml_tensor,
+) -> Option<(*mut sys::ggml_context, *mut sys::ggml_cgraph)> {
+    let fns = &host.fns;
+    // SAFETY: plain parameters, then the host's own objects.
+    unsafe {
+        let size = (fns.graph_overhead.get())(1, false) + 1024;
+        let params =
+            sys::ggml_init_params { mem_size: size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
+        let context = (fns.init.get())(params);
+        if context.is_null() {
+            return None;
+        }
+        let graph = (fns.new_graph.get())(context, 1, false);
+        (fns.graph_add_node.get())(graph, node);
+        Some((context, graph))
     }
 }

@@ -6,7 +6,8 @@
 //! * [`device`], [`buffer`], [`backend`]: ggml's tables of functions;
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
 //! * [`group`]: a graph's nodes, those together that do not wait for each other;
-//! * [`cpu`]: the host's own CPU backend, for what the NPU does not do.
+//! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
+//! * [`host_copy`]: second copies of weights, as its kernels like them.
 //!
 //! No decision is made here; see [`crate::host`].
 
@@ -16,6 +17,7 @@ mod cpu;
 mod device;
 pub mod exports;
 mod group;
+mod host_copy;
 mod registry;
 mod tensor;
 

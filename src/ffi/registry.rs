@@ -7,6 +7,7 @@ use ggml_sys::{sys, Host};
 use parking_lot::Mutex;
 
 use super::cpu::HostCpu;
+use super::host_copy::Kernels;
 use super::{backend, buffer, device, shield};
 use crate::host::config::Config;
 use crate::host::device::{Device, NAME};
@@ -104,7 +105,7 @@ fn start() -> Option<State> {
     let opened = match config {
         Err(error) => Err(error.clone()),
         Ok(config) if config.disabled => Ok(None),
-        Ok(config) => Device::open(config).map(Some),
+        Ok(config) => Device::open(config, &Kernels).map(Some),
     };
     let registered = match opened {
         Ok(Some(device)) => {

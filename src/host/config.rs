@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::host_copy::Keep;
 use super::numbers::Numbers;
 use super::trust::Probe;
 use crate::chip::Chip;
@@ -53,6 +54,8 @@ pub struct Config {
     pub cache: CacheChoice,
     /// `RKNPU_DECODE`: who does products of few rows.
     pub decode: Decode,
+    /// `RKNPU_KEEP`: whether weights of few bits have a second copy for the host's own kernels.
+    pub keep: Keep,
     /// `RKNPU_CPUS`: the processors that the CPU's share of the work runs on, instead of the big cores.
     pub cpus: Option<Numbers>,
     /// `RKNPU_REPORT`: where the report goes at exit.
@@ -105,6 +108,7 @@ impl Config {
             decode: set
                 .named("RKNPU_DECODE", Decode::by_name, || Decode::ALLOWED.to_owned())?
                 .unwrap_or_default(),
+            keep: set.named("RKNPU_KEEP", Keep::by_name, || Keep::ALLOWED.to_owned())?.unwrap_or_default(),
             cpus: set.named("RKNPU_CPUS", numbers(CPU_MAX), || {
                 "numbers of processors such as \"4-7\" or \"0,2\"".to_owned()
             })?,
@@ -228,7 +232,7 @@ mod tests {
         assert_eq!(read(&[]).unwrap(), Config::default());
         let empty = [
             "LIBRARY", "SOC", "DEVICE", "CORES", "DOMAINS", "LOG", "MODE", "PIPELINE", "POLICY", "HYBRID",
-            "SIGNS", "PROBE", "REPORT",
+            "SIGNS", "PROBE", "REPORT", "KEEP",
         ]
         .map(|name| format!("RKNPU_{name}"));
         let mut pairs: Vec<_> = empty.iter().map(|name| (name.as_str(), "")).collect();
@@ -244,12 +248,14 @@ mod tests {
             ("RKNPU_LOG", "Debug"),
             ("RKNPU_PROBE", "OFF"),
             ("RKNPU_SIGNS", "Shared"),
+            ("RKNPU_KEEP", "Both"),
             ("RKNPU_CORES", "0,2"),
             ("RKNPU_DOMAINS", "3,0-1"),
         ])
         .unwrap();
         assert_eq!((config.disabled, config.chip, config.log), (true, Some("rk3576"), Some(Level::Debug)));
         assert_eq!((config.probe, config.signs), (Probe::Off, Some(Signs::Shared)));
+        assert_eq!(config.keep, Keep::Both);
         assert_eq!((config.cores.unwrap().list, config.domains.unwrap().list), (vec![0, 2], vec![3, 0, 1]));
     }
 
@@ -284,6 +290,7 @@ mod tests {
             ("RKNPU_PIPELINE", "W2A2", "expected one of W4A4, W4A8"),
             ("RKNPU_PIPELINE", "W8A8_ROTATED", "_STANDARD, _HADAMARD, _PADDED"),
             ("RKNPU_MODE", "quick", "expected accurate, lean or fast"),
+            ("RKNPU_KEEP", "cpu", "expected auto, both or npu"),
             ("RKNPU_SIGNS", "half", "expected full or shared"),
             ("RKNPU_CORES", "a", "expected core numbers such as \"0\", \"0,2\" or \"0-1\""),
             ("RKNPU_CORES", "99", "expected core numbers"),

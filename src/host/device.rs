@@ -7,19 +7,23 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ggml_sys::RowReader;
 use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
 use super::config::Config;
 use super::cores;
+use super::host_copy::{HostCopies, HostKernels};
 use super::machine;
 use super::pages;
 use super::progress::Progress;
 use super::trust::{self, Candidate};
+pub use super::weight::Job;
+use super::weight::{layer, upload, Weight};
 use crate::chip::Chip;
 use crate::cpus;
 pub use crate::engine::GROUP;
-use crate::engine::{Activations, Engine, Error, NpuWeight, Product, Request, Route, Wanted};
+use crate::engine::{Engine, Error, NpuWeight, Product, Request, Route, Wanted};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
@@ -31,7 +35,6 @@ use crate::policy::Pipeline;
 use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
 use crate::weights::store::Store;
-use crate::weights::Source;
 
 /// The device's name, as in `llama-bench -dev RKNPU` and `test-backend-ops -b RKNPU`.
 pub const NAME: &CStr = c"RKNPU";
@@ -57,36 +60,19 @@ pub struct Device {
     progress: Mutex<Progress>,
     /// Whether the user knows that accuracy is lost.
     cost_is_said: AtomicBool,
-    weights: Mutex<Cache<NpuWeight>>,
+    weights: Mutex<Cache<Weight>>,
+    copies: HostCopies,
     stats: Arc<Stats>,
     failures: AtomicU32,
     given_up: AtomicBool,
 }
 
-/// A product whose matrices are plain slices.
-pub struct Job<'a> {
-    /// The weight's tensor name.
-    pub name: &'a str,
-    /// The weight's matrix.
-    pub weight: Source<'a>,
-    /// Whether the weight's bytes stay until the host says otherwise, so that a converted copy may be kept.
-    pub constant: bool,
-    /// Whether the weight's bytes are the host's, such as a mapped file's, and not in a buffer of ours.
-    pub lent: bool,
-    /// The rows.
-    pub activations: Activations<'a>,
-    /// The rows are those of the job before in its group.
-    pub same: bool,
-    /// rows × N results.
-    pub out: &'a mut [f32],
-}
-
 impl Device {
-    /// Opens the NPU that `config` and the machine name.
+    /// Opens the NPU that `config` and the machine name; `kernels` are the host's own.
     ///
     /// # Errors
     /// One sentence for the user: what is missing and what to do.
-    pub fn open(config: &Config) -> Result<Self, String> {
+    pub fn open(config: &Config, kernels: &'static dyn HostKernels) -> Result<Self, String> {
         machine::raise_fd_limit();
         let library = Library::open(config.library.as_deref()).map_err(|error| error.to_string())?;
         let (chip, description) = match library.emulated_soc() {
@@ -172,6 +158,7 @@ impl Device {
             progress: Mutex::default(),
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
+            copies: HostCopies::new(kernels, config.keep.effective(config.decode, emulated), &stats),
             stats,
             failures: AtomicU32::new(0),
             given_up: AtomicBool::new(false),
@@ -220,29 +207,39 @@ impl Device {
     /// Notes who did each product, if somebody did.
     fn try_multiply(&self, jobs: &mut [Option<Job>; GROUP], done: &mut [Done; GROUP]) {
         let mut engine = self.engine.lock();
-        let mut weights: [Option<Arc<NpuWeight>>; GROUP] = Default::default();
+        let mut weights: [Option<Arc<Weight>>; GROUP] = Default::default();
         for (job, weight) in jobs.iter().zip(&mut weights) {
             *weight = job.as_ref().and_then(|job| self.weight(&mut engine, job));
         }
         let mut products: [Option<Product>; GROUP] = Default::default();
+        let mut by_host = [false; GROUP];
         // Rows are the same as those of the job before only if that one is in the stream too.
         let mut unbroken = false;
-        for ((job, weight), product) in jobs.iter_mut().zip(&weights).zip(&mut products) {
-            let (Some(job), Some(weight)) = (job, weight) else {
+        for (((job, weight), product), by_host) in
+            jobs.iter_mut().zip(&weights).zip(&mut products).zip(&mut by_host)
+        {
+            let (Some(job), Some(Weight { npu: weight, kept })) = (job, weight.as_deref()) else {
                 unbroken = false;
                 continue;
             };
+            let rows = job.activations.rows;
+            *by_host = kept.as_ref().is_some_and(|kept| engine.is_for_host(weight, rows, kept.copy.bytes()));
+            if *by_host {
+                unbroken = false;
+                continue;
+            }
             let same = job.same && unbroken;
             unbroken = true;
             let (activations, out) = (job.activations, &mut *job.out);
             *product = Some(Product { weight, activations, same, out, routed: false });
         }
-        if products.iter().all(Option::is_none) {
-            return;
-        }
-        match engine.products(&mut products) {
+        let result = if products.iter().any(Option::is_some) {
+            engine.products(&mut products).map(|()| self.failures.store(0, Relaxed))
+        } else {
+            Ok(())
+        };
+        match result {
             Ok(()) => {
-                self.failures.store(0, Relaxed);
                 for (done, product) in done.iter_mut().zip(&products) {
                     if let Some(Product { weight, routed, .. }) = product {
                         *done =
@@ -253,6 +250,15 @@ impl Device {
             Err(error) => {
                 let named = jobs.iter().flatten().next().map_or("", |job| job.name);
                 self.note_failure(named, &error);
+            }
+        }
+        for (index, job) in jobs.iter_mut().enumerate().filter(|(index, _)| by_host[*index]) {
+            if let (Some(job), Some(Weight { npu, kept: Some(kept) })) = (job, weights[index].as_deref()) {
+                let (started, rows, bytes) = (Instant::now(), job.activations.rows, kept.copy.bytes());
+                if kept.copy.multiply(&job.activations, job.out) {
+                    engine.host_took(npu, rows, bytes, started.elapsed().as_nanos() as f64);
+                    done[index] = Done::Kept(npu.pipeline, bytes);
+                }
             }
         }
     }
@@ -274,7 +280,7 @@ impl Device {
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<NpuWeight>> {
+    fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<Weight>> {
         let key = Key::of(&job.weight);
         if job.constant {
             if let Some(known) = self.weights.lock().get(&key) {
@@ -284,19 +290,23 @@ impl Device {
             }
         }
         let started = Instant::now();
-        let weight = match self.request(job) {
+        let npu = match self.request(job) {
             Some(request) => upload(engine, job, &request),
             None => {
                 log!(Debug, "{} stays with the CPU, as was asked for", job.name);
                 None
             }
         };
+        let weight = npu.map(|npu| {
+            let kept = if job.constant { self.copies.of(&job.weight, npu.bytes) } else { None };
+            Arc::new(Weight { npu, kept })
+        });
         if job.constant {
-            if let Some(weight) = &weight {
-                self.note_choice(job, weight);
-                self.progress.lock().note(started, weight.bytes);
+            if let Some(Weight { npu, kept }) = weight.as_deref() {
+                self.note_choice(job, npu);
+                self.progress.lock().note(started, npu.bytes);
                 // The host's bytes are read again only if the CPU has to step in.
-                if job.lent {
+                if job.lent && !kept.as_ref().is_some_and(|kept| kept.copy.is_original()) {
                     pages::give_back(job.weight.data);
                 }
             }
@@ -338,6 +348,34 @@ impl Device {
             for line in std::mem::take(&mut *choices).table().lines() {
                 log!(Info, "{line}");
             }
+            let kept = self.stats.kept_bytes.now();
+            if kept > 0 {
+                log!(Info, "copies for the host's kernels, RKNPU_KEEP: {:.1} MB", kept as f64 / 1e6);
+            }
+        }
+    }
+
+    /// Bytes that the copies of a weight will take, of so many `elements` and, in the file, `bytes`: about, since its
+    /// pipeline is known only when its values are. At least as much as `RKNPU_MODE` comes to.
+    pub fn copies_take(&self, name: &str, reader: &RowReader, elements: usize, bytes: usize) -> usize {
+        let pipeline = match self.policy.of(name) {
+            Decision::Fixed(Placement::Cpu) => return 0,
+            Decision::Fixed(Placement::Npu(scheme)) => scheme.pipeline,
+            Decision::Choose(_) => Pipeline::of(reader.is_quantized()),
+        };
+        let kept = if self.copies.are_all_made(reader, elements, bytes) { bytes } else { 0 };
+        pipeline.dtype().b().bytes(elements).saturating_add(kept)
+    }
+
+    /// Notes that the host makes a buffer: it may be loading a model.
+    pub fn a_model_comes(&self) {
+        self.copies.a_model_comes();
+    }
+
+    /// Says who did the products so far, if that is asked for.
+    pub fn show_ways(&self) {
+        if let Some(line) = self.stats.ways() {
+            log!(Info, "{line}");
         }
     }
 
@@ -388,29 +426,6 @@ impl Device {
     }
 }
 
-/// Converts the weight; `None`, said once, if it has to stay with the CPU.
-fn upload(engine: &mut Engine, job: &Job, request: &Request) -> Option<Arc<NpuWeight>> {
-    match engine.upload(&job.weight, request) {
-        Ok(weight) => {
-            log!(
-                Debug,
-                "{}: {} {}x{} as {}, K in {}",
-                job.name,
-                job.weight.reader.name(),
-                job.weight.k,
-                job.weight.n,
-                weight.pipeline.name(),
-                weight.plan.segments.len()
-            );
-            Some(Arc::new(weight))
-        }
-        Err(error) => {
-            log!(Warn, "{} stays with the CPU: {error}", job.name);
-            None
-        }
-    }
-}
-
 /// Whether `chip` has the types of all pipelines that the user named.
 ///
 /// # Errors
@@ -430,13 +445,9 @@ fn runnable(policy: &Policy, chip: &Chip) -> Result<(), String> {
     }
 }
 
-/// The layer that llama.cpp's name of a weight ("blk.3.attn_q.weight") says it is of.
-fn layer(name: &str) -> Option<u32> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::host_copy::NoKernels;
     use super::*;
 
     #[test]
@@ -453,17 +464,9 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_told_by_name() {
-        assert_eq!(
-            (layer("blk.12.attn_q.weight"), layer("output.weight"), layer("blk.x.y")),
-            (Some(12), None, None)
-        );
-    }
-
-    #[test]
     fn without_a_library_the_error_says_what_to_do() {
         let config = Config { library: Some("/nonexistent/librknnrt.so".into()), ..Config::default() };
-        let error = Device::open(&config).err().unwrap();
+        let error = Device::open(&config, &NoKernels).err().unwrap();
         assert!(error.contains("/nonexistent/librknnrt.so") && error.contains("RKNPU_LIBRARY"), "{error}");
     }
 }

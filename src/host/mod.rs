@@ -5,9 +5,11 @@
 pub mod config;
 mod cores;
 pub mod device;
+pub mod host_copy;
 pub mod machine;
 pub mod numbers;
 mod pages;
 pub mod product;
 mod progress;
 pub mod trust;
+mod weight;

@@ -30,6 +30,11 @@ pub struct Report {
     fallbacks: u64,
     /// FLOPs of products that our kernels on the CPU did, since that is faster.
     routed_flops: u64,
+    /// Products, and their FLOPs, that the host's kernels did over its own copies, since that is faster; and the bytes of
+    /// these copies.
+    kept_products: u64,
+    kept_flops: u64,
+    kept_bytes: u64,
     /// Threads started and contexts made, and allocations of the plugin's own, so far.
     threads_created: u64,
     contexts_created: u64,
@@ -103,6 +108,9 @@ impl Report {
             weights_loaded: stats.weights_loaded.load(Relaxed),
             fallbacks: stats.fallbacks.load(Relaxed),
             routed_flops: stats.routed_flops.load(Relaxed),
+            kept_products: stats.kept_products.load(Relaxed),
+            kept_flops: stats.kept_flops.load(Relaxed),
+            kept_bytes: stats.kept_bytes.peak(),
             threads_created: stats.threads_created.load(Relaxed),
             contexts_created: stats.contexts_created.load(Relaxed),
             allocations: crate::allocations(),

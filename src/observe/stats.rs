@@ -62,13 +62,15 @@ pub struct TensorStats {
     pub cpu_flops: u64,
     /// FLOPs done by our kernels on the CPU, over the converted copy.
     pub routed_flops: u64,
+    /// FLOPs done by the host's kernels, over its own copy.
+    pub kept_flops: u64,
     /// Products, their rows, and the ns that they took.
     pub calls: u64,
     /// Rows of all products.
     pub rows: u64,
     /// ns of the caller's time, that of a group shared out by FLOPs.
     pub ns: u64,
-    /// Bytes of the converted copy, each time that it was read.
+    /// Bytes of the copy that was multiplied by, each time that it was read.
     pub streamed_bytes: u64,
 }
 
@@ -79,6 +81,8 @@ pub enum Done {
     Npu(Pipeline),
     /// Our kernels on the CPU, since that is faster.
     Routed(Pipeline),
+    /// The host's kernels over its own copy of as many bytes, since that is faster.
+    Kept(Pipeline, usize),
     /// The host's CPU backend, since nobody else can.
     ByHost,
 }
@@ -116,6 +120,12 @@ pub struct Stats {
     pub result_bytes: AtomicU64,
     /// FLOPs of products that were sent to our kernels on the CPU, since that is faster.
     pub routed_flops: AtomicU64,
+    /// Products that were sent to the host's kernels over its own copy, since that is faster.
+    pub kept_products: AtomicU64,
+    /// FLOPs of those.
+    pub kept_flops: AtomicU64,
+    /// Bytes of the host's copies alive.
+    pub kept_bytes: Gauge,
     /// What the caller's time went into.
     pub stages: Stages,
     /// ns within products.
@@ -155,6 +165,10 @@ impl Stats {
         match done {
             Done::Npu(_) => self.npu_flops.fetch_add(flops, Relaxed),
             Done::Routed(_) => self.routed_flops.fetch_add(flops, Relaxed),
+            Done::Kept(..) => {
+                self.kept_products.fetch_add(1, Relaxed);
+                self.kept_flops.fetch_add(flops, Relaxed)
+            }
             Done::ByHost => {
                 self.fallbacks.fetch_add(1, Relaxed);
                 self.cpu_flops.fetch_add(flops, Relaxed)
@@ -175,11 +189,35 @@ impl Stats {
             entry.pipeline = pipeline.name();
             entry.streamed_bytes += entry.npu_bytes * rows.div_ceil(ROWS_MAX) as u64;
         }
+        if let Done::Kept(pipeline, bytes) = done {
+            entry.pipeline = pipeline.name();
+            entry.streamed_bytes += bytes as u64;
+        }
         match done {
             Done::Npu(_) => entry.npu_flops += flops,
             Done::Routed(_) => entry.routed_flops += flops,
+            Done::Kept(..) => entry.kept_flops += flops,
             Done::ByHost => entry.cpu_flops += flops,
         }
+    }
+
+    /// A line that says who did the products so far, by FLOPs; none before the first.
+    pub fn ways(&self) -> Option<String> {
+        let all = [&self.npu_flops, &self.routed_flops, &self.kept_flops, &self.cpu_flops];
+        let [npu, routed, kept, cpu] = all.map(|flops| flops.load(Relaxed));
+        let total = npu + routed + kept + cpu;
+        let share = |part: u64| part as f64 / total as f64 * 100.0;
+        (total > 0).then(|| {
+            format!(
+                "products so far: {:.1} % by the NPU, {:.1} % by our kernels on the CPU, {:.1} % ({} products) by the \
+                 host's over its own copies, {:.1} % by the host since nobody else could",
+                share(npu),
+                share(routed),
+                share(kept),
+                self.kept_products.load(Relaxed),
+                share(cpu)
+            )
+        })
     }
 
     /// Notes the bytes of a weight's converted copy.
@@ -193,11 +231,12 @@ impl Stats {
     }
 }
 
-/// Counts an allocation or a context as long as it is held.
+/// Counts an allocation, a context or a copy as long as it is held.
 pub struct Held {
     stats: Arc<Stats>,
     contexts: u64,
     bytes: Option<u64>,
+    kept_bytes: u64,
 }
 
 impl Held {
@@ -205,20 +244,27 @@ impl Held {
     pub fn allocation(stats: &Arc<Stats>, bytes: usize) -> Self {
         stats.fds.add(1);
         stats.bytes.add(bytes as u64);
-        Self { stats: stats.clone(), contexts: 0, bytes: Some(bytes as u64) }
+        Self { stats: stats.clone(), contexts: 0, bytes: Some(bytes as u64), kept_bytes: 0 }
     }
 
     /// A context.
     pub fn context(stats: &Arc<Stats>) -> Self {
         stats.contexts.add(1);
         stats.contexts_created.fetch_add(1, Relaxed);
-        Self { stats: stats.clone(), contexts: 1, bytes: None }
+        Self { stats: stats.clone(), contexts: 1, bytes: None, kept_bytes: 0 }
+    }
+
+    /// A weight's copy of `bytes` for the host's kernels.
+    pub fn host_copy(stats: &Arc<Stats>, bytes: usize) -> Self {
+        stats.kept_bytes.add(bytes as u64);
+        Self { stats: stats.clone(), contexts: 0, bytes: None, kept_bytes: bytes as u64 }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.stats.contexts.subtract(self.contexts);
+        self.stats.kept_bytes.subtract(self.kept_bytes);
         if let Some(bytes) = self.bytes {
             self.stats.fds.subtract(1);
             self.stats.bytes.subtract(bytes);
@@ -235,9 +281,12 @@ mod tests {
         let stats = Stats::default();
         stats.count_product("a", ("f16", 4, 5), 3, Done::Npu(Pipeline::W16A16), 5);
         stats.count_product("a", ("f16", 4, 5), 1, Done::ByHost, 6);
+        stats.count_product("b", ("q4_0", 4, 5), 2, Done::Kept(Pipeline::W8A8, 10), 6);
         assert_eq!(stats.npu_flops.load(Relaxed), 120);
         assert_eq!((stats.cpu_flops.load(Relaxed), stats.fallbacks.load(Relaxed)), (40, 1));
+        assert_eq!((stats.kept_flops.load(Relaxed), stats.kept_products.load(Relaxed)), (80, 1));
         let tensors = stats.tensors();
+        assert_eq!((tensors["b"].kept_flops, tensors["b"].streamed_bytes), (80, 10));
         assert_eq!(
             (tensors["a"].pipeline, tensors["a"].npu_flops, tensors["a"].cpu_flops),
             ("W16A16", 120, 40)

@@ -30,14 +30,15 @@ pub fn lines(stats: &Stats, chip: &Chip) -> Vec<String> {
         total.streamed_bytes += tensor.streamed_bytes;
         total.npu_flops += tensor.npu_flops;
         total.routed_flops += tensor.routed_flops;
+        total.kept_flops += tensor.kept_flops;
         total.cpu_flops += tensor.cpu_flops;
     }
     let mut lines = vec![format!(
-        "{:28} {:>7} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9} {:>9}",
-        "weights", "as", "calls", "rows", "ms", "GOPS", "GB/s", "roofline", "on CPU"
+        "{:28} {:>7} {:>8} {:>9} {:>9} {:>8} {:>7} {:>9} {:>9} {:>9}",
+        "weights", "as", "calls", "rows", "ms", "GOPS", "GB/s", "roofline", "on CPU", "as kept"
     )];
     for ((class, pipeline), Row { total, weights }) in rows {
-        let flops = total.npu_flops + total.routed_flops + total.cpu_flops;
+        let flops = total.npu_flops + total.routed_flops + total.kept_flops + total.cpu_flops;
         // Operations and bytes a ns.
         let per_ns = |amount: u64| if total.ns == 0 { 0.0 } else { amount as f64 / total.ns as f64 };
         let share = |part: u64| if flops == 0 { 0.0 } else { part as f64 / flops as f64 * 100.0 };
@@ -47,7 +48,7 @@ pub fn lines(stats: &Stats, chip: &Chip) -> Vec<String> {
         });
         let roofline = if total.ns == 0 { 0.0 } else { least / total.ns as f64 * 100.0 };
         lines.push(format!(
-            "{:28} {:>7} {:>8} {:>9} {:>9.1} {:>8.1} {:>7.2} {:>7.0} % {:>7.1} %",
+            "{:28} {:>7} {:>8} {:>9} {:>9.1} {:>8.1} {:>7.2} {:>7.0} % {:>7.1} % {:>7.1} %",
             format!("{class} ({weights})"),
             pipeline,
             total.calls,
@@ -56,7 +57,8 @@ pub fn lines(stats: &Stats, chip: &Chip) -> Vec<String> {
             per_ns(flops),
             per_ns(total.streamed_bytes),
             roofline,
-            share(total.routed_flops + total.cpu_flops)
+            share(total.routed_flops + total.kept_flops + total.cpu_flops),
+            share(total.kept_flops)
         ));
     }
     let ms = |ns: u64| ns as f64 / 1e6;
@@ -65,9 +67,10 @@ pub fn lines(stats: &Stats, chip: &Chip) -> Vec<String> {
         Stage::ALL.map(|stage| format!("{} {:.1}", stage.name(), ms(stats.stages.ns(stage)))).join(", ");
     lines.push(format!("ms of the caller in products {:.1}: {stages}", ms(products)));
     lines.push(format!(
-        "ms with a core at work {:.1}, without {:.1}; fallbacks {}, contexts {}, fds {}",
+        "ms with a core at work {:.1}, without {:.1}; by the host's copies {}, fallbacks {}, contexts {}, fds {}",
         ms(stats.npu.ns()),
         ms(products.saturating_sub(stats.npu.ns())),
+        stats.kept_products.load(Relaxed),
         stats.fallbacks.load(Relaxed),
         stats.contexts.peak(),
         stats.fds.peak()
@@ -93,5 +96,9 @@ mod tests {
         let words: Vec<_> = lines[1].split_whitespace().collect();
         assert_eq!(words[..6], ["blk.*.ffn_up.weight", "(3)", "W8A8", "3", "6", "3.0"], "{lines:#?}");
         assert!(lines[2].contains("100.0 %"), "{lines:#?}");
+        stats.count_product("output.weight", ("q4_0", 1000, 1000), 1, Done::Kept(Pipeline::W8A8, 9), 10);
+        let lines = super::lines(&stats, chip);
+        assert!(lines[2].ends_with("100.0 %    50.0 %"), "{lines:#?}");
+        assert!(lines[4].contains("by the host's copies 1,"), "{lines:#?}");
     }
 }

@@ -42,7 +42,11 @@ host! {
     ggml_backend_dev_memory: fn(sys::ggml_backend_dev_t, *mut usize, *mut usize);
     ggml_backend_dev_init: fn(sys::ggml_backend_dev_t, *const c_char) -> sys::ggml_backend_t;
     ggml_backend_dev_supports_op: fn(sys::ggml_backend_dev_t, *const sys::ggml_tensor) -> bool;
+    ggml_backend_init_by_type: fn(c_int, *const c_char) -> sys::ggml_backend_t;
     ggml_backend_free: fn(sys::ggml_backend_t);
+    ggml_backend_dev_buffer_type: fn(sys::ggml_backend_dev_t) -> sys::ggml_backend_buffer_type_t;
+    ggml_backend_alloc_ctx_tensors_from_buft_size: fn(Context, sys::ggml_backend_buffer_type_t) -> usize;
+    ggml_backend_buffer_get_size: fn(sys::ggml_backend_buffer_t) -> usize;
     ggml_backend_alloc_ctx_tensors: fn(Context, sys::ggml_backend_t) -> sys::ggml_backend_buffer_t;
     ggml_backend_buffer_free: fn(sys::ggml_backend_buffer_t);
     ggml_backend_buffer_set_usage: fn(sys::ggml_backend_buffer_t, c_int);

@@ -1,0 +1,74 @@
+//! A weight of the host's, what it is multiplied with, and its copies.
+
+use crate::engine::{Activations, Engine, NpuWeight, Request};
+use crate::log;
+use crate::weights::Source;
+
+use super::host_copy::Kept;
+
+/// A weight that the NPU multiplies by.
+pub struct Weight {
+    /// The NPU's copy, which our kernels on the CPU multiply by as well.
+    pub npu: NpuWeight,
+    /// The host's own copy, which its kernels multiply by.
+    pub kept: Option<Kept>,
+}
+
+/// A product whose matrices are plain slices.
+pub struct Job<'a> {
+    /// The weight's tensor name.
+    pub name: &'a str,
+    /// The weight's matrix.
+    pub weight: Source<'a>,
+    /// Whether the weight's bytes stay until the host says otherwise, so that a converted copy may be kept.
+    pub constant: bool,
+    /// Whether the weight's bytes are the host's, such as a mapped file's, and not in a buffer of ours.
+    pub lent: bool,
+    /// The rows.
+    pub activations: Activations<'a>,
+    /// The rows are those of the job before in its group.
+    pub same: bool,
+    /// rows × N results.
+    pub out: &'a mut [f32],
+}
+
+/// Converts the weight; `None`, said once, if it has to stay with the CPU.
+pub fn upload(engine: &mut Engine, job: &Job, request: &Request) -> Option<NpuWeight> {
+    match engine.upload(&job.weight, request) {
+        Ok(weight) => {
+            log!(
+                Debug,
+                "{}: {} {}x{} as {}, K in {}",
+                job.name,
+                job.weight.reader.name(),
+                job.weight.k,
+                job.weight.n,
+                weight.pipeline.name(),
+                weight.plan.segments.len()
+            );
+            Some(weight)
+        }
+        Err(error) => {
+            log!(Warn, "{} stays with the CPU: {error}", job.name);
+            None
+        }
+    }
+}
+
+/// The layer that llama.cpp's name of a weight ("blk.3.attn_q.weight") says it is of.
+pub fn layer(name: &str) -> Option<u32> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_told_by_name() {
+        assert_eq!(
+            (layer("blk.12.attn_q.weight"), layer("output.weight"), layer("blk.x.y")),
+            (Some(12), None, None)
+        );
+    }
+}
