@@ -11,7 +11,8 @@ use super::pack::{Filling, Target};
 use super::prepare::{Prepared, Wish};
 use super::results::read;
 use super::route::Few;
-use super::stream::Activations;
+use super::route::ROWS_MAX;
+use super::stream::{Activations, Product, Room, GROUP};
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
 use crate::kernels::Results;
@@ -46,7 +47,7 @@ pub fn is_exact(pipeline: Pipeline) -> bool {
 impl Engine {
     /// Whether a product of so many rows is to be done here.
     pub(super) fn is_for_cpu(&mut self, weight: &NpuWeight, rows: usize) -> bool {
-        if rows > super::route::ROWS_MAX || !has_kernel(weight.pipeline) || weight.stack().is_none() {
+        if rows > ROWS_MAX || !has_kernel(weight.pipeline) || weight.stack().is_none() {
             return false;
         }
         let npu_ns = self.schedule(weight, rows).ns;
@@ -70,6 +71,25 @@ impl Engine {
     /// Notes that the host took `ns` for such a product.
     pub fn host_took(&mut self, weight: &NpuWeight, rows: usize, bytes: usize, ns: f64) {
         self.route.host_took(&weight.plan, &self.chip.timing, rows, bytes, ns);
+    }
+
+    /// Does by our kernels what the NPU failed at, over the bytes that it would have read: for integer pipelines the
+    /// results are the same bits. Marks what was done as routed; weights that no kernel can read are left.
+    pub fn recover(&mut self, products: &mut [Option<Product>; GROUP]) {
+        let mut room = std::mem::take(&mut self.room);
+        let Room { prepared, cpu, .. } = &mut room;
+        for product in products.iter_mut().flatten() {
+            let (weight, n) = (product.weight, product.weight.plan.n);
+            if product.routed || !has_kernel(weight.pipeline) || weight.stack().is_none() {
+                continue;
+            }
+            let all = product.activations;
+            product.routed = product.out.chunks_mut(ROWS_MAX * n).enumerate().all(|(index, out)| {
+                let rows = Activations { rows: out.len() / n, ..all.from(index * ROWS_MAX, 0) };
+                self.multiply_on_cpu(weight, &rows, false, prepared, cpu, out).is_ok()
+            });
+        }
+        self.room = room;
     }
 
     /// Does a product of few rows.

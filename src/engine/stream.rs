@@ -44,7 +44,7 @@ pub struct Activations<'a> {
 
 impl<'a> Activations<'a> {
     /// The rows from `first` on, and the elements from `column` on.
-    fn from(&self, first: usize, column: usize) -> Self {
+    pub(super) fn from(&self, first: usize, column: usize) -> Self {
         let data = &self.data[first * self.stride + column..];
         Self { data, stride: self.stride, rows: self.rows - first }
     }
@@ -97,8 +97,8 @@ struct Key {
 /// What the stream needs beside the NPU's memories; kept from one to the next.
 #[derive(Default)]
 pub struct Room {
-    prepared: Prepared,
-    cpu: CpuRoom,
+    pub(super) prepared: Prepared,
+    pub(super) cpu: CpuRoom,
     slots: [Slot; SLOTS],
     targets: Vec<Target>,
     /// The slot of activations used last.

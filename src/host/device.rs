@@ -248,6 +248,19 @@ impl Device {
                 }
             }
             Err(error) => {
+                // The output of each may have been begun, unless it was never the NPU's.
+                let routed =
+                    products.each_ref().map(|product| product.as_ref().is_some_and(|one| one.routed));
+                engine.recover(&mut products);
+                for ((done, product), routed) in done.iter_mut().zip(&products).zip(routed) {
+                    if let Some(Product { weight, routed: true, .. }) = product {
+                        *done = if routed {
+                            Done::Routed(weight.pipeline)
+                        } else {
+                            Done::Recovered(weight.pipeline)
+                        };
+                    }
+                }
                 let named = jobs.iter().flatten().next().map_or("", |job| job.name);
                 self.note_failure(named, &error);
             }

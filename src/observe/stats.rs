@@ -83,6 +83,8 @@ pub enum Done {
     Routed(Pipeline),
     /// The host's kernels over its own copy of as many bytes, since that is faster.
     Kept(Pipeline, usize),
+    /// Our kernels on the CPU, since the NPU failed.
+    Recovered(Pipeline),
     /// The host's CPU backend, since nobody else can.
     ByHost,
 }
@@ -169,7 +171,7 @@ impl Stats {
                 self.kept_products.fetch_add(1, Relaxed);
                 self.kept_flops.fetch_add(flops, Relaxed)
             }
-            Done::ByHost => {
+            Done::Recovered(_) | Done::ByHost => {
                 self.fallbacks.fetch_add(1, Relaxed);
                 self.cpu_flops.fetch_add(flops, Relaxed)
             }
@@ -185,7 +187,7 @@ impl Stats {
         entry.calls += 1;
         entry.rows += rows as u64;
         entry.ns += ns;
-        if let Done::Npu(pipeline) | Done::Routed(pipeline) = done {
+        if let Done::Npu(pipeline) | Done::Routed(pipeline) | Done::Recovered(pipeline) = done {
             entry.pipeline = pipeline.name();
             entry.streamed_bytes += entry.npu_bytes * rows.div_ceil(ROWS_MAX) as u64;
         }
@@ -197,7 +199,7 @@ impl Stats {
             Done::Npu(_) => entry.npu_flops += flops,
             Done::Routed(_) => entry.routed_flops += flops,
             Done::Kept(..) => entry.kept_flops += flops,
-            Done::ByHost => entry.cpu_flops += flops,
+            Done::Recovered(_) | Done::ByHost => entry.cpu_flops += flops,
         }
     }
 

@@ -188,8 +188,8 @@ mod tests {
         };
         let tokens = |count: u64| json!({"tensors": [weight(count)], "allocations": 100 + 3 * count});
         Measured {
-            prompts: [ran(1e6, &[9.0], stages(1)), ran(3e6, &[9.0, 5e8, 5e8], stages(3))],
-            tokens: [ran(1e6, &[1e9], tokens(16)), ran(4.2e6, &[1e9, 1e9, 2e9], tokens(48))],
+            prompts: [ran(1e6, &[9.0], stages(1)), ran(4e6, &[9.0, 5e8, 5e8, 5e8], stages(4))],
+            tokens: [ran(1e6, &[1e9], tokens(16)), ran(5.8e6, &[1e9, 1e9, 1.5e9, 2e9], tokens(64))],
             small: [0.8e6, 0.8e6, 1.6e6, 3.2e6].map(|ns| ran(ns, &[], json!({}))),
         }
     }

@@ -25,6 +25,7 @@ use std::thread;
 use clap::Args;
 
 use self::measure::Bench;
+use self::rows::Row;
 use crate::accuracy::asked::{self, Asked};
 use crate::cache::Cache;
 use crate::env::{Npu, NpuChoice};
@@ -59,6 +60,9 @@ pub struct Options {
     /// The chip to emulate [default: rk3588]
     #[arg(long)]
     soc: Option<String>,
+    /// Measure nothing: take what --json printed earlier; may be given several times
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["shapes", "types", "pipelines", "layers", "threads", "soc"])]
+    from: Vec<PathBuf>,
     /// Print one JSON array as the last line of stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -90,7 +94,7 @@ impl Subject {
     }
 }
 
-/// Measures, prints and saves.
+/// Measures, or takes what was measured, prints and saves.
 ///
 /// # Errors
 /// Bad input, a failed set-up, a full disk, a failed host, reports that hold no figures.
@@ -99,6 +103,20 @@ pub fn command(options: &Options) -> Result<()> {
         // Said now, not after an hour of measuring.
         page::check_path(path)?;
     }
+    let rows = if options.from.is_empty() { measure(options)? } else { rows::saved(&options.from)? };
+    if options.json {
+        println!("{}", serde_json::to_string(&rows).unwrap_or_default());
+    } else {
+        print!("{}", rows::table(&rows));
+    }
+    if let Some(path) = &options.save {
+        page::save(&rows, path)?;
+        note(&format!("the page is {}", path.display()));
+    }
+    Ok(())
+}
+
+fn measure(options: &Options) -> Result<Vec<Row>> {
     let npu = Npu::choose(false, NpuChoice::Emulated, options.soc.as_deref())?;
     let ready = setup::prepare(Wants { models: true, plugin: true })?;
     let cache = Cache::from_env()?;
@@ -130,16 +148,7 @@ pub fn command(options: &Options) -> Result<()> {
             }
         }
     }
-    if options.json {
-        println!("{}", serde_json::to_string(&rows).unwrap_or_default());
-    } else {
-        print!("{}", rows::table(&rows));
-    }
-    if let Some(path) = &options.save {
-        page::save(&rows, path)?;
-        note(&format!("the page is {}", path.display()));
-    }
-    Ok(())
+    Ok(rows)
 }
 
 #[cfg(test)]
