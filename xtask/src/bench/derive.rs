@@ -19,7 +19,7 @@ const STAGES: [&str; 4] = ["compare_ns", "pack_ns", "sync_ns", "scale_ns"];
 /// # Errors
 /// A chip that is not known, or a prompt of which nothing ran on the NPU.
 pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
-    let Measured { prompts, tokens, small } = measured;
+    let Measured { prompts, tokens, small, loads } = measured;
     let soc = prompts[1].emulator.soc.clone();
     let search = Search::on(&soc)
         .ok_or_else(|| Error::Refused(format!("the emulator's report is of an unknown chip, {soc:?}")))?;
@@ -48,8 +48,13 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
     let whole = |ran: &Ran, name: &str| ran.plugin.number(name).map(|number| number as u64);
     let memory = prompts[1].memory;
 
+    let load = |ran: &[Ran]| median(&ran.iter().map(|ran| ran.wall_ns).collect::<Vec<_>>());
+    let load_ns = load(&loads[0]).zip(load(&loads[1]));
+
     Ok(Row {
         soc,
+        load_ns: load_ns.map(|(plugin, _)| plugin),
+        load_ratio: load_ns.map(|(plugin, cpu)| plugin / cpu),
         prefill_tokens: PROMPT,
         prefill_npu_ns,
         prefill_roofline_share: bound.map(|bound| bound.best_ns / prefill_npu_ns),
@@ -171,7 +176,7 @@ mod tests {
             cores: vec![core],
         };
         let memory = Memory { peak: 4_000_000, ..Memory::default() };
-        Ran { samples_ns: samples_ns.to_vec(), emulator, plugin: Plugin(plugin), memory }
+        Ran { samples_ns: samples_ns.to_vec(), emulator, plugin: Plugin(plugin), memory, wall_ns: 0.0 }
     }
 
     /// One weight of 1024 × 1024 in W8A8 that met so many rows.
@@ -191,6 +196,8 @@ mod tests {
             prompts: [ran(1e6, &[9.0], stages(1)), ran(4e6, &[9.0, 5e8, 5e8, 5e8], stages(4))],
             tokens: [ran(1e6, &[1e9], tokens(16)), ran(5.8e6, &[1e9, 1e9, 1.5e9, 2e9], tokens(64))],
             small: [0.8e6, 0.8e6, 1.6e6, 3.2e6].map(|ns| ran(ns, &[], json!({}))),
+            loads: [[3.0, 9.0, 4.0], [2.0, 2.0, 8.0]]
+                .map(|wall| wall.map(|wall_ns| Ran { wall_ns, ..Ran::default() }).into()),
         }
     }
 
@@ -211,6 +218,7 @@ mod tests {
         assert_eq!((row.allocs_per_token, row.threads_per_token), (Some(3.0), None));
         assert_eq!((row.fds, row.contexts, row.npu_bytes), (Some(4), None, Some(2_000_000)));
         assert_eq!(row.rss_over_weights, Some(4e6 / 1_048_576.0));
+        assert_eq!((row.load_ns, row.load_ratio), (Some(4.0), Some(2.0)));
         assert!(row.pacing.is_some_and(|pacing| (pacing - 1.1).abs() < 1e-9));
     }
 

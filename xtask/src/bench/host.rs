@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -43,6 +43,8 @@ pub enum Test {
     Prompt(u32),
     /// So many tokens, one at a time.
     Generate(u32),
+    /// One token on the CPU, the file read instead of mapped: what loading takes without us.
+    CpuUnmapped,
 }
 
 /// What a process left behind.
@@ -56,6 +58,8 @@ pub struct Ran {
     pub plugin: Plugin,
     /// The most that the process held.
     pub memory: Memory,
+    /// ns of the whole process by the wall clock.
+    pub wall_ns: f64,
 }
 
 /// Resident memory in bytes, at its highest.
@@ -113,13 +117,22 @@ impl Host<'_> {
         let (prompt, generate) = match test {
             Test::Prompt(tokens) => (tokens, 0),
             Test::Generate(tokens) => (0, tokens),
+            Test::CpuUnmapped => {
+                host.args(["-dev", "none", "-mmp", "0"]);
+                (1, 0)
+            }
         };
         for (option, number) in [("-p", prompt), ("-n", generate), ("-r", repetitions), ("-t", self.threads)]
         {
             host.args([option, &number.to_string()]);
         }
         host.args(["--no-warmup", "-o", "jsonl"]);
+        let started = Instant::now();
         let (samples_ns, memory) = watch(&mut host)?;
+        let wall_ns = started.elapsed().as_nanos() as f64;
+        if matches!(test, Test::CpuUnmapped) {
+            return Ok(Ran { samples_ns, memory, wall_ns, ..Ran::default() });
+        }
 
         let [emulator, plugin] = reports;
         let Some(plugin) = read(&plugin)? else {
@@ -133,7 +146,7 @@ impl Host<'_> {
             })?,
             None => return Err(Error::Refused("the emulator left no report: nothing ran on it".to_owned())),
         };
-        Ok(Ran { samples_ns, emulator, plugin: Plugin(plugin), memory })
+        Ok(Ran { samples_ns, emulator, plugin: Plugin(plugin), memory, wall_ns })
     }
 }
 

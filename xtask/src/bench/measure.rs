@@ -24,6 +24,9 @@ pub const SMALL: [u32; 4] = [2, 4, 8, 16];
 /// How often a small batch is repeated.
 pub const SMALLS: u32 = 8;
 
+/// How often a model is loaded each way.
+const LOADS: usize = 3;
+
 /// What was measured of one model.
 #[derive(Debug, Default)]
 pub struct Measured {
@@ -33,6 +36,8 @@ pub struct Measured {
     pub tokens: [Ran; 2],
     /// [`SMALLS`] batches of [`SMALL`] rows.
     pub small: [Ran; 4],
+    /// Loads: the plugin with its weights on disk and one token, and the CPU alone.
+    pub loads: [Vec<Ran>; 2],
 }
 
 /// What all rows share.
@@ -74,6 +79,11 @@ impl<'a> Bench<'a> {
         };
         for (rows, ran) in SMALL.into_iter().zip(&mut measured.small) {
             *ran = run(Test::Prompt(rows), SMALLS)?;
+        }
+        for _ in 0..LOADS {
+            for (ran, test) in measured.loads.iter_mut().zip([Test::Prompt(1), Test::CpuUnmapped]) {
+                ran.push(run(test, 1)?);
+            }
         }
         step.done();
         let mut row = derive::row(&measured, bytes_per_ns)?;

@@ -93,6 +93,10 @@ pub struct Row {
     pub rss_shared_bytes: u64,
     /// `rss_peak_bytes / weight_bytes`.
     pub rss_over_weights: Option<f64>,
+    /// Wall ns of a process that loads the model, its converted weights from the disk, and does one token.
+    pub load_ns: Option<f64>,
+    /// That over the same on the CPU alone, with the file read and not mapped.
+    pub load_ratio: Option<f64>,
     /// Real time of paced runs over modelled time; what is above one is this machine's fault.
     pub pacing: Option<f64>,
 }
@@ -211,7 +215,9 @@ pub const GROUPS: [Group; 3] = [
         title: "What it takes",
         text: "*Allocations*, *threads* and *contexts a token*: made while generating. *Contexts*, *descriptors* and *NPU \
                MB*: the most at once. *RSS*: the host's resident memory at its highest over the bytes of the weights' \
-               copies; what is mapped of the file and the NPU's memory are in it. *Pacing*: real over modelled time of paced runs.",
+               copies; what is mapped of the file and the NPU's memory are in it. *Load*: a process that loads the model, its \
+               converted weights from the disk's cache, and does one token, over the same on the CPU alone without a \
+               mapping of the file (the median of three, real time). *Pacing*: real over modelled time of paced runs.",
         columns: &[
             ("allocations a token", |row| number(row.allocs_per_token, 1)),
             ("threads a token", |row| number(row.threads_per_token, 1)),
@@ -220,6 +226,7 @@ pub const GROUPS: [Group; 3] = [
             ("descriptors", |row| count(row.fds)),
             ("NPU MB", |row| number(row.npu_bytes.map(|bytes| bytes as f64 / 1e6), 1)),
             ("RSS", |row| number(row.rss_over_weights, 2)),
+            ("load", |row| number(row.load_ratio, 2)),
             ("pacing", |row| number(row.pacing, 2)),
         ],
     },
