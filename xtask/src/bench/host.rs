@@ -118,7 +118,7 @@ impl Host<'_> {
             Test::Prompt(tokens) => (tokens, 0),
             Test::Generate(tokens) => (0, tokens),
             Test::CpuUnmapped => {
-                host.args(["-dev", "none", "-mmp", "0"]);
+                host.args(["-dev", "none", "-lm", "none"]);
                 (1, 0)
             }
         };
