@@ -104,7 +104,10 @@ impl Prepared {
         }
         let ready = if self.stored { self.ready } else { 0 };
         stats.rows_rotated.fetch_add(rows.end.saturating_sub(ready.max(rows.start)) as u64, Relaxed);
-        self.ready = self.ready.max(rows.end);
+        // Rows beyond a gap are not counted: all rows before are to be ready.
+        if rows.start <= self.ready {
+            self.ready = self.ready.max(rows.end);
+        }
         let rotated = self.stored.then(|| Divided::new(&mut self.rotated[..self.rows * width]));
         let source = self.copied.then(|| Divided::new(&mut self.source[..self.rows * k]));
         Source { activations: *activations, rotation: Some(rotation), ready, kept: [rotated, source] }
