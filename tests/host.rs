@@ -9,13 +9,10 @@ use std::ffi::c_int;
 use std::sync::OnceLock;
 
 use common::Lab;
-use ggml::{numbers, Ggml, Tensor};
-use ggml_sys::sys;
+use ggml::{numbers, Ggml, Product, F32};
 
-const F32: c_int = 0;
 const Q8_0: c_int = 8;
 const ACCEL: c_int = 3;
-const WEIGHTS: c_int = 1;
 
 struct Shared(Ggml);
 // SAFETY: a table of functions that may be called from any thread.
@@ -48,111 +45,13 @@ fn nmse(got: &[f32], want: &[f64]) -> f64 {
     error / want.iter().map(|w| w * w).sum::<f64>()
 }
 
-/// A product in a graph of its own, with a weight in a buffer of weights.
-struct Product<'a> {
-    ggml: &'a Ggml,
-    backend: sys::ggml_backend_t,
-    contexts: [ggml::Context; 2],
-    buffers: [sys::ggml_backend_buffer_t; 2],
-    weight: Tensor,
-    activations: Tensor,
-    out: Tensor,
-    graph: *mut sys::ggml_cgraph,
-    k: usize,
-    n: usize,
-}
-
-impl<'a> Product<'a> {
-    fn new(ggml: &'a Ggml, ggml_type: c_int, k: usize, n: usize, rows: usize) -> Self {
-        let backend = ggml.backend();
-        let contexts = [ggml.context(), ggml.context()];
-        // SAFETY: the host's functions on the host's live objects, as its headers say.
-        unsafe {
-            let weight = (ggml.ggml_new_tensor_4d)(contexts[0], ggml_type, k as i64, n as i64, 1, 1);
-            let weights = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
-            (ggml.ggml_backend_buffer_set_usage)(weights, WEIGHTS);
-            let activations = (ggml.ggml_new_tensor_4d)(contexts[1], F32, k as i64, rows as i64, 1, 1);
-            let out = (ggml.ggml_mul_mat)(contexts[1], weight, activations);
-            let graph = (ggml.ggml_new_graph)(contexts[1]);
-            (ggml.ggml_build_forward_expand)(graph, out);
-            let compute = if rows > 0 {
-                (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend)
-            } else {
-                std::ptr::null_mut()
-            };
-            Self {
-                ggml,
-                backend,
-                contexts,
-                buffers: [weights, compute],
-                weight,
-                activations,
-                out,
-                graph,
-                k,
-                n,
-            }
-        }
-    }
-
-    /// Writes the weight, quantised if its type is, and gives the values that it then holds.
-    fn set_weight(&self, values: &[f32]) -> Vec<f32> {
-        // SAFETY: the type is the tensor's, the sizes are those of its rows.
-        unsafe {
-            let ggml_type = (*self.weight).type_;
-            let bytes = (self.ggml.ggml_row_size)(ggml_type, self.k as i64) * self.n;
-            let mut data = vec![0u8; bytes];
-            if ggml_type == F32 {
-                data.copy_from_slice(bytemuck::cast_slice(values));
-            } else {
-                (self.ggml.ggml_quantize_chunk)(
-                    ggml_type,
-                    values.as_ptr(),
-                    data.as_mut_ptr().cast(),
-                    0,
-                    self.n as i64,
-                    self.k as i64,
-                    std::ptr::null(),
-                );
-            }
-            (self.ggml.ggml_backend_tensor_set)(self.weight, data.as_ptr().cast(), 0, bytes);
-            if ggml_type == F32 {
-                values.to_vec()
-            } else {
-                dequantize_q8_0(&data)
-            }
-        }
-    }
-
-    fn run(&self, activations: &[f32]) -> Vec<f32> {
-        let mut out = vec![0f32; activations.len() / self.k * self.n];
-        // SAFETY: both tensors have room for what is copied.
-        unsafe {
-            (self.ggml.ggml_backend_tensor_set)(
-                self.activations,
-                activations.as_ptr().cast(),
-                0,
-                activations.len() * 4,
-            );
-            assert_eq!((self.ggml.ggml_backend_graph_compute)(self.backend, self.graph), 0);
-            (self.ggml.ggml_backend_tensor_get)(self.out, out.as_mut_ptr().cast(), 0, out.len() * 4);
-        }
-        out
-    }
-}
-
-impl Drop for Product<'_> {
-    fn drop(&mut self) {
-        // SAFETY: made in `new`, freed once.
-        unsafe {
-            for buffer in self.buffers.into_iter().filter(|buffer| !buffer.is_null()) {
-                (self.ggml.ggml_backend_buffer_free)(buffer);
-            }
-            for context in self.contexts {
-                (self.ggml.ggml_free)(context);
-            }
-            (self.ggml.ggml_backend_free)(self.backend);
-        }
+/// Writes the weight, and gives the values that it then holds.
+fn set_weight(product: &Product, values: &[f32]) -> Vec<f32> {
+    let data = product.set_weight(values);
+    if product.ggml_type() == F32 {
+        values.to_vec()
+    } else {
+        dequantize_q8_0(&data)
     }
 }
 
@@ -217,8 +116,8 @@ fn products_of_odd_shapes_are_right() {
         (Q8_0, 576, 192, 33, 2e-4),
         (Q8_0, 32, 1, 1, 1e-3),
     ] {
-        let product = Product::new(ggml, ggml_type, k, n, rows);
-        let weight = product.set_weight(&numbers(1, k * n));
+        let product = Product::new(ggml, ggml.backend(), ggml_type, (k, n, rows));
+        let weight = set_weight(&product, &numbers(1, k * n));
         let activations = numbers(2, k * rows);
         let error = nmse(&product.run(&activations), &oracle(&weight, &activations, k));
         assert!(error < limit, "type {ggml_type}, K={k}, N={n}, {rows} rows: NMSE {error}");
@@ -229,10 +128,10 @@ fn products_of_odd_shapes_are_right() {
 fn a_weight_that_is_written_again_is_converted_again() {
     let Some(ggml) = host("a_weight_that_is_written_again_is_converted_again") else { return };
     let (k, n, rows) = (256, 64, 4);
-    let product = Product::new(ggml, F32, k, n, rows);
+    let product = Product::new(ggml, ggml.backend(), F32, (k, n, rows));
     let activations = numbers(2, k * rows);
     for seed in 3..6 {
-        let weight = product.set_weight(&numbers(seed, k * n));
+        let weight = set_weight(&product, &numbers(seed, k * n));
         let error = nmse(&product.run(&activations), &oracle(&weight, &activations, k));
         assert!(error < 1e-6, "after write {seed}: NMSE {error}");
     }
@@ -253,8 +152,8 @@ fn infinities_and_nans_stay_in_their_rows() {
     let Some(ggml) = host("infinities_and_nans_stay_in_their_rows") else { return };
     let (k, n, rows) = (64, 48, 5);
     for ggml_type in [F32, Q8_0] {
-        let product = Product::new(ggml, ggml_type, k, n, rows);
-        let weight = product.set_weight(&numbers(1, k * n));
+        let product = Product::new(ggml, ggml.backend(), ggml_type, (k, n, rows));
+        let weight = set_weight(&product, &numbers(1, k * n));
         let mut activations = numbers(2, k * rows);
         let clean = oracle(&weight, &activations, k);
         activations[k + 7] = f32::NAN;
@@ -274,10 +173,10 @@ fn infinities_and_nans_stay_in_their_rows() {
 fn a_weight_with_a_nan_is_left_to_the_cpu() {
     let Some(ggml) = host("a_weight_with_a_nan_is_left_to_the_cpu") else { return };
     let (k, n, rows) = (64, 32, 2);
-    let product = Product::new(ggml, F32, k, n, rows);
+    let product = Product::new(ggml, ggml.backend(), F32, (k, n, rows));
     let mut weight = numbers(1, k * n);
     weight[5 * k] = f32::NAN;
-    product.set_weight(&weight);
+    set_weight(&product, &weight);
     let activations = numbers(2, k * rows);
     let out = product.run(&activations);
     let want = oracle(&weight, &activations, k);
@@ -290,8 +189,8 @@ fn a_weight_with_a_nan_is_left_to_the_cpu() {
 #[test]
 fn zero_rows_are_accepted_and_do_nothing() {
     let Some(ggml) = host("zero_rows_are_accepted_and_do_nothing") else { return };
-    let product = Product::new(ggml, F32, 64, 32, 0);
-    product.set_weight(&numbers(1, 64 * 32));
+    let product = Product::new(ggml, ggml.backend(), F32, (64, 32, 0));
+    set_weight(&product, &numbers(1, 64 * 32));
     // SAFETY: live objects of the host.
     unsafe {
         assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), product.out));
@@ -341,8 +240,8 @@ fn several_threads_share_the_device() {
             scope.spawn(move || {
                 for round in 0..5u32 {
                     let (k, n, rows) = (128 + 32 * thread as usize, 96, 1 + round as usize);
-                    let product = Product::new(ggml, F32, k, n, rows);
-                    let weight = product.set_weight(&numbers(10 * thread + round, k * n));
+                    let product = Product::new(ggml, ggml.backend(), F32, (k, n, rows));
+                    let weight = set_weight(&product, &numbers(10 * thread + round, k * n));
                     let activations = numbers(99 + round, k * rows);
                     let error = nmse(&product.run(&activations), &oracle(&weight, &activations, k));
                     assert!(error < 1e-6, "thread {thread}, round {round}: NMSE {error}");

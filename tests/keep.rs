@@ -6,58 +6,28 @@ mod ggml;
 
 use std::ffi::c_int;
 
-use common::{lab, output, report, Lab};
-use ggml::{numbers, Ggml};
+use common::{lab, report, Lab};
+use ggml::{numbers, Ggml, Product};
 
-const F32: c_int = 0;
 const Q4_0: c_int = 2;
 const Q8_0: c_int = 8;
 const Q6_K: c_int = 14;
 const CPU: c_int = 0;
-const WEIGHTS: c_int = 1;
 
 /// Multiplies rows by a quantised weight of random numbers, on the device or, alone, by the host's CPU.
 fn product(ggml: &Ggml, on_cpu: bool, ggml_type: c_int, (k, n, rows): (usize, usize, usize)) -> Vec<f32> {
-    let contexts = [ggml.context(), ggml.context()];
-    // SAFETY: the host's functions on the host's live objects, as its headers say.
-    unsafe {
-        let backend =
-            if on_cpu { (ggml.ggml_backend_init_by_type)(CPU, std::ptr::null()) } else { ggml.backend() };
-        let weight = (ggml.ggml_new_tensor_4d)(contexts[0], ggml_type, k as i64, n as i64, 1, 1);
-        let weights = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
-        (ggml.ggml_backend_buffer_set_usage)(weights, WEIGHTS);
-        let activations = (ggml.ggml_new_tensor_4d)(contexts[1], F32, k as i64, rows as i64, 1, 1);
-        let out = (ggml.ggml_mul_mat)(contexts[1], weight, activations);
-        let graph = (ggml.ggml_new_graph)(contexts[1]);
-        (ggml.ggml_build_forward_expand)(graph, out);
-        let compute = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend);
-        let mut bytes = vec![0u8; (ggml.ggml_row_size)(ggml_type, k as i64) * n];
-        (ggml.ggml_quantize_chunk)(
-            ggml_type,
-            numbers(1, k * n).as_ptr(),
-            bytes.as_mut_ptr().cast(),
-            0,
-            n as i64,
-            k as i64,
-            std::ptr::null(),
-        );
-        (ggml.ggml_backend_tensor_set)(weight, bytes.as_ptr().cast(), 0, bytes.len());
-        (ggml.ggml_backend_tensor_set)(activations, numbers(2, k * rows).as_ptr().cast(), 0, k * rows * 4);
-        let mut results = vec![0f32; n * rows];
-        // Twice: the second time everything is known.
-        for _ in 0..2 {
-            assert_eq!((ggml.ggml_backend_graph_compute)(backend, graph), 0);
-        }
-        (ggml.ggml_backend_tensor_get)(out, results.as_mut_ptr().cast(), 0, results.len() * 4);
-        for buffer in [weights, compute] {
-            (ggml.ggml_backend_buffer_free)(buffer);
-        }
-        for context in contexts {
-            (ggml.ggml_free)(context);
-        }
-        (ggml.ggml_backend_free)(backend);
-        results
-    }
+    let backend = if on_cpu {
+        // SAFETY: the host has a CPU; no parameters.
+        unsafe { (ggml.ggml_backend_init_by_type)(CPU, std::ptr::null()) }
+    } else {
+        ggml.backend()
+    };
+    let product = Product::new(ggml, backend, ggml_type, (k, n, rows));
+    product.set_weight(&numbers(1, k * n));
+    let activations = numbers(2, k * rows);
+    // Twice: the second time everything is known.
+    product.run(&activations);
+    product.run(&activations)
 }
 
 /// Mean squared difference over mean square.
@@ -106,14 +76,7 @@ fn few_rows_of_few_bits_have_the_hosts_own_results() {
 
 /// A greedy continuation of the Q4_0 file; its text, what it said, its report.
 fn generate(lab: &Lab, variables: &[(&str, &str)]) -> (String, String, serde_json::Value) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("report.json");
-    let mut command = lab.npu("llama-completion", "rk3588");
-    command.arg("-m").arg(lab.model("Q4_0")).args(["-p", "The capital of France is", "-n", "6"]);
-    command.args(["--temp", "0", "-no-cnv", "-t", "2", "--seed", "1"]);
-    command.envs(variables.iter().copied()).env("RKNPU_REPORT", &path);
-    let (text, err) = output(&mut command);
-    (text, err, report(&path))
+    common::generate(lab, "Q4_0", ("The capital of France is", 6), variables)
 }
 
 #[test]

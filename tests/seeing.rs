@@ -1,41 +1,19 @@
 //! What users see of the engine through a stock host: who did the tokens, the table, the trace.
 
 mod common;
-use common::{lab, output, report, Lab};
+use common::{lab, report, Lab};
 
-/// A greedy continuation with the plugin; its text, stderr and report.
-fn generate(
-    lab: &Lab,
-    dir: &std::path::Path,
-    variables: &[(&str, &str)],
-) -> (String, String, serde_json::Value) {
-    let path = dir.join("report.json");
-    let mut command = lab.npu("llama-completion", "rk3588");
-    command.arg("-m").arg(lab.model("Q8_0")).args([
-        "-p",
-        "The quick brown fox",
-        "-n",
-        "12",
-        "--temp",
-        "0",
-        "-no-cnv",
-        "-t",
-        "2",
-        "--seed",
-        "1",
-    ]);
-    command.envs(variables.iter().copied()).env("RKNPU_REPORT", &path);
-    let (text, err) = output(&mut command);
-    (text, err, report(&path))
+/// A greedy continuation of the Q8_0 file; its text, stderr and report.
+fn generate(lab: &Lab, variables: &[(&str, &str)]) -> (String, String, serde_json::Value) {
+    common::generate(lab, "Q8_0", ("The quick brown fox", 12), variables)
 }
 
 #[test]
 fn tokens_are_the_same_whoever_does_them() {
     let Some(lab) = lab("tokens_are_the_same_whoever_does_them") else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let (npu, _, by_npu) = generate(&lab, dir.path(), &[("RKNPU_DECODE", "npu")]);
-    let (cpu, _, by_cpu) = generate(&lab, dir.path(), &[("RKNPU_DECODE", "cpu")]);
-    let (auto, _, by_auto) = generate(&lab, dir.path(), &[]);
+    let (npu, _, by_npu) = generate(&lab, &[("RKNPU_DECODE", "npu")]);
+    let (cpu, _, by_cpu) = generate(&lab, &[("RKNPU_DECODE", "cpu")]);
+    let (auto, _, by_auto) = generate(&lab, &[]);
     assert_eq!((&npu, &npu), (&cpu, &auto));
     let flops = |report: &serde_json::Value, who: &str| report[who].as_u64().unwrap();
     assert_eq!((flops(&by_npu, "routed_flops"), flops(&by_npu, "fallbacks")), (0, 0), "{by_npu}");
@@ -54,7 +32,7 @@ fn the_table_and_the_trace_tell_what_was_done() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trace.json");
     let variables = [("RKNPU_DECODE", "npu"), ("RKNPU_STATS", "1"), ("RKNPU_TRACE", path.to_str().unwrap())];
-    let (_, err, _) = generate(&lab, dir.path(), &variables);
+    let (_, err, _) = generate(&lab, &variables);
     for part in
         ["blk.*.attn_q.weight (30)", "roofline", "ms of the caller in products", "with a core at work"]
     {

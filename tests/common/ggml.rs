@@ -9,6 +9,11 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
 use super::Lab;
 
+/// The host's number of this type.
+pub const F32: c_int = 0;
+/// The host's number of this use of a buffer.
+const WEIGHTS: c_int = 1;
+
 pub type Tensor = *mut sys::ggml_tensor;
 pub type Context = *mut sys::ggml_context;
 
@@ -119,6 +124,120 @@ impl Ggml {
                 mem_buffer: std::ptr::null_mut(),
                 no_alloc: true,
             })
+        }
+    }
+}
+
+/// A product in a graph of its own, with a weight in a buffer of weights.
+pub struct Product<'a> {
+    ggml: &'a Ggml,
+    pub backend: sys::ggml_backend_t,
+    contexts: [Context; 2],
+    pub buffers: [sys::ggml_backend_buffer_t; 2],
+    pub weight: Tensor,
+    activations: Tensor,
+    pub out: Tensor,
+    pub graph: *mut sys::ggml_cgraph,
+    k: usize,
+    n: usize,
+}
+
+impl<'a> Product<'a> {
+    /// K, N and rows on `backend`, which it then owns.
+    pub fn new(
+        ggml: &'a Ggml,
+        backend: sys::ggml_backend_t,
+        ggml_type: c_int,
+        (k, n, rows): (usize, usize, usize),
+    ) -> Self {
+        let contexts = [ggml.context(), ggml.context()];
+        // SAFETY: the host's functions on the host's live objects, as its headers say.
+        unsafe {
+            let weight = (ggml.ggml_new_tensor_4d)(contexts[0], ggml_type, k as i64, n as i64, 1, 1);
+            let weights = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
+            (ggml.ggml_backend_buffer_set_usage)(weights, WEIGHTS);
+            let activations = (ggml.ggml_new_tensor_4d)(contexts[1], F32, k as i64, rows as i64, 1, 1);
+            let out = (ggml.ggml_mul_mat)(contexts[1], weight, activations);
+            let graph = (ggml.ggml_new_graph)(contexts[1]);
+            (ggml.ggml_build_forward_expand)(graph, out);
+            let compute = if rows > 0 {
+                (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend)
+            } else {
+                std::ptr::null_mut()
+            };
+            Self {
+                ggml,
+                backend,
+                contexts,
+                buffers: [weights, compute],
+                weight,
+                activations,
+                out,
+                graph,
+                k,
+                n,
+            }
+        }
+    }
+
+    pub fn ggml_type(&self) -> c_int {
+        // SAFETY: a live tensor.
+        unsafe { (*self.weight).type_ }
+    }
+
+    /// Writes the weight, quantised if its type is; the bytes that were written.
+    pub fn set_weight(&self, values: &[f32]) -> Vec<u8> {
+        // SAFETY: the type is the tensor's, the sizes are those of its rows.
+        unsafe {
+            let bytes = (self.ggml.ggml_row_size)(self.ggml_type(), self.k as i64) * self.n;
+            let mut data = vec![0u8; bytes];
+            if self.ggml_type() == F32 {
+                data.copy_from_slice(bytemuck::cast_slice(values));
+            } else {
+                (self.ggml.ggml_quantize_chunk)(
+                    self.ggml_type(),
+                    values.as_ptr(),
+                    data.as_mut_ptr().cast(),
+                    0,
+                    self.n as i64,
+                    self.k as i64,
+                    std::ptr::null(),
+                );
+            }
+            (self.ggml.ggml_backend_tensor_set)(self.weight, data.as_ptr().cast(), 0, bytes);
+            data
+        }
+    }
+
+    /// Rows × N results.
+    pub fn run(&self, activations: &[f32]) -> Vec<f32> {
+        let mut out = vec![0f32; activations.len() / self.k * self.n];
+        // SAFETY: both tensors have room for what is copied.
+        unsafe {
+            (self.ggml.ggml_backend_tensor_set)(
+                self.activations,
+                activations.as_ptr().cast(),
+                0,
+                activations.len() * 4,
+            );
+            assert_eq!((self.ggml.ggml_backend_graph_compute)(self.backend, self.graph), 0);
+            (self.ggml.ggml_backend_tensor_get)(self.out, out.as_mut_ptr().cast(), 0, out.len() * 4);
+        }
+        out
+    }
+}
+
+impl Drop for Product<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, freed once.
+        unsafe {
+            for buffer in self.buffers.into_iter().filter(|buffer| !buffer.is_null()) {
+                (self.ggml.ggml_backend_buffer_free)(buffer);
+            }
+            for context in self.contexts {
+                (self.ggml.ggml_free)(context);
+            }
+            (self.ggml.ggml_backend_free)(self.backend);
         }
     }
 }

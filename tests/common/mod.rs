@@ -81,3 +81,20 @@ pub fn report(path: &Path) -> serde_json::Value {
     let text = std::fs::read(path).unwrap_or_else(|error| panic!("no report at {}: {error}", path.display()));
     serde_json::from_slice(&text).expect("the report is JSON")
 }
+
+/// A greedy continuation of the prompt by so many tokens, with the plugin; its text, stderr and report.
+pub fn generate(
+    lab: &Lab,
+    model: &str,
+    (prompt, tokens): (&str, u32),
+    variables: &[(&str, &str)],
+) -> (String, String, serde_json::Value) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("report.json");
+    let mut command = lab.npu("llama-completion", "rk3588");
+    command.arg("-m").arg(lab.model(model)).args(["-p", prompt, "-n", &tokens.to_string()]);
+    command.args(["--temp", "0", "-no-cnv", "-t", "2", "--seed", "1"]);
+    command.envs(variables.iter().copied()).env("RKNPU_REPORT", &path);
+    let (text, err) = output(&mut command);
+    (text, err, report(&path))
+}
