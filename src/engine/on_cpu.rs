@@ -10,8 +10,7 @@ use rknn_sys::Element;
 use super::pack::{Filling, Target};
 use super::prepare::{Prepared, Wish};
 use super::results::read;
-use super::route::Few;
-use super::route::ROWS_MAX;
+use super::route::{Few, ROWS_MAX};
 use super::stream::{Activations, Product, Room, GROUP};
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
@@ -34,9 +33,9 @@ pub struct CpuRoom {
     targets: Vec<Target>,
 }
 
-/// Whether our kernels multiply by this pipeline.
-fn has_kernel(pipeline: Pipeline) -> bool {
-    !matches!(pipeline, Pipeline::W8A16 | Pipeline::W4A16)
+/// Whether our kernels multiply by this weight: of its pipeline, and all in one memory.
+fn has_kernel(weight: &NpuWeight) -> bool {
+    !matches!(weight.pipeline, Pipeline::W8A16 | Pipeline::W4A16) && weight.stack().is_some()
 }
 
 /// Whether the sums are integers, and so the same in any order.
@@ -47,7 +46,7 @@ pub fn is_exact(pipeline: Pipeline) -> bool {
 impl Engine {
     /// Whether a product of so many rows is to be done here.
     pub(super) fn is_for_cpu(&mut self, weight: &NpuWeight, rows: usize) -> bool {
-        if rows > ROWS_MAX || !has_kernel(weight.pipeline) || weight.stack().is_none() {
+        if rows > ROWS_MAX || !has_kernel(weight) {
             return false;
         }
         let npu_ns = self.schedule(weight, rows).ns;
@@ -58,11 +57,11 @@ impl Engine {
     /// Whether a product of so many rows is to be done by the host's kernels over its own copy of the weight, which has
     /// `bytes` bytes.
     pub fn is_for_host(&mut self, weight: &NpuWeight, rows: usize, bytes: usize) -> bool {
-        if rows > super::route::ROWS_MAX {
+        if rows > ROWS_MAX {
             return false;
         }
         let npu_ns = self.schedule(weight, rows).ns;
-        let cpu_can = has_kernel(weight.pipeline) && weight.stack().is_some();
+        let cpu_can = has_kernel(weight);
         let exact = is_exact(weight.pipeline);
         let few = Few { plan: &weight.plan, timing: &self.chip.timing, rows, exact };
         self.route.is_host(&few, npu_ns, cpu_can, bytes)
@@ -80,7 +79,7 @@ impl Engine {
         let Room { prepared, cpu, .. } = &mut room;
         for product in products.iter_mut().flatten() {
             let (weight, n) = (product.weight, product.weight.plan.n);
-            if product.routed || !has_kernel(weight.pipeline) || weight.stack().is_none() {
+            if product.routed || !has_kernel(weight) {
                 continue;
             }
             let all = product.activations;
