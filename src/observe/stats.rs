@@ -96,7 +96,7 @@ pub struct Stats {
     pub runs: [AtomicU64; Pipeline::ALL.len()],
     /// FLOPs done by the NPU.
     pub npu_flops: AtomicU64,
-    /// FLOPs of products that came to the plugin and were done by the CPU.
+    /// FLOPs of products that came to the plugin and were done by the CPU since the NPU could not.
     pub cpu_flops: AtomicU64,
     /// Products that came to the plugin and were done by the CPU.
     pub fallbacks: AtomicU64,
@@ -212,7 +212,7 @@ impl Stats {
         (total > 0).then(|| {
             format!(
                 "products so far: {:.1} % by the NPU, {:.1} % by our kernels on the CPU, {:.1} % ({} products) by the \
-                 host's over its own copies, {:.1} % by the host since nobody else could",
+                 host's over its own copies, {:.1} % by the CPU since the NPU could not",
                 share(npu),
                 share(routed),
                 share(kept),
