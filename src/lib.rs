@@ -13,6 +13,7 @@ pub mod ffi;
 pub mod host;
 pub mod kernels;
 pub mod mode;
+mod names;
 pub mod observe;
 pub mod plan;
 pub mod policy;

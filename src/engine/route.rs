@@ -7,6 +7,7 @@
 //! f16, whose sums depend on their order, are routed by belief alone, so that they are the same in every run.
 
 use crate::chip::Timing;
+use crate::names::value_of;
 use crate::plan::WeightPlan;
 
 /// The most rows that the CPU is considered for.
@@ -44,9 +45,7 @@ impl Decode {
 
     /// The value of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        [("auto", Self::Auto), ("cpu", Self::Cpu), ("npu", Self::Npu)]
-            .into_iter()
-            .find_map(|(known, decode)| known.eq_ignore_ascii_case(name).then_some(decode))
+        value_of(&[("auto", Self::Auto), ("cpu", Self::Cpu), ("npu", Self::Npu)], name)
     }
 }
 

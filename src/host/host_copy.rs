@@ -12,6 +12,7 @@ use ggml_sys::RowReader;
 use super::machine;
 use crate::engine::{Activations, Decode};
 use crate::log;
+use crate::names::value_of;
 use crate::observe::{Held, Stats};
 use crate::weights::Source;
 
@@ -36,9 +37,7 @@ impl Keep {
 
     /// The value of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        [("auto", Self::Auto), ("both", Self::Both), ("npu", Self::Npu)]
-            .into_iter()
-            .find_map(|(known, keep)| known.eq_ignore_ascii_case(name).then_some(keep))
+        value_of(&[("auto", Self::Auto), ("both", Self::Both), ("npu", Self::Npu)], name)
     }
 
     /// What this comes to: nobody asks for the host's copy where `decode` names another way, and by itself an emulated

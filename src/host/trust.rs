@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::chip::Chip;
 use crate::log;
 use crate::mode::Mode;
+use crate::names::value_of;
 
 /// What `RKNPU_PROBE` says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,9 +32,7 @@ impl Probe {
 
     /// The value of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        [("off", Self::Off), ("quick", Self::Quick), ("full", Self::Full)]
-            .into_iter()
-            .find_map(|(known, probe)| known.eq_ignore_ascii_case(name).then_some(probe))
+        value_of(&[("off", Self::Off), ("quick", Self::Quick), ("full", Self::Full)], name)
     }
 }
 

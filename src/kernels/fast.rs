@@ -216,23 +216,26 @@ vectorised! {
 
 vectorised! {
     /// Rows of results out of row-major i32 C.
-    pub fn unpack_rows_i32(c: &[i32], results: &Results, out: &mut [f32]) = unpack_rows
+    pub fn unpack_rows_i32(c: &[i32], results: &Results, out: &mut [f32]) = unpack_whole_rows::<i32, 1>
 }
 
 vectorised! {
     /// Rows of results out of row-major f32 C.
-    pub fn unpack_rows_f32(c: &[f32], results: &Results, out: &mut [f32]) = unpack_rows
+    pub fn unpack_rows_f32(c: &[f32], results: &Results, out: &mut [f32]) = unpack_whole_rows::<f32, 1>
 }
 
+/// Rows of results out of row-major C, of one plane or of two: the low one from M/2 on.
 #[inline(always)]
-fn unpack_rows<T: Sum>(c: &[T], results: &Results, out: &mut [f32]) {
+pub(super) fn unpack_whole_rows<T: Sum, const PLANES: usize>(c: &[T], results: &Results, out: &mut [f32]) {
     let Results { m, row_start, rows, columns, row_scales, column_scales, accumulate, stride } = *results;
     let padded = c.len() / m;
+    let low = if PLANES == 2 { m / 2 * padded } else { 0 };
     for row in 0..rows {
-        let sums = &c[(row_start + row) * padded..][..columns];
+        let at = (row_start + row) * padded;
+        let (high, low) = (&c[at..][..columns], &c[at + low..][..columns]);
         let out = &mut out[row * stride..][..columns];
-        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(column_scales) {
-            let scaled = sum.to_f32::<1>(*sum) * scale * row_scales[row];
+        for (((out, high), low), scale) in out.iter_mut().zip(high).zip(low).zip(column_scales) {
+            let scaled = high.to_f32::<PLANES>(*low) * scale * row_scales[row];
             *out = if accumulate { *out + scaled } else { scaled };
         }
     }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use paley::Paley;
 
+use crate::names::value_of;
+
 mod paley;
 mod transform;
 
@@ -56,9 +58,7 @@ impl Signs {
 
     /// The value of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        [("full", Self::Full), ("shared", Self::Shared)]
-            .into_iter()
-            .find_map(|(known, signs)| known.eq_ignore_ascii_case(name).then_some(signs))
+        value_of(&[("full", Self::Full), ("shared", Self::Shared)], name)
     }
 }
 

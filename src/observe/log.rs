@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::names::value_of;
+
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -23,9 +25,10 @@ impl Level {
 
     /// The level of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        [("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)]
-            .into_iter()
-            .find_map(|(known, level)| known.eq_ignore_ascii_case(name).then_some(level))
+        value_of(
+            &[("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)],
+            name,
+        )
     }
 }
 

@@ -16,8 +16,9 @@ mod scale;
 
 pub use scale::scale_row;
 
-use super::fast::{inverses, round_within, rows_a_line, unpack_blocks, vectorised};
+use super::fast::{inverses, round_within, rows_a_line, unpack_blocks, unpack_whole_rows, vectorised};
 use super::{Results, Rows, Strips};
+use crate::names::value_of;
 
 /// The largest magnitude of an activation that is split into two planes.
 pub const Q8_MAX: f32 = Q8_LEVEL as f32;
@@ -42,9 +43,7 @@ impl Calibration {
 
     /// The value of that name, in any case.
     pub fn by_name(name: &str) -> Option<Self> {
-        [("ls", Self::LeastSquares), ("kl", Self::KlDivergence)]
-            .into_iter()
-            .find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
+        value_of(&[("ls", Self::LeastSquares), ("kl", Self::KlDivergence)], name)
     }
 
     /// The scale of a weight's channel: its sign is such that the largest magnitude meets −8. 1 for zeros, NaN when a
@@ -204,40 +203,21 @@ vectorised! {
     fn unpack_sums<const BLOCK: usize>(c: &[i16], results: &Results, out: &mut [f32]) = unpack_blocks::<i16, BLOCK, 1>
 }
 
-/// The factors of a sum and of the one beside it, and how far from it that lies: half of M rows of `width`, or 0.
-#[inline(always)]
-fn low_plane(planes: usize, m: usize, width: usize) -> ((i32, i32), usize) {
+/// Rows of results out of row-major C of 16-bit sums; otherwise as [`unpack_c`].
+pub fn unpack_rows(c: &[i16], planes: usize, results: &Results, out: &mut [f32]) {
     if planes == 2 {
-        ((16, 1), m / 2 * width)
+        unpack_rows_of_planes(c, results, out);
     } else {
-        ((1, 0), 0)
+        unpack_rows_of_sums(c, results, out);
     }
-}
-
-#[inline(always)]
-fn combine(high: i16, low: i16, (of_high, of_low): (i32, i32)) -> f32 {
-    (i32::from(high) * of_high + i32::from(low) * of_low) as f32
 }
 
 vectorised! {
-    /// Rows of results out of row-major C of 16-bit sums; otherwise as [`unpack_c`].
-    pub fn unpack_rows(c: &[i16], planes: usize, results: &Results, out: &mut [f32]) = unpack_rows_body
+    fn unpack_rows_of_planes(c: &[i16], results: &Results, out: &mut [f32]) = unpack_whole_rows::<i16, 2>
 }
 
-#[inline(always)]
-fn unpack_rows_body(c: &[i16], planes: usize, results: &Results, out: &mut [f32]) {
-    let Results { m, row_start, rows, columns, row_scales, column_scales, accumulate, stride } = *results;
-    let padded = c.len() / m;
-    let (weight, low) = low_plane(planes, m, padded);
-    for row in 0..rows {
-        let at = (row_start + row) * padded;
-        let (high, low) = (&c[at..at + columns], &c[at + low..at + low + columns]);
-        let out = &mut out[row * stride..][..columns];
-        for i in 0..columns {
-            let scaled = combine(high[i], low[i], weight) * column_scales[i] * row_scales[row];
-            out[i] = if accumulate { out[i] + scaled } else { scaled };
-        }
-    }
+vectorised! {
+    fn unpack_rows_of_sums(c: &[i16], results: &Results, out: &mut [f32]) = unpack_whole_rows::<i16, 1>
 }
 
 #[cfg(test)]
