@@ -24,7 +24,7 @@ fn nothing_is_allocated_or_made_once_a_product_is_known() {
                 // Other rows each time.
                 let data = &x[seed..];
                 let rows = rows.min(data.len() / k);
-                engine.matmul(weight, Activations { data, stride: k, rows }, &mut out[..96 * rows]).unwrap();
+                engine.matmul(weight, Activations::new(data, k, rows), &mut out[..96 * rows]).unwrap();
             }
         }
     };

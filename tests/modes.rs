@@ -46,7 +46,7 @@ fn error_of(
         )
         .unwrap();
     let mut out = vec![f32::NAN; rows * n];
-    engine.matmul(&npu, Activations { data: &x, stride: k, rows }, &mut out).unwrap();
+    engine.matmul(&npu, Activations::new(&x, k, rows), &mut out).unwrap();
     let (mut error, mut power) = (0.0, 0.0);
     for (row, out) in x.chunks(k).zip(out.chunks(n)) {
         for (column, got) in weight.chunks(k).zip(out) {
@@ -159,7 +159,7 @@ fn no_sum_saturates_at_the_worst() {
             )
             .unwrap();
         let mut out = vec![f32::NAN; n];
-        engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();
+        engine.matmul(&npu, Activations::new(&x, k, 1), &mut out).unwrap();
         for (column, got) in weight.chunks(k).zip(&out) {
             let want: f64 = x.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             let off = (f64::from(*got) - want).abs();
@@ -197,7 +197,7 @@ fn rows_are_rotated_once_for_all_weights_that_share_them() {
     let mut x = numbers(2, k * rows);
     let counted = |engine: &mut Engine, weight, x: &[f32]| {
         let mut out = vec![0.0; rows * n];
-        engine.matmul(weight, Activations { data: x, stride: k, rows }, &mut out).unwrap();
+        engine.matmul(weight, Activations::new(x, k, rows), &mut out).unwrap();
         (stats.rows_rotated.load(Relaxed), stats.rows_shared.load(Relaxed), out)
     };
     let (rotated, shared, first) = counted(&mut engine, &q, &x);
@@ -232,7 +232,7 @@ fn weights_of_another_domain_give_right_products() {
         .unwrap();
     let x = numbers(2, k);
     let mut out = vec![f32::NAN; n];
-    engine.matmul(&npu, Activations { data: &x, stride: k, rows: 1 }, &mut out).unwrap();
+    engine.matmul(&npu, Activations::new(&x, k, 1), &mut out).unwrap();
     for (column, got) in weight.chunks(k).zip(&out) {
         let want: f32 = x.iter().zip(column).map(|(a, b)| a * b).sum();
         assert!((got - want).abs() < 0.05, "{got}, not {want}");

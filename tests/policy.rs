@@ -45,12 +45,13 @@ fn done(device: &Device, names: &[&str]) -> Vec<String> {
     for _ in 0..2 {
         for (name, data) in names.iter().zip(&weights) {
             let weight = Source { data, reader: RowReader::f32(), k: 64, n: 64, row_stride: 256 };
-            let activations = Activations { data: &[1.0; 64], stride: 64, rows: 1 };
+            let activations = Activations::new(&[1.0; 64], 64, 1);
             device.multiply_one(Job {
                 name,
                 weight,
                 constant: true,
                 lent: false,
+                expert: false,
                 activations,
                 same: false,
                 out: &mut [0.0; 64],
@@ -93,12 +94,13 @@ fn cores_that_are_left_out_do_not_work() {
 fn runs_of_a_product(device: &Device) -> u64 {
     let data = vec![0; 64 * 192 * 4];
     let weight = Source { data: &data, reader: RowReader::f32(), k: 64, n: 192, row_stride: 256 };
-    let activations = Activations { data: &[1.0; 64], stride: 64, rows: 1 };
+    let activations = Activations::new(&[1.0; 64], 64, 1);
     let job = Job {
         name: "w",
         weight,
         constant: true,
         lent: false,
+        expert: false,
         activations,
         same: false,
         out: &mut [0.0; 192],

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use ggml_rknpu::engine::{Activations, Decode, Product, GROUP};
+use ggml_rknpu::engine::{Activations, Decode, Out, Product, GROUP};
 use ggml_rknpu::policy::Pipeline;
 
 mod common;
@@ -23,15 +23,21 @@ fn a_product_that_the_npu_failed_at_has_the_same_bits() {
         let mut seen: [Option<Vec<u32>>; 2] = [None, None];
         for _ in 0..20 {
             let mut out = vec![f32::NAN; rows * n];
-            let activations = Activations { data: &x, stride: k, rows };
+            let activations = Activations::new(&x, k, rows);
             let mut group = [const { None }; GROUP];
-            group[0] =
-                Some(Product { weight: &weight, activations, same: false, out: &mut out, routed: false });
+            group[0] = Some(Product {
+                weight: &weight,
+                activations,
+                same: false,
+                out: Out::Rows(&mut out),
+                routed: false,
+                recovered: false,
+            });
             let failed = engine.products(&mut group).is_err();
             if failed {
                 engine.recover(&mut group);
             }
-            assert_eq!(group[0].as_ref().is_some_and(|product| product.routed), failed);
+            assert_eq!(group[0].as_ref().is_some_and(|product| product.recovered), failed);
             let bits: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
             let before = seen[usize::from(failed)].get_or_insert_with(|| bits.clone());
             assert!(*before == bits, "{pipeline:?}, {rows} rows, failed: {failed}");

@@ -47,6 +47,7 @@
 /* enum ggml_type: part of the GGUF file format, so these never move. */
 #define GGML_HOST_TYPE_F32 0
 #define GGML_HOST_TYPE_F16 1
+#define GGML_HOST_TYPE_I32 26
 #define GGML_HOST_TYPE_BF16 30
 
 struct ggml_cgraph;

@@ -116,6 +116,8 @@ pub struct Ops {
     pub none: i32,
     /// Matrix product.
     pub mul_mat: i32,
+    /// Matrix product with the matrices that ids name.
+    pub mul_mat_id: i32,
     /// No-ops that only change how a tensor is seen.
     pub views: [i32; 4],
 }
@@ -128,6 +130,7 @@ impl Ops {
         Some(Self {
             none: find("NONE")?,
             mul_mat: find("MUL_MAT")?,
+            mul_mat_id: find("MUL_MAT_ID")?,
             views: [find("RESHAPE")?, find("VIEW")?, find("PERMUTE")?, find("TRANSPOSE")?],
         })
     }
@@ -157,8 +160,10 @@ impl Host {
         let fns = Functions::resolve(&scope)?;
         // SAFETY: asked only for codes up to the op looked for, see `Ops::resolve`; names are static strings.
         let op_name = |op| unsafe { CStr::from_ptr((fns.op_name.get())(op)) }.to_string_lossy().into_owned();
-        let missing =
-            Error::Symbol { scope: scope.name.clone(), symbol: "ggml_op_name (of MUL_MAT and the views)" };
+        let missing = Error::Symbol {
+            scope: scope.name.clone(),
+            symbol: "ggml_op_name (of MUL_MAT, MUL_MAT_ID and the views)",
+        };
         let ops = Ops::resolve(op_name).ok_or(missing)?;
         Ok(Self { fns, ops, scope: scope.name })
     }
@@ -202,9 +207,9 @@ mod tests {
 
     #[test]
     fn ops_are_found_by_name_and_never_past_the_last_one_needed() {
-        let names = ["NONE", "DUP", "VIEW", "MUL_MAT", "TRANSPOSE", "PERMUTE", "RESHAPE"];
+        let names = ["NONE", "DUP", "VIEW", "MUL_MAT", "TRANSPOSE", "PERMUTE", "RESHAPE", "MUL_MAT_ID"];
         let ops = Ops::resolve(|op| names[op as usize].to_owned()).unwrap();
-        assert_eq!(ops, Ops { none: 0, mul_mat: 3, views: [6, 2, 5, 4] });
+        assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, views: [6, 2, 5, 4] });
         assert!(Ops::resolve(|_| String::new()).is_none());
     }
 

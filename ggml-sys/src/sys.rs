@@ -19,6 +19,7 @@ pub const GGML_HOST_DEVICE_ACCEL: u32 = 3;
 pub const GGML_HOST_TENSOR_FLAG_COMPUTE: u32 = 16;
 pub const GGML_HOST_TYPE_F32: u32 = 0;
 pub const GGML_HOST_TYPE_F16: u32 = 1;
+pub const GGML_HOST_TYPE_I32: u32 = 26;
 pub const GGML_HOST_TYPE_BF16: u32 = 30;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

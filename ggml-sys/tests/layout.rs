@@ -69,6 +69,7 @@ fn asserts() -> String {
         "GGML_TENSOR_FLAG_COMPUTE" == GGML_HOST_TENSOR_FLAG_COMPUTE,
         "GGML_TYPE_F32" == GGML_HOST_TYPE_F32,
         "GGML_TYPE_F16" == GGML_HOST_TYPE_F16,
+        "GGML_TYPE_I32" == GGML_HOST_TYPE_I32,
         "GGML_TYPE_BF16" == GGML_HOST_TYPE_BF16,
     );
     out

@@ -5,6 +5,7 @@
 //! * [`keep`]: converted weights from the disk and onto it;
 //! * [`domains`]: the I/O domains that weights are spread over, and the arenas of each;
 //! * [`domain_lock`]: what keeps processes out of each other's domains;
+//! * [`experts`]: rows gathered by expert;
 //! * [`prepare`]: rows rotated, once for all weights that share them;
 //! * [`pack`]: rows into A;
 //! * [`scratch`]: the memories of activations and results;
@@ -21,6 +22,7 @@ mod choose;
 mod core;
 mod domain_lock;
 mod domains;
+mod experts;
 mod keep;
 mod on_cpu;
 mod pack;
@@ -53,8 +55,9 @@ use crate::weights::store::Store;
 use crate::weights::PackError;
 
 pub use self::choose::{Request, Wanted};
+pub use self::experts::{Experts, Picks};
 pub use self::route::{Decode, Route};
-pub use self::stream::{Activations, Product, GROUP};
+pub use self::stream::{Activations, Out, Product, GROUP};
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.

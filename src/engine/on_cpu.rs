@@ -8,10 +8,10 @@ use std::time::Instant;
 use rknn_sys::Element;
 
 use super::pack::{Filling, Target};
-use super::prepare::{Prepared, Wish};
+use super::prepare::{Prepared, Wish, PARALLEL_MIN};
 use super::results::read;
 use super::route::{Few, ROWS_MAX};
-use super::stream::{Activations, Product, Room, GROUP};
+use super::stream::{Activations, Out, Product, Room};
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
 use crate::kernels::Results;
@@ -19,11 +19,14 @@ use crate::observe::Stage;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
 
+/// Generation of the rows and which of them, pipeline, segment, segments and rows.
+type CpuKey = (u64, Option<(u64, usize)>, Pipeline, usize, usize, usize);
+
 /// Room for a product on the CPU; kept from one to the next.
 #[derive(Default)]
 pub struct CpuRoom {
     /// What `a` holds.
-    key: Option<(u64, Pipeline, usize, usize, usize)>,
+    key: Option<CpuKey>,
     /// Rows as A of each segment, in 8-byte words for the sake of their alignment.
     a: Vec<u64>,
     /// Sums as C, by chunks of columns, and in each by segments.
@@ -73,8 +76,8 @@ impl Engine {
     }
 
     /// Does by our kernels what the NPU failed at, over the bytes that it would have read: for integer pipelines the
-    /// results are the same bits. Marks what was done as routed; weights that no kernel can read are left.
-    pub fn recover(&mut self, products: &mut [Option<Product>; GROUP]) {
+    /// results are the same bits. Marks what was done; weights that no kernel can read are left.
+    pub fn recover(&mut self, products: &mut [Option<Product>]) {
         let mut room = std::mem::take(&mut self.room);
         let Room { prepared, cpu, .. } = &mut room;
         for product in products.iter_mut().flatten() {
@@ -82,10 +85,14 @@ impl Engine {
             if product.routed || !has_kernel(weight) {
                 continue;
             }
-            let all = product.activations;
-            product.routed = product.out.chunks_mut(ROWS_MAX * n).enumerate().all(|(index, out)| {
-                let rows = Activations { rows: out.len() / n, ..all.from(index * ROWS_MAX, 0) };
-                self.multiply_on_cpu(weight, &rows, false, prepared, cpu, out).is_ok()
+            let (all, out) = (product.activations, &mut product.out);
+            product.recovered = (0..all.rows).step_by(ROWS_MAX).all(|first| {
+                let rows = Activations { rows: ROWS_MAX.min(all.rows - first), ..all.from(first) };
+                let mut out = match out {
+                    Out::Rows(out) => Out::Rows(&mut out[first * n..][..rows.rows * n]),
+                    Out::Picked(out) => Out::Picked(out),
+                };
+                self.multiply_on_cpu(weight, &rows, false, prepared, cpu, &mut out).is_ok()
             });
         }
         self.room = room;
@@ -102,7 +109,7 @@ impl Engine {
         same: bool,
         prepared: &mut Prepared,
         room: &mut CpuRoom,
-        out: &mut [f32],
+        out: &mut Out,
     ) -> Result<(), Error> {
         let started = Instant::now();
         let (plan, rows, stats) = (&weight.plan, activations.rows, self.stats.clone());
@@ -111,8 +118,11 @@ impl Engine {
         let wish = Wish { rotation: weight.rotation.as_ref(), shared: &weight.shared, same, again: false };
         let generation =
             stats.stage(Stage::Compare, || prepared.begin(&self.pool, &wish, activations, &stats));
+        stats.stage(Stage::Pack, || prepared.rotate_for_all(&self.pool, activations, &stats));
         let a_bytes = plan.dtype.a().bytes(m * plan.longest());
-        let key = (generation, weight.pipeline, plan.longest(), segments, rows);
+        let picks = activations.picks;
+        let key =
+            (generation, picks.map(|picks| picks.key()), weight.pipeline, plan.longest(), segments, rows);
         grow(&mut room.a, a_bytes * segments);
         if room.key != Some(key) {
             room.key = None;
@@ -159,21 +169,40 @@ impl Engine {
         let words = c_bytes / 8;
         let c = &mut c[..words * chunks];
         stats.stage(Stage::Multiply, || {
-            if rows == 1 {
-                // One row's results are as contiguous as its sums.
-                self.pool.zip_chunks(c, words, out, columns, |index, c, out| {
-                    work.multiply(index, c);
-                    work.read(index, c, 0..1, out, out.len());
-                });
-            } else {
-                self.pool.chunks(c, words, |index, c| work.multiply(index, c));
-                let c: &[u64] = &*c;
-                self.pool.chunks(out, plan.n, |row, out| {
-                    for (index, c) in c.chunks(words).enumerate() {
-                        let at = (index * columns).min(plan.n);
-                        work.read(index, c, row..row + 1, &mut out[at..], plan.n);
+            let row_of = |row: usize, c: &[u64], out: &mut [f32]| {
+                for (index, c) in c.chunks(words).enumerate() {
+                    let at = (index * columns).min(plan.n);
+                    work.read(index, c, row..row + 1, &mut out[at..], plan.n);
+                }
+            };
+            match out {
+                Out::Rows(out) if rows == 1 => {
+                    // One row's results are as contiguous as its sums.
+                    self.pool.zip_chunks(c, words, out, columns, |index, c, out| {
+                        work.multiply(index, c);
+                        work.read(index, c, 0..1, out, out.len());
+                    });
+                }
+                Out::Rows(out) => {
+                    self.pool.chunks(c, words, |index, c| work.multiply(index, c));
+                    let c: &[u64] = &*c;
+                    self.pool.chunks(out, plan.n, |row, out| row_of(row, c, out));
+                }
+                Out::Picked(out) => {
+                    self.pool.chunks(c, words, |index, c| work.multiply(index, c));
+                    let c: &[u64] = &*c;
+                    let to = picks.map_or(&[][..], |picks| picks.to(0..rows));
+                    let scatter = |row: usize| {
+                        let at = to[row] as usize * plan.n;
+                        // SAFETY: no two picks become the same row, and each row comes once.
+                        row_of(row, c, unsafe { out.part(at..at + plan.n) });
+                    };
+                    if to.len() * plan.n >= PARALLEL_MIN {
+                        self.pool.run(to.len(), scatter);
+                    } else {
+                        (0..to.len()).for_each(scatter);
                     }
-                });
+                }
             }
         });
         let ns = started.elapsed().as_nanos() as f64;

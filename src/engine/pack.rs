@@ -72,7 +72,7 @@ impl Filling<'_> {
             let rows = start..self.rows.end.min(start + size);
             ROOM.with_borrow_mut(|(room, halves)| {
                 // SAFETY: each index comes once, and so does each row.
-                let (data, stride) = unsafe { source.rows(rows.clone(), room) };
+                let (data, stride) = unsafe { source.rows(rows.clone(), k, room) };
                 for target in self.targets {
                     let of = rows.start.max(target.rows.start)..rows.end.min(target.rows.end);
                     if of.is_empty() {

@@ -18,6 +18,8 @@ use crate::pool::{Divided, Pool};
 
 /// Below this many elements, waking the other threads costs more than they save.
 pub const PARALLEL_MIN: usize = 32 * 1024;
+/// Rows that a thread rotates at a time where all are rotated first.
+const ROWS_AT_ONCE: usize = 16;
 
 /// Rows that were taken up last.
 #[derive(Default)]
@@ -55,7 +57,7 @@ impl Prepared {
     /// Takes up rows for a weight; gives a number that stands for them, the same for the same rows.
     pub fn begin(&mut self, pool: &Pool, wish: &Wish, activations: &Activations, stats: &Stats) -> u64 {
         let rotation = wish.rotation;
-        let alike = self.rows == activations.rows
+        let alike = self.rows == activations.all()
             && match (rotation, &self.rotation) {
                 (Some(rotation), Some(last)) => Arc::ptr_eq(rotation, last),
                 (None, None) => true,
@@ -72,15 +74,42 @@ impl Prepared {
             owner.store(false, Relaxed);
         }
         self.generation += 1;
-        (self.rotation, self.rows, self.ready) = (rotation.cloned(), activations.rows, 0);
+        (self.rotation, self.rows, self.ready) = (rotation.cloned(), activations.all(), 0);
         (self.used, self.owner) = (false, Some(wish.shared.clone()));
-        self.copied = rotation.is_some() && wish.shared.load(Relaxed);
-        self.stored = rotation.is_some() && (self.copied || wish.again);
+        // Rows that are picked once each come in no order, and nobody else asks for them.
+        let (shared, again) = match activations.picks {
+            Some(picks) => (picks.is_shared(), picks.is_shared()),
+            None => (true, wish.again),
+        };
+        self.copied = rotation.is_some() && shared && wish.shared.load(Relaxed);
+        self.stored = rotation.is_some() && (self.copied || again);
         if let Some(rotation) = rotation {
             grow(&mut self.source, if self.copied { self.rows * rotation.k() } else { 0 });
             grow(&mut self.rotated, if self.stored { self.rows * rotation.width() } else { 0 });
         }
         self.generation
+    }
+
+    /// Rotates all rows that [`Self::begin`] was given, if several experts pick from them.
+    pub fn rotate_for_all(&mut self, pool: &Pool, activations: &Activations, stats: &Stats) {
+        let all = self.rows;
+        if activations.picks.is_none() || !self.stored || self.ready >= all {
+            return;
+        }
+        let Some(width) = self.rotation.as_ref().map(|rotation| rotation.width()) else { return };
+        let plain = Activations { rows: all, picks: None, ..*activations };
+        let source = self.source(&plain, &(0..all), stats);
+        let size = chunk(all, pool.threads()).min(ROWS_AT_ONCE);
+        let work = |index: usize| {
+            let rows = index * size..all.min((index + 1) * size);
+            // SAFETY: each index comes once, and so does each row.
+            unsafe { source.rows(rows, width, &mut RowRoom::default()) };
+        };
+        if all * width >= PARALLEL_MIN {
+            pool.run(all.div_ceil(size), work);
+        } else {
+            (0..all.div_ceil(size)).for_each(work);
+        }
     }
 
     /// The rows that [`Self::begin`] was given, of which those up to `end` are to be read now, all of them, each by
@@ -95,6 +124,19 @@ impl Prepared {
             return Source { activations: *activations, rotation: None, ready: 0, kept: [None, None] };
         };
         let (k, width) = (rotation.k(), rotation.width());
+        if activations.picks.is_some() {
+            if self.stored && self.ready >= self.rows {
+                let rotated = Activations { data: &self.rotated, stride: width, ..*activations };
+                return Source { activations: rotated, rotation: None, ready: 0, kept: [None, None] };
+            }
+            stats.rows_rotated.fetch_add(rows.len() as u64, Relaxed);
+            return Source {
+                activations: *activations,
+                rotation: Some(rotation),
+                ready: 0,
+                kept: [None, None],
+            };
+        }
         if rows.start < self.ready && !self.stored {
             // The next time they are kept.
             self.used = true;
@@ -174,13 +216,25 @@ impl Source<'_> {
         }
     }
 
-    /// Rows `range`, rotated if they are to be, and the elements from one to the next.
+    /// Rows `range` of `len` elements, rotated if they are to be, and the elements from one to the next.
     ///
     /// # Safety
     /// No two threads ask for the same row.
-    pub unsafe fn rows<'b>(&'b self, range: Range<usize>, room: &'b mut RowRoom) -> (&'b [f32], usize) {
-        let Activations { data, stride, .. } = self.activations;
-        let Some(rotation) = self.rotation else { return (&data[range.start * stride..], stride) };
+    pub unsafe fn rows<'b>(
+        &'b self,
+        range: Range<usize>,
+        len: usize,
+        room: &'b mut RowRoom,
+    ) -> (&'b [f32], usize) {
+        let Activations { data, stride, picks, .. } = self.activations;
+        let Some(rotation) = self.rotation else {
+            let Some(picks) = picks else { return (&data[range.start * stride..], stride) };
+            grow(&mut room.rows, range.len() * len);
+            for (row, from) in room.rows.chunks_mut(len.max(1)).zip(picks.from(range)) {
+                row.copy_from_slice(&data[*from as usize * stride..][..len]);
+            }
+            return (&room.rows, len);
+        };
         let (k, width) = (rotation.k(), rotation.width());
         let [rotated, copies] = &self.kept;
         let out = match rotated {
@@ -193,7 +247,8 @@ impl Source<'_> {
         };
         grow(&mut room.scratch, width);
         for row in range.start.max(self.ready)..range.end {
-            let plain = &data[row * stride..][..k];
+            let from = picks.map_or(row, |picks| picks.from(row..row + 1)[0] as usize);
+            let plain = &data[from * stride..][..k];
             let place = &mut out[(row - range.start) * width..][..width];
             rotation.apply(plain, place, &mut room.scratch[..width]);
             if let Some(copies) = copies {

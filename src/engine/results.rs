@@ -1,5 +1,6 @@
 //! The products that a batch's runs left in C, scaled and added up in the rows of the output.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rknn_sys::Element;
@@ -8,13 +9,18 @@ use super::prepare::PARALLEL_MIN;
 use crate::chip::CORES_MAX;
 use crate::kernels::{fast, int4, Results};
 use crate::plan::{CoreRun, Piece, Step, WeightPlan, BATCH_MAX};
-use crate::pool::Pool;
+use crate::pool::{Divided, Pool};
 
 /// The most runs whose results are read together.
 pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
 /// Rows and columns of the output in which the results of several segments are added up: 64 KiB, in the level-2 cache.
 const ROWS: usize = 16;
 const COLUMNS: usize = 1024;
+
+thread_local! {
+    /// A thread's room for results on their way to rows that are not neighbours.
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A run and what it computed.
 pub struct Computed<'a> {
@@ -76,6 +82,49 @@ impl Reading<'_> {
                 self.part(computed, &mut Part { rows: rows.clone(), columns, out, stride: n });
             }
         });
+    }
+
+    /// As [`Self::scale`], but each row of the batch goes to the row of `out` that `to` names, all of them different.
+    pub fn scatter(&self, pool: &Pool, computed: &[Option<Computed>], out: &Divided<f32>, to: &[u32]) {
+        let (n, len) = (self.plan.n, self.batch.len());
+        let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
+        let size = ROWS.min(len.div_ceil(pool.threads() * 2)).max(1);
+        let width = if self.block.is_some() { COLUMNS.min(n) } else { n };
+        let work = |index: usize| {
+            let rows = index * size..len.min((index + 1) * size);
+            for start in (0..n).step_by(width) {
+                let columns = start..n.min(start + width);
+                // SAFETY: no two rows go to the same one, and each index comes once.
+                let row = |row: usize| unsafe {
+                    let at = to[row] as usize * n;
+                    out.part(at + columns.start..at + columns.end)
+                };
+                ROOM.with_borrow_mut(|room| {
+                    if room.len() < size * width {
+                        room.resize(size * width, 0.0);
+                    }
+                    if first > Some(0) {
+                        // The sum so far.
+                        for (index, room) in rows.clone().zip(room.chunks_mut(width)) {
+                            room[..columns.len()].copy_from_slice(row(index));
+                        }
+                    }
+                    let (rows, out) = (rows.clone(), &mut room[..]);
+                    self.part(
+                        computed,
+                        &mut Part { rows: rows.clone(), columns: columns.clone(), out, stride: width },
+                    );
+                    for (index, room) in rows.zip(room.chunks(width)) {
+                        row(index).copy_from_slice(&room[..columns.len()]);
+                    }
+                });
+            }
+        };
+        if len * n >= PARALLEL_MIN {
+            pool.run(len.div_ceil(size), work);
+        } else {
+            (0..len.div_ceil(size)).for_each(work);
+        }
     }
 
     fn part(&self, computed: &[Option<Computed>], part: &mut Part) {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use rknn_sys::MatmulSpec;
 
 use super::core::{Job, Ticket};
+use super::experts::Picks;
 use super::on_cpu::CpuRoom;
 use super::pack::{Filling, Target};
 use super::prepare::{Prepared, Wish};
@@ -23,6 +24,7 @@ use super::scratch::{Piece, SLOTS};
 use super::{Engine, Error, NpuWeight};
 use crate::observe::{Lane, Stage};
 use crate::plan::{Batch, CoreRun, Cut, Schedule, Step, ROWS_MAX};
+use crate::pool::Divided;
 
 /// As many products form a group at most.
 pub const GROUP: usize = 4;
@@ -38,19 +40,42 @@ pub struct Activations<'a> {
     pub data: &'a [f32],
     /// Elements from one row to the next.
     pub stride: usize,
-    /// Rows.
+    /// Rows of the product.
     pub rows: usize,
+    /// Which of the data's rows they are, `rows` of them; all, in their order, without.
+    pub picks: Option<Picks<'a>>,
 }
 
 impl<'a> Activations<'a> {
-    /// The rows from `first` on, and the elements from `column` on.
-    pub(super) fn from(&self, first: usize, column: usize) -> Self {
-        let data = &self.data[first * self.stride + column..];
-        Self { data, stride: self.stride, rows: self.rows - first }
+    /// All rows of `data`.
+    pub fn new(data: &'a [f32], stride: usize, rows: usize) -> Self {
+        Self { data, stride, rows, picks: None }
+    }
+
+    /// The rows from `first` on.
+    pub(super) fn from(&self, first: usize) -> Self {
+        let rows = self.rows - first;
+        match self.picks {
+            Some(picks) => Self { rows, picks: Some(picks.after(first)), ..*self },
+            None => Self { data: &self.data[first * self.stride..], rows, ..*self },
+        }
+    }
+
+    /// Rows of the data.
+    pub(super) fn all(&self) -> usize {
+        self.picks.map_or(self.rows, |picks| picks.of())
     }
 }
 
-/// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N).
+/// Where results go.
+pub enum Out<'a> {
+    /// Rows × N, one row after the other.
+    Rows(&'a mut [f32]),
+    /// Rows of N that the picks name.
+    Picked(&'a Divided<'a, f32>),
+}
+
+/// `out` = `activations` (rows × K) · `weight` (K × N).
 pub struct Product<'a> {
     /// The weight.
     pub weight: &'a NpuWeight,
@@ -59,9 +84,11 @@ pub struct Product<'a> {
     /// The rows are those of the product before in the group.
     pub same: bool,
     /// The results.
-    pub out: &'a mut [f32],
-    /// Set by the engine: our kernels on the CPU did it.
+    pub out: Out<'a>,
+    /// Set by the engine: our kernels on the CPU did it, as the cheaper way.
     pub routed: bool,
+    /// Set by the engine: they did it, since the NPU had failed.
+    pub recovered: bool,
 }
 
 /// How far a piece of A is.
@@ -92,6 +119,7 @@ struct Key {
     rows: usize,
     cut: Cut,
     tile: usize,
+    picks: Option<(u64, usize)>,
 }
 
 /// What the stream needs beside the NPU's memories; kept from one to the next.
@@ -145,7 +173,7 @@ impl Engine {
     ///
     /// # Errors
     /// The NPU's failure; all outputs are then unspecified.
-    pub fn products(&mut self, products: &mut [Option<Product>; GROUP]) -> Result<(), Error> {
+    pub fn products(&mut self, products: &mut [Option<Product>]) -> Result<(), Error> {
         let started = Instant::now();
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
@@ -179,11 +207,18 @@ impl Engine {
         out: &mut [f32],
     ) -> Result<(), Error> {
         let mut group = [const { None }; GROUP];
-        group[0] = Some(Product { weight, activations, same: false, out, routed: false });
+        group[0] = Some(Product {
+            weight,
+            activations,
+            same: false,
+            out: Out::Rows(out),
+            routed: false,
+            recovered: false,
+        });
         self.products(&mut group)
     }
 
-    fn stream(&mut self, products: &mut [Option<Product>; GROUP], room: &mut Room) -> Result<(), Error> {
+    fn stream(&mut self, products: &mut [Option<Product>], room: &mut Room) -> Result<(), Error> {
         let mut flight: Option<Flight> = None;
         for index in 0..products.len() {
             let Some(Product { weight, activations, same, .. }) = &products[index] else { continue };
@@ -200,7 +235,7 @@ impl Engine {
             self.stats.result_bytes.fetch_add((activations.rows * weight.plan.n * 4) as u64, Relaxed);
             for first in (0..activations.rows).step_by(ROWS_MAX) {
                 let rows = ROWS_MAX.min(activations.rows - first);
-                let part = Activations { rows, ..activations.from(first, 0) };
+                let part = Activations { rows, ..activations.from(first) };
                 // Rows beyond the first block replace it.
                 let same = same && activations.rows <= ROWS_MAX;
                 let block = self.begin(weight, first, &part, same, room)?;
@@ -240,6 +275,7 @@ impl Engine {
             again: schedule.cut == Cut::Columns(1) && schedule.batch < plan.segments.len(),
         };
         let generation = stats.stage(Stage::Compare, || room.prepared.begin(&self.pool, &wish, part, &stats));
+        stats.stage(Stage::Pack, || room.prepared.rotate_for_all(&self.pool, part, &stats));
         let key = Key {
             generation,
             domain: weight.share.domain,
@@ -248,6 +284,7 @@ impl Engine {
             rows: part.rows,
             cut: schedule.cut,
             tile: schedule.tile,
+            picks: part.picks.map(|picks| picks.key()),
         };
         let means = self.means(weight.pipeline);
         let largest = |step: &Step| schedule.runs(plan, means, step).map(|run| run.m).max().unwrap_or(0);
@@ -438,14 +475,9 @@ impl Engine {
     }
 
     /// Waits for a batch and puts its results into the output.
-    fn land(
-        &mut self,
-        products: &mut [Option<Product>; GROUP],
-        flight: Flight,
-        room: &Room,
-    ) -> Result<(), Error> {
+    fn land(&mut self, products: &mut [Option<Product>], flight: Flight, room: &Room) -> Result<(), Error> {
         let Flight { product, block, batch, c, ticket } = flight;
-        let Some(Product { weight, out, .. }) = &mut products[product] else { return Ok(()) };
+        let Some(Product { weight, activations, out, .. }) = &mut products[product] else { return Ok(()) };
         let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
         stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
         let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
@@ -474,8 +506,15 @@ impl Engine {
             column_scales: &weight.scales,
         };
         let rows = block.first + batch.rows.start..block.first + batch.rows.end;
-        let out = &mut out[rows.start * plan.n..rows.end * plan.n];
-        stats.stage(Stage::Scale, || reading.scale(&self.pool, &computed, out));
+        stats.stage(Stage::Scale, || match (out, activations.picks) {
+            (Out::Picked(out), Some(picks)) => reading.scatter(&self.pool, &computed, out, picks.to(rows)),
+            (Out::Rows(out), _) => {
+                let out = &mut out[rows.start * plan.n..rows.end * plan.n];
+                reading.scale(&self.pool, &computed, out);
+            }
+            // Nobody said where to.
+            (Out::Picked(_), None) => {}
+        });
         Ok(())
     }
 }

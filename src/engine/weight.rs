@@ -54,6 +54,11 @@ impl NpuWeight {
         self.rotation.as_ref().map_or(self.plan.k, |rotation| rotation.k())
     }
 
+    /// Which of the I/O domains it is in; going from one to another concerns the whole NPU.
+    pub fn domain(&self) -> usize {
+        self.share.domain
+    }
+
     /// What a context binds to read the columns of `run`, which begins in `segment`.
     pub(super) fn binding(&self, run: &CoreRun, segment: usize) -> Result<Binding, Error> {
         match &self.b {

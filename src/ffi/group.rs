@@ -5,10 +5,12 @@ use std::ops::Range;
 
 use ggml_sys::sys;
 
-use super::backend::SUCCESS;
+use super::backend::{FAILED, SUCCESS};
 use super::registry::{Registered, State};
 use super::tensor;
 use crate::host::device::{Job, GROUP};
+use crate::host::experts::ExpertProduct;
+use crate::host::mixture::{Mixture, NODES};
 use crate::host::product::Product;
 use crate::log;
 
@@ -20,18 +22,31 @@ struct Waiting {
     writes: Range<usize>,
 }
 
+/// A product with experts that waits to be done.
+struct WaitingExperts {
+    node: *mut sys::ggml_tensor,
+    product: ExpertProduct,
+}
+
 /// Products that wait for their group to be full.
 pub struct Group<'a> {
     state: &'a State,
     registered: &'a Registered,
     waiting: [Option<Waiting>; GROUP],
     count: usize,
+    experts: [Option<WaitingExperts>; NODES],
 }
 
 impl<'a> Group<'a> {
     /// An empty one.
     pub fn new(state: &'a State, registered: &'a Registered) -> Self {
-        Self { state, registered, waiting: [const { None }; GROUP], count: 0 }
+        Self {
+            state,
+            registered,
+            waiting: [const { None }; GROUP],
+            count: 0,
+            experts: [const { None }; NODES],
+        }
     }
 
     /// Takes the graph's next node; the host's status, SUCCESS while it waits.
@@ -57,6 +72,15 @@ impl<'a> Group<'a> {
                 Err(reason) => log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor)),
             }
         }
+        if tensor.op == ops.mul_mat_id {
+            // SAFETY: by the contract.
+            match unsafe { tensor::experts(self.state, tensor) } {
+                Ok(product) if product.is_empty() => return SUCCESS,
+                // SAFETY: by the contract.
+                Ok(product) => return unsafe { self.wait_for_experts(node, product) },
+                Err(reason) => log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor)),
+            }
+        }
         let status = self.finish();
         if status != SUCCESS {
             return status;
@@ -67,6 +91,13 @@ impl<'a> Group<'a> {
 
     /// Does what waits; the host's status.
     pub fn finish(&mut self) -> i32 {
+        match self.finish_products() {
+            SUCCESS => self.finish_experts(),
+            status => status,
+        }
+    }
+
+    fn finish_products(&mut self) -> i32 {
         // Taken first: whatever happens, nothing is done twice.
         let waiting = std::mem::replace(&mut self.waiting, [const { None }; GROUP]);
         self.count = 0;
@@ -100,16 +131,83 @@ impl<'a> Group<'a> {
         SUCCESS
     }
 
+    fn finish_experts(&mut self) -> i32 {
+        let waiting = std::mem::replace(&mut self.experts, [const { None }; NODES]);
+        let Some(WaitingExperts { node: first, product }) = &waiting[0] else { return SUCCESS };
+        let mut done = [false; NODES];
+        {
+            let mut jobs = [const { None }; NODES];
+            let mut activations = None;
+            for (job, WaitingExperts { node, product }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
+                // SAFETY: by the contract of `take`; no two of them overlap in what they write.
+                if let Some((one, rows)) = unsafe { tensor::expert_job(&**node, product) } {
+                    (*job, activations) = (Some(one), Some(rows));
+                }
+            }
+            // SAFETY: as above.
+            let ids = unsafe { tensor::ids(&**first, product) };
+            if let (Some(activations), Some(ids)) = (activations, ids) {
+                let ExpertProduct { experts, used, rows, .. } = *product;
+                let mixture = Mixture { activations, experts, used, rows, ids };
+                match self.registered.device.multiply_experts(&mut jobs, &mixture) {
+                    Ok(which) => done = which,
+                    Err(id) => {
+                        log!(
+                            Error,
+                            "{} asks for expert {id}, expected one of {experts}: the model's file is broken, or \
+                             whoever computed the ids",
+                            // SAFETY: as above.
+                            tensor::name(unsafe { &**first })
+                        );
+                        return FAILED;
+                    }
+                }
+            }
+        }
+        for (WaitingExperts { node, .. }, done) in waiting.iter().flatten().zip(done) {
+            if !done {
+                // SAFETY: by the contract of `take`.
+                let status = unsafe { self.on_the_cpu(*node) };
+                if status != SUCCESS {
+                    return status;
+                }
+            }
+        }
+        SUCCESS
+    }
+
+    /// Lets a product with experts wait: for another one with the same rows and experts, as gate and up are.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn wait_for_experts(&mut self, node: *mut sys::ggml_tensor, product: ExpertProduct) -> i32 {
+        let free = self.experts.iter().position(Option::is_none);
+        // SAFETY: live by the contract.
+        let joins = self.experts.iter().flatten().all(|other| unsafe { alike(&*other.node, &*node) });
+        if self.count > 0 || free.is_none() || !joins {
+            let status = self.finish();
+            if status != SUCCESS {
+                return status;
+            }
+        }
+        if let Some(place) = self.experts.iter_mut().find(|place| place.is_none()) {
+            *place = Some(WaitingExperts { node, product });
+        }
+        SUCCESS
+    }
+
     /// Lets a product wait, or does it now.
     ///
     /// # Safety
     /// As [`Self::take`].
     unsafe fn wait(&mut self, node: *mut sys::ggml_tensor, product: Product) -> i32 {
-        if product.batches().nth(1).is_some() {
+        if product.batches().nth(1).is_some() || self.experts[0].is_some() {
             let status = self.finish();
             if status != SUCCESS {
                 return status;
             }
+        }
+        if product.batches().nth(1).is_some() {
             // SAFETY: as above.
             return unsafe { self.batches(node, &product) };
         }
@@ -158,6 +256,19 @@ impl<'a> Group<'a> {
         }
         status
     }
+}
+
+/// Whether two nodes with experts have the same rows and ids, the same number of experts, and results apart.
+///
+/// # Safety
+/// Their sources are live.
+unsafe fn alike(one: &sys::ggml_tensor, other: &sys::ggml_tensor) -> bool {
+    // SAFETY: by the contract.
+    let experts = |node: &sys::ggml_tensor| unsafe { (*node.src[0]).ne[2] };
+    let (a, b) = (span(one), span(other));
+    one.src[1..3] == other.src[1..3]
+        && experts(one) == experts(other)
+        && (a.end <= b.start || b.end <= a.start)
 }
 
 /// The addresses of a tensor's elements.

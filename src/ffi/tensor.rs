@@ -5,6 +5,8 @@ use ggml_sys::sys;
 use super::registry::State;
 use crate::engine::Activations;
 use crate::host::device::Job;
+use crate::host::experts::ExpertProduct;
+use crate::host::mixture::ExpertJob;
 use crate::host::product::{Batch, Operand, Product};
 use crate::weights::Source;
 
@@ -18,7 +20,10 @@ pub unsafe fn supports(state: &State, op: &sys::ggml_tensor, ours: sys::ggml_bac
         return true;
     }
     // SAFETY: by this function's contract.
-    op.op == ops.mul_mat && unsafe { weight_is_ours(state, op, ours) && product(state, op).is_ok() }
+    unsafe {
+        (op.op == ops.mul_mat && weight_is_ours(state, op, ours) && product(state, op).is_ok())
+            || (op.op == ops.mul_mat_id && weight_is_ours(state, op, ours) && experts(state, op).is_ok())
+    }
 }
 
 /// Whether the weight lies in one of our buffers, or has no place yet, and is a leaf of the graph.
@@ -57,6 +62,83 @@ pub unsafe fn product(state: &State, op: &sys::ggml_tensor) -> Result<Product, &
     };
     let reader = state.host.row_reader(weight.type_);
     Product::new(operand(weight)?, operand(activations)?, operand(op)?, reader)
+}
+
+/// The node's product with experts, or why the CPU does it.
+///
+/// # Safety
+/// As [`product`].
+pub unsafe fn experts(state: &State, op: &sys::ggml_tensor) -> Result<ExpertProduct, &'static str> {
+    // SAFETY: a source is null or live.
+    let sources = unsafe { [op.src[0].as_ref(), op.src[1].as_ref(), op.src[2].as_ref()] };
+    let [Some(weight), Some(activations), Some(ids)] = sources else {
+        return Err("a source is missing");
+    };
+    let reader = state.host.row_reader(weight.type_);
+    ExpertProduct::new(operand(weight)?, operand(activations)?, operand(ids)?, operand(op)?, reader)
+}
+
+/// The ids of a node's experts, token by token; nothing for data that cannot be reached.
+///
+/// # Safety
+/// `op` is a MUL_MAT_ID node with allocated sources, of which `product` was made; nobody writes to them meanwhile.
+pub unsafe fn ids<'a>(
+    op: &'a sys::ggml_tensor,
+    product: &'a ExpertProduct,
+) -> Option<impl Iterator<Item = i32> + Clone + 'a> {
+    // SAFETY: the product was made of these sources, so they are there.
+    let base = unsafe { (*op.src[2]).data.cast::<u8>().cast_const() };
+    if base.is_null() || base as usize % 4 != 0 {
+        return None;
+    }
+    let ExpertProduct { used, id_strides: [one, token], .. } = *product;
+    Some((0..used * product.tokens).map(move |index| {
+        let at = index / used * token + index % used * one;
+        // SAFETY: within the tensor, by its extents and strides; aligned, since all of these are multiples of 4.
+        unsafe { base.add(at).cast::<i32>().read() }
+    }))
+}
+
+/// A node's experts and result as plain slices, and its rows of activations; nothing for data that cannot be reached.
+///
+/// # Safety
+/// As [`jobs`], of a MUL_MAT_ID node.
+pub unsafe fn expert_job<'a>(
+    op: &'a sys::ggml_tensor,
+    product: &ExpertProduct,
+) -> Option<(ExpertJob<'a>, Activations<'a>)> {
+    // SAFETY: the product was made of these sources, so they are there.
+    let (weight, activations) = unsafe { (&*op.src[0], &*op.src[1]) };
+    let pointers = [weight.data, activations.data, op.data];
+    if pointers.iter().any(|data| data.is_null()) || pointers[1..].iter().any(|data| *data as usize % 4 != 0)
+    {
+        return None;
+    }
+    let each = &product.each;
+    let bytes = (product.experts - 1) * product.expert_stride + each.weight_bytes();
+    // SAFETY: lengths follow from the tensors' extents and strides, which the host allocated for; the result overlaps
+    // no source in ggml's graphs. The rest by this function's contract.
+    let (data, rows, out, constant, lent) = unsafe {
+        (
+            std::slice::from_raw_parts(weight.data.cast::<u8>().cast_const(), bytes),
+            std::slice::from_raw_parts(activations.data.cast::<f32>(), each.activation_elements()),
+            std::slice::from_raw_parts_mut(op.data.cast::<f32>(), product.out_elements()),
+            is_constant(weight),
+            super::buffer::is_lent(weight.buffer),
+        )
+    };
+    let weights =
+        Source { data, reader: each.reader, k: each.k, n: each.n, row_stride: each.weight_stride() };
+    let job = ExpertJob {
+        name: weight_name(weight),
+        weights,
+        expert_stride: product.expert_stride,
+        expert_bytes: each.weight_bytes(),
+        constant,
+        lent,
+        out,
+    };
+    Some((job, Activations::new(rows, each.activation_stride(), each.rows)))
 }
 
 fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
@@ -126,11 +208,8 @@ pub unsafe fn jobs<'a>(
                 },
                 constant,
                 lent,
-                activations: Activations {
-                    data: rows,
-                    stride: product.activation_stride(),
-                    rows: product.rows,
-                },
+                expert: false,
+                activations: Activations::new(rows, product.activation_stride(), product.rows),
                 same: false,
                 out,
             }

@@ -15,6 +15,7 @@ use super::config::Config;
 use super::cores;
 use super::host_copy::{HostCopies, HostKernels};
 use super::machine;
+use super::mixture::MixtureRoom;
 use super::pages;
 use super::progress::Progress;
 use super::trust::{self, Candidate};
@@ -23,7 +24,7 @@ use super::weight::{layer, upload, Weight};
 use crate::chip::Chip;
 use crate::cpus;
 pub use crate::engine::GROUP;
-use crate::engine::{Engine, Error, NpuWeight, Product, Request, Route, Wanted};
+use crate::engine::{Engine, Error, NpuWeight, Out, Product, Request, Route, Wanted};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
@@ -47,7 +48,7 @@ const DOMAINS: [u8; 4] = [0, 1, 2, 3];
 pub struct Device {
     description: CString,
     chip: &'static Chip,
-    engine: Mutex<Engine>,
+    pub(super) engine: Mutex<Engine>,
     /// What the user wants of each weight.
     policy: Arc<Policy>,
     /// How the signs of all rotations are laid, if the user says so.
@@ -62,9 +63,10 @@ pub struct Device {
     cost_is_said: AtomicBool,
     weights: Mutex<Cache<Weight>>,
     copies: HostCopies,
-    stats: Arc<Stats>,
+    pub(super) mixture: Mutex<MixtureRoom>,
+    pub(super) stats: Arc<Stats>,
     failures: AtomicU32,
-    given_up: AtomicBool,
+    pub(super) given_up: AtomicBool,
 }
 
 impl Device {
@@ -159,6 +161,7 @@ impl Device {
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
             copies: HostCopies::new(kernels, config.keep.effective(config.decode, emulated), &stats),
+            mixture: Mutex::default(),
             stats,
             failures: AtomicU32::new(0),
             given_up: AtomicBool::new(false),
@@ -213,6 +216,7 @@ impl Device {
         }
         let mut products: [Option<Product>; GROUP] = Default::default();
         let mut by_host = [false; GROUP];
+        let names = jobs.each_ref().map(|job| job.as_ref().map(|job| job.name));
         // Rows are the same as those of the job before only if that one is in the stream too.
         let mut unbroken = false;
         for (((job, weight), product), by_host) in
@@ -230,41 +234,11 @@ impl Device {
             }
             let same = job.same && unbroken;
             unbroken = true;
-            let (activations, out) = (job.activations, &mut *job.out);
-            *product = Some(Product { weight, activations, same, out, routed: false });
+            let (activations, out) = (job.activations, Out::Rows(job.out));
+            *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
         }
-        let result = if products.iter().any(Option::is_some) {
-            engine.products(&mut products).map(|()| self.failures.store(0, Relaxed))
-        } else {
-            Ok(())
-        };
-        match result {
-            Ok(()) => {
-                for (done, product) in done.iter_mut().zip(&products) {
-                    if let Some(Product { weight, routed, .. }) = product {
-                        *done =
-                            if *routed { Done::Routed(weight.pipeline) } else { Done::Npu(weight.pipeline) };
-                    }
-                }
-            }
-            Err(error) => {
-                // The output of each may have been begun, unless it was never the NPU's.
-                let routed =
-                    products.each_ref().map(|product| product.as_ref().is_some_and(|one| one.routed));
-                engine.recover(&mut products);
-                for ((done, product), routed) in done.iter_mut().zip(&products).zip(routed) {
-                    if let Some(Product { weight, routed: true, .. }) = product {
-                        *done = if routed {
-                            Done::Routed(weight.pipeline)
-                        } else {
-                            Done::Recovered(weight.pipeline)
-                        };
-                    }
-                }
-                let named = jobs.iter().flatten().next().map_or("", |job| job.name);
-                self.note_failure(named, &error);
-            }
-        }
+        let named = names.into_iter().flatten().next().unwrap_or_default();
+        self.run(&mut engine, &mut products, named, done);
         for (index, job) in jobs.iter_mut().enumerate().filter(|(index, _)| by_host[*index]) {
             if let (Some(job), Some(Weight { npu, kept: Some(kept) })) = (job, weights[index].as_deref()) {
                 let (started, rows, bytes) = (Instant::now(), job.activations.rows, kept.copy.bytes());
@@ -273,6 +247,38 @@ impl Device {
                     done[index] = Done::Kept(npu.pipeline, bytes);
                 }
             }
+        }
+    }
+
+    /// Has the engine do some products, and notes who did each; what nobody did is left to the host. `name` is of one of
+    /// them.
+    pub(super) fn run(
+        &self,
+        engine: &mut Engine,
+        products: &mut [Option<Product>],
+        name: &str,
+        done: &mut [Done],
+    ) {
+        if products.iter().all(Option::is_none) {
+            return;
+        }
+        let result = engine.products(products);
+        match &result {
+            Ok(()) => self.failures.store(0, Relaxed),
+            // The output of each may have been begun, unless it was never the NPU's.
+            Err(error) => {
+                engine.recover(products);
+                self.note_failure(name, error);
+            }
+        }
+        for (done, product) in done.iter_mut().zip(products) {
+            let Some(Product { weight, routed, recovered, .. }) = product else { continue };
+            *done = match (*routed, *recovered) {
+                (true, _) => Done::Routed(weight.pipeline),
+                (_, true) => Done::Recovered(weight.pipeline),
+                _ if result.is_ok() => Done::Npu(weight.pipeline),
+                _ => Done::ByHost,
+            };
         }
     }
 
@@ -293,7 +299,7 @@ impl Device {
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<Weight>> {
+    pub(super) fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<Weight>> {
         let key = Key::of(&job.weight);
         if job.constant {
             if let Some(known) = self.weights.lock().get(&key) {
@@ -311,7 +317,8 @@ impl Device {
             }
         };
         let weight = npu.map(|npu| {
-            let kept = if job.constant { self.copies.of(&job.weight, npu.bytes) } else { None };
+            let kept =
+                if job.constant && !job.expert { self.copies.of(&job.weight, npu.bytes) } else { None };
             Arc::new(Weight { npu, kept })
         });
         if job.constant {

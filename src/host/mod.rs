@@ -5,8 +5,10 @@
 pub mod config;
 mod cores;
 pub mod device;
+pub mod experts;
 pub mod host_copy;
 pub mod machine;
+pub mod mixture;
 pub mod numbers;
 mod pages;
 pub mod product;

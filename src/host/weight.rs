@@ -24,6 +24,8 @@ pub struct Job<'a> {
     pub constant: bool,
     /// Whether the weight's bytes are the host's, such as a mapped file's, and not in a buffer of ours.
     pub lent: bool,
+    /// Whether it is one of a mixture's experts, of which the host's kernels get no copy.
+    pub expert: bool,
     /// The rows.
     pub activations: Activations<'a>,
     /// The rows are those of the job before in its group.

@@ -11,6 +11,8 @@ use super::Lab;
 
 /// The host's number of this type.
 pub const F32: c_int = 0;
+/// The host's number of this type.
+const I32: c_int = 26;
 /// The host's number of this use of a buffer.
 const WEIGHTS: c_int = 1;
 
@@ -63,6 +65,7 @@ host! {
     ggml_free: fn(Context);
     ggml_new_tensor_4d: fn(Context, c_int, i64, i64, i64, i64) -> Tensor;
     ggml_mul_mat: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_mul_mat_id: fn(Context, Tensor, Tensor, Tensor) -> Tensor;
     ggml_permute: fn(Context, Tensor, c_int, c_int, c_int, c_int) -> Tensor;
     ggml_transpose: fn(Context, Tensor) -> Tensor;
     ggml_new_graph: fn(Context) -> *mut sys::ggml_cgraph;
@@ -229,16 +232,125 @@ impl<'a> Product<'a> {
 
 impl Drop for Product<'_> {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, freed once.
+        free(self.ggml, self.buffers, self.contexts, self.backend);
+    }
+}
+
+/// A product of a mixture of experts in a graph of its own.
+pub struct Mixture<'a> {
+    ggml: &'a Ggml,
+    backend: sys::ggml_backend_t,
+    contexts: [Context; 2],
+    buffers: [sys::ggml_backend_buffer_t; 2],
+    weights: Tensor,
+    activations: Tensor,
+    ids: Tensor,
+    out: Tensor,
+    graph: *mut sys::ggml_cgraph,
+    pub k: usize,
+    pub n: usize,
+    pub used: usize,
+}
+
+impl<'a> Mixture<'a> {
+    /// K, N and experts, and for each of `tokens` tokens `used` of them and `rows` rows, on `backend`, which it then owns.
+    pub fn new(
+        ggml: &'a Ggml,
+        backend: sys::ggml_backend_t,
+        ggml_type: c_int,
+        (k, n, experts): (usize, usize, usize),
+        (used, rows, tokens): (usize, usize, usize),
+    ) -> Self {
+        let contexts = [ggml.context(), ggml.context()];
+        let tensor = |context, ggml_type, ne: [usize; 3]| {
+            let [a, b, c] = ne.map(|extent| extent as i64);
+            // SAFETY: a live context.
+            unsafe { (ggml.ggml_new_tensor_4d)(context, ggml_type, a, b, c, 1) }
+        };
+        // SAFETY: the host's functions on the host's live objects, as its headers say.
         unsafe {
-            for buffer in self.buffers.into_iter().filter(|buffer| !buffer.is_null()) {
-                (self.ggml.ggml_backend_buffer_free)(buffer);
-            }
-            for context in self.contexts {
-                (self.ggml.ggml_free)(context);
-            }
-            (self.ggml.ggml_backend_free)(self.backend);
+            let weights = tensor(contexts[0], ggml_type, [k, n, experts]);
+            let constant = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
+            (ggml.ggml_backend_buffer_set_usage)(constant, WEIGHTS);
+            let activations = tensor(contexts[1], F32, [k, rows, tokens]);
+            let ids = tensor(contexts[1], I32, [used, tokens, 1]);
+            let out = (ggml.ggml_mul_mat_id)(contexts[1], weights, activations, ids);
+            assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), out), "the plugin takes it");
+            let graph = (ggml.ggml_new_graph)(contexts[1]);
+            (ggml.ggml_build_forward_expand)(graph, out);
+            let compute = if tokens > 0 {
+                (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend)
+            } else {
+                std::ptr::null_mut()
+            };
+            let buffers = [constant, compute];
+            Self { ggml, backend, contexts, buffers, weights, activations, ids, out, graph, k, n, used }
         }
+    }
+
+    /// Writes all experts' weights, quantised if their type is.
+    pub fn set_weights(&self, values: &[f32]) {
+        // SAFETY: the type is the tensor's, the sizes are those of its rows.
+        unsafe {
+            let (ggml_type, rows) = ((*self.weights).type_, values.len() / self.k);
+            let mut data = vec![0u8; (self.ggml.ggml_row_size)(ggml_type, self.k as i64) * rows];
+            if ggml_type == F32 {
+                data.copy_from_slice(bytemuck::cast_slice(values));
+            } else {
+                let (from, to) = (values.as_ptr(), data.as_mut_ptr().cast());
+                let (rows, k) = (rows as i64, self.k as i64);
+                (self.ggml.ggml_quantize_chunk)(ggml_type, from, to, 0, rows, k, std::ptr::null());
+            }
+            (self.ggml.ggml_backend_tensor_set)(self.weights, data.as_ptr().cast(), 0, data.len());
+        }
+    }
+
+    /// Tokens × experts used × N results, or the host's status if that is an error.
+    pub fn run(&self, activations: &[f32], ids: &[i32]) -> Result<Vec<f32>, c_int> {
+        let mut out = vec![0f32; ids.len() * self.n];
+        // SAFETY: the tensors have room for what is copied.
+        unsafe {
+            let set = self.ggml.ggml_backend_tensor_set;
+            set(self.activations, activations.as_ptr().cast(), 0, size_of_val(activations));
+            set(self.ids, ids.as_ptr().cast(), 0, size_of_val(ids));
+            self.compute()?;
+            (self.ggml.ggml_backend_tensor_get)(self.out, out.as_mut_ptr().cast(), 0, out.len() * 4);
+        }
+        Ok(out)
+    }
+
+    /// Has the graph computed; the host's status if that is an error.
+    pub fn compute(&self) -> Result<(), c_int> {
+        // SAFETY: a live backend and a graph of it.
+        match unsafe { (self.ggml.ggml_backend_graph_compute)(self.backend, self.graph) } {
+            0 => Ok(()),
+            status => Err(status),
+        }
+    }
+}
+
+impl Drop for Mixture<'_> {
+    fn drop(&mut self) {
+        free(self.ggml, self.buffers, self.contexts, self.backend);
+    }
+}
+
+/// Frees what a graph of ours was made of, which nobody uses any more.
+fn free(
+    ggml: &Ggml,
+    buffers: [sys::ggml_backend_buffer_t; 2],
+    contexts: [Context; 2],
+    backend: sys::ggml_backend_t,
+) {
+    // SAFETY: made by the host for one graph, freed once.
+    unsafe {
+        for buffer in buffers.into_iter().filter(|buffer| !buffer.is_null()) {
+            (ggml.ggml_backend_buffer_free)(buffer);
+        }
+        for context in contexts {
+            (ggml.ggml_free)(context);
+        }
+        (ggml.ggml_backend_free)(backend);
     }
 }
 
