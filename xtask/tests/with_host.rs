@@ -235,6 +235,50 @@ fn a_synthetic_model_loads_in_the_host_and_is_written_once() {
     }
 }
 
+/// By the host's own measure: the divergence of what the plugin says of each next token from what the CPU says.
+#[test]
+fn a_mixture_of_experts_is_the_npus_and_says_what_the_cpu_says() {
+    let Some(text) = env::var_os("GGML_RKNPU_TEST_TEXT") else {
+        skip(
+            "a_mixture_of_experts_is_the_npus_and_says_what_the_cpu_says",
+            "GGML_RKNPU_TEST_TEXT names no text",
+        );
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for (kind, limit) in [("f16", 1e-5), ("q8_0", 1e-4), ("q4_0", 1e-4)] {
+        let Some(mut synth) = xtask(&["synth", "--shapes", "tiny-moe", "--types", kind]) else { return };
+        let (stdout, stderr) = texts(&synth.env("XDG_CACHE_HOME", dir.path()).output().unwrap());
+        let model = stdout.trim();
+        assert!(!model.is_empty(), "{stderr}");
+
+        let arguments = ["run", "--npu", "emulated", "-m", model, "-n", "3", "--raw", "-p", "a b", "--json"];
+        let Some(mut run) = xtask(&arguments) else { return };
+        let npu = last_json(&run.env("RKNPU_DECODE", "npu").output().unwrap());
+        assert!(npu["npu_flops_share"].as_f64().unwrap() >= 0.95 && npu["fallbacks"] == 0, "{npu}");
+
+        let base = dir.path().join("base");
+        let perplexity = |way: &[&str], more: &[&str]| {
+            let mut exec = xtask(&["exec"])?;
+            exec.args(way).args(["--", "llama-perplexity", "-m", model, "-c", "256", "--chunks", "2", "-f"]);
+            exec.arg(&text).arg("--kl-divergence-base").arg(&base).args(more);
+            let output = exec.output().unwrap();
+            let (stdout, stderr) = texts(&output);
+            assert!(output.status.success(), "{stderr}");
+            Some(stdout + &stderr)
+        };
+        if perplexity(&["--cpu"], &[]).is_none() {
+            return;
+        }
+        let said = perplexity(&["--npu", "emulated"], &["--kl-divergence"]).unwrap();
+        let line =
+            said.lines().find(|line| line.contains("Mean    KLD:")).unwrap_or_else(|| panic!("{said}"));
+        let divergence: f64 =
+            line.split(':').next_back().unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        assert!(divergence.abs() < limit, "{kind}: {line}");
+    }
+}
+
 #[test]
 fn bench_has_modelled_figures_of_a_tiny_model_and_writes_its_page() {
     let dir = tempfile::tempdir().unwrap();

@@ -83,7 +83,12 @@ impl Subject {
         if name.eq_ignore_ascii_case(REAL) {
             return Ok(Self::Real);
         }
-        Shape::named(name).map(Self::Synthetic).map_err(|error| format!("{error}, {REAL}"))
+        let shape = Shape::named(name).map_err(|error| format!("{error}, {REAL}"))?;
+        // Its search for the best schedule and its figures of decoding are those of dense models.
+        if shape.experts.is_some() {
+            return Err(format!("{name} is a mixture of experts, expected a dense model"));
+        }
+        Ok(Self::Synthetic(shape))
     }
 
     fn name(self) -> &'static str {
@@ -160,6 +165,6 @@ mod tests {
         assert_eq!(Subject::named("SmolLM2").unwrap().name(), "smollm2");
         assert_eq!(Subject::named("gemma3-1b").unwrap().name(), "gemma3-1b");
         let error = Subject::named("llama").unwrap_err();
-        assert_eq!(error, "expected one of qwen2.5-1.5b, gemma3-1b, granite-350m, tiny, smollm2");
+        assert_eq!(error, "expected one of qwen2.5-1.5b, gemma3-1b, granite-350m, lfm2-8b-a1b, qwen3-30b-a3b, tiny, tiny-moe, smollm2");
     }
 }

@@ -27,7 +27,7 @@ use crate::progress::Step;
 use crate::setup::{self, models, Wants};
 
 /// Changes whenever the content of the files does.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// What is left on the disk at least.
 const SPARE: u64 = 1 << 30;
@@ -35,7 +35,8 @@ const SPARE: u64 = 1 << 30;
 /// The options of `synth`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Whose widths: qwen2.5-1.5b, gemma3-1b, granite-350m, or tiny
+    /// Whose widths: qwen2.5-1.5b, gemma3-1b, granite-350m, lfm2-8b-a1b (6 layers), qwen3-30b-a3b (2 layers), or tiny,
+    /// tiny-moe
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true, value_parser = Shape::named)]
     shapes: Vec<&'static Shape>,
     /// Types of the weights

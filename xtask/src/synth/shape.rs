@@ -9,8 +9,10 @@ pub struct Shape {
     pub layers: u32,
     /// Elements of the residual stream.
     pub width: u32,
-    /// Elements between up and down.
+    /// Elements between up and down, of each expert if there are any.
     pub feed_forward: u32,
+    /// Experts, and how many of them a token has; none in a dense model.
+    pub experts: Option<(u32, u32)>,
     /// Attention heads.
     pub heads: u32,
     /// Heads of keys and values.
@@ -23,13 +25,15 @@ pub struct Shape {
     pub context: u32,
 }
 
-/// All that can be asked for. The last is for tests.
-pub const SHAPES: [Shape; 4] = [
+/// All that can be asked for. Mixtures of experts are cut to as many layers as a small machine bears; the tiny ones are
+/// for tests.
+pub const SHAPES: [Shape; 7] = [
     Shape {
         name: "qwen2.5-1.5b",
         layers: 28,
         width: 1536,
         feed_forward: 8960,
+        experts: None,
         heads: 12,
         kv_heads: 2,
         head: 128,
@@ -41,6 +45,7 @@ pub const SHAPES: [Shape; 4] = [
         layers: 26,
         width: 1152,
         feed_forward: 6912,
+        experts: None,
         heads: 4,
         kv_heads: 1,
         head: 256,
@@ -52,6 +57,7 @@ pub const SHAPES: [Shape; 4] = [
         layers: 28,
         width: 1024,
         feed_forward: 2048,
+        experts: None,
         heads: 16,
         kv_heads: 4,
         head: 64,
@@ -59,10 +65,47 @@ pub const SHAPES: [Shape; 4] = [
         context: 32_768,
     },
     Shape {
+        name: "lfm2-8b-a1b",
+        layers: 6,
+        width: 2048,
+        feed_forward: 1792,
+        experts: Some((32, 4)),
+        heads: 32,
+        kv_heads: 8,
+        head: 64,
+        vocabulary: 65_536,
+        context: 32_768,
+    },
+    Shape {
+        name: "qwen3-30b-a3b",
+        layers: 2,
+        width: 2048,
+        feed_forward: 768,
+        experts: Some((128, 8)),
+        heads: 32,
+        kv_heads: 4,
+        head: 128,
+        vocabulary: 151_936,
+        context: 32_768,
+    },
+    Shape {
         name: "tiny",
         layers: 2,
         width: 256,
         feed_forward: 512,
+        experts: None,
+        heads: 4,
+        kv_heads: 2,
+        head: 64,
+        vocabulary: 49_216,
+        context: 2048,
+    },
+    Shape {
+        name: "tiny-moe",
+        layers: 2,
+        width: 256,
+        feed_forward: 128,
+        experts: Some((8, 2)),
         heads: 4,
         kv_heads: 2,
         head: 64,
@@ -99,17 +142,30 @@ impl Shape {
             ("output_norm.weight".to_owned(), vec![width]),
         ];
         for layer in 0..self.layers {
-            let parts: [(&str, Vec<u64>); 9] = [
+            let mut parts: Vec<(&str, Vec<u64>)> = vec![
                 ("attn_norm", vec![width]),
                 ("attn_q", vec![width, queries]),
                 ("attn_k", vec![width, keys]),
                 ("attn_v", vec![width, keys]),
                 ("attn_output", vec![queries, width]),
                 ("ffn_norm", vec![width]),
-                ("ffn_gate", vec![width, wide]),
-                ("ffn_up", vec![width, wide]),
-                ("ffn_down", vec![wide, width]),
             ];
+            match self.experts {
+                None => parts.extend([
+                    ("ffn_gate", vec![width, wide]),
+                    ("ffn_up", vec![width, wide]),
+                    ("ffn_down", vec![wide, width]),
+                ]),
+                Some((experts, _)) => {
+                    let experts = u64::from(experts);
+                    parts.extend([
+                        ("ffn_gate_inp", vec![width, experts]),
+                        ("ffn_gate_exps", vec![width, wide, experts]),
+                        ("ffn_up_exps", vec![width, wide, experts]),
+                        ("ffn_down_exps", vec![wide, width, experts]),
+                    ]);
+                }
+            }
             all.extend(parts.into_iter().map(|(name, dims)| (format!("blk.{layer}.{name}.weight"), dims)));
         }
         all
@@ -133,6 +189,6 @@ mod tests {
     #[test]
     fn an_unknown_name_is_refused_with_the_list() {
         let error = Shape::named("llama").unwrap_err();
-        assert_eq!(error, "expected one of qwen2.5-1.5b, gemma3-1b, granite-350m, tiny");
+        assert_eq!(error, "expected one of qwen2.5-1.5b, gemma3-1b, granite-350m, lfm2-8b-a1b, qwen3-30b-a3b, tiny, tiny-moe");
     }
 }

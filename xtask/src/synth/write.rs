@@ -42,7 +42,8 @@ impl Plan {
         for (name, dims) in names {
             let elements: u64 = dims.iter().product();
             let (block, block_bytes) = kind.block();
-            let (dtype, bytes) = if dims.len() == 1 {
+            // As in real files, what chooses the experts is not rounded.
+            let (dtype, bytes) = if dims.len() == 1 || name.ends_with("ffn_gate_inp.weight") {
                 (F32, 4 * elements)
             } else {
                 (kind.code(), elements / block * block_bytes)
@@ -129,6 +130,13 @@ fn metadata(shape: &Shape, kind: WeightType) -> Pairs {
         ("llama.rope.dimension_count", shape.head),
         ("llama.vocab_size", shape.vocabulary),
     ] {
+        add(key, 4, &|out| out.extend(number.to_le_bytes()));
+    }
+    for (key, number) in shape
+        .experts
+        .iter()
+        .flat_map(|(experts, used)| [("llama.expert_count", *experts), ("llama.expert_used_count", *used)])
+    {
         add(key, 4, &|out| out.extend(number.to_le_bytes()));
     }
     for (key, number) in
