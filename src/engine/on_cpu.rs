@@ -118,7 +118,9 @@ impl Engine {
         let wish = Wish { rotation: weight.rotation.as_ref(), shared: &weight.shared, same, again: false };
         let generation =
             stats.stage(Stage::Compare, || prepared.begin(&self.pool, &wish, activations, &stats));
-        stats.stage(Stage::Pack, || prepared.rotate_for_all(&self.pool, activations, &stats));
+        if activations.picks.is_some() {
+            stats.stage(Stage::Pack, || prepared.rotate_for_all(&self.pool, activations, &stats));
+        }
         let a_bytes = plan.dtype.a().bytes(m * plan.longest());
         let picks = activations.picks;
         let key =

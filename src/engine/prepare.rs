@@ -7,6 +7,7 @@
 //!
 //! Rows are rotated as they are needed, so that the NPU can begin with the first of them.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
@@ -20,6 +21,11 @@ use crate::pool::{Divided, Pool};
 pub const PARALLEL_MIN: usize = 32 * 1024;
 /// Rows that a thread rotates at a time where all are rotated first.
 const ROWS_AT_ONCE: usize = 16;
+
+thread_local! {
+    /// A thread's room where all rows are rotated first.
+    static ROOM: RefCell<RowRoom> = RefCell::default();
+}
 
 /// Rows that were taken up last.
 #[derive(Default)]
@@ -90,10 +96,10 @@ impl Prepared {
         self.generation
     }
 
-    /// Rotates all rows that [`Self::begin`] was given, if several experts pick from them.
+    /// Rotates all rows that [`Self::begin`] was given, for experts that pick from them.
     pub fn rotate_for_all(&mut self, pool: &Pool, activations: &Activations, stats: &Stats) {
         let all = self.rows;
-        if activations.picks.is_none() || !self.stored || self.ready >= all {
+        if !self.stored || self.ready >= all {
             return;
         }
         let Some(width) = self.rotation.as_ref().map(|rotation| rotation.width()) else { return };
@@ -102,8 +108,10 @@ impl Prepared {
         let size = chunk(all, pool.threads()).min(ROWS_AT_ONCE);
         let work = |index: usize| {
             let rows = index * size..all.min((index + 1) * size);
-            // SAFETY: each index comes once, and so does each row.
-            unsafe { source.rows(rows, width, &mut RowRoom::default()) };
+            ROOM.with_borrow_mut(|room| {
+                // SAFETY: each index comes once, and so does each row.
+                unsafe { source.rows(rows, width, room) };
+            });
         };
         if all * width >= PARALLEL_MIN {
             pool.run(all.div_ceil(size), work);

@@ -275,7 +275,9 @@ impl Engine {
             again: schedule.cut == Cut::Columns(1) && schedule.batch < plan.segments.len(),
         };
         let generation = stats.stage(Stage::Compare, || room.prepared.begin(&self.pool, &wish, part, &stats));
-        stats.stage(Stage::Pack, || room.prepared.rotate_for_all(&self.pool, part, &stats));
+        if part.picks.is_some() {
+            stats.stage(Stage::Pack, || room.prepared.rotate_for_all(&self.pool, part, &stats));
+        }
         let key = Key {
             generation,
             domain: weight.share.domain,

@@ -94,6 +94,7 @@ impl Device {
     ) -> Result<[bool; NODES], i32> {
         let mut room = self.mixture.lock();
         let MixtureRoom { experts, order } = &mut *room;
+        order.clear();
         experts.gather(mixture.experts, mixture.used, mixture.rows, mixture.ids.clone())?;
         let mut done = jobs.each_ref().map(|job| job.is_some() && !self.given_up.load(Relaxed));
         let mut engine = self.engine.lock();
