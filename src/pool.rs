@@ -50,6 +50,9 @@ struct Shared {
     spins: u32,
 }
 
+/// Below this many elements, waking the other threads costs more than they save.
+pub const PARALLEL_MIN: usize = 32 * 1024;
+
 /// Threads for the CPU's share of the work.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -113,6 +116,18 @@ impl Pool {
         }
     }
 
+    /// As [`Self::run`] where `elements`, those of all the work, are [`PARALLEL_MIN`] or more; else on the caller alone.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub fn run_if_many(&self, elements: usize, count: usize, work: impl Fn(usize) + Sync) {
+        if elements >= PARALLEL_MIN {
+            self.run(count, work);
+        } else {
+            (0..count).for_each(work);
+        }
+    }
+
     /// Calls `work(index, chunk)` for each chunk of `size` items of `data`, spread as by [`Self::run`].
     ///
     /// # Panics
@@ -166,6 +181,14 @@ impl<'a, T> Divided<'a, T> {
     /// All of `data`.
     pub fn new(data: &'a mut [T]) -> Self {
         Self { base: data.as_mut_ptr(), len: data.len(), slice: PhantomData }
+    }
+
+    /// The elements from `first` on.
+    ///
+    /// # Panics
+    /// When the slice has no such elements.
+    pub fn after(&self, first: usize) -> Self {
+        Self { base: self.pointer(&(first..self.len)), len: self.len - first, slice: PhantomData }
     }
 
     /// The first of the elements `range`.

@@ -6,44 +6,11 @@ mod common;
 mod ggml;
 
 use std::ffi::c_int;
-use std::sync::OnceLock;
 
-use common::Lab;
-use ggml::{numbers, Ggml, Product, F32};
+use ggml::{host, nmse, numbers, oracle, Product, F32};
 
 const Q8_0: c_int = 8;
 const ACCEL: c_int = 3;
-
-struct Shared(Ggml);
-// SAFETY: a table of functions that may be called from any thread.
-unsafe impl Sync for Shared {}
-// SAFETY: as above.
-unsafe impl Send for Shared {}
-
-fn host(test: &str) -> Option<&'static Ggml> {
-    static HOST: OnceLock<Option<Shared>> = OnceLock::new();
-    let shared = HOST.get_or_init(|| common::lab(test).map(|lab: Lab| Shared(Ggml::open(&lab))));
-    shared.as_ref().map(|shared| &shared.0)
-}
-
-/// out[row][column] = Σ activations[row][k] · weight[column][k], in f64.
-fn oracle(weight: &[f32], activations: &[f32], k: usize) -> Vec<f64> {
-    activations
-        .chunks(k)
-        .flat_map(|row| {
-            weight
-                .chunks(k)
-                .map(move |column| row.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
-        })
-        .collect()
-}
-
-/// Mean squared error over mean square.
-fn nmse(got: &[f32], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
-    error / want.iter().map(|w| w * w).sum::<f64>()
-}
 
 /// Writes the weight, and gives the values that it then holds.
 fn set_weight(product: &Product, values: &[f32]) -> Vec<f32> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use common::{lab, output, report};
 use ggml_rknpu::engine::Activations;
 use ggml_rknpu::host::config::Config;
-use ggml_rknpu::host::device::{Device, Job};
+use ggml_rknpu::host::device::{Device, HostWeight, Job};
 use ggml_rknpu::host::host_copy::NoKernels;
 use ggml_rknpu::weights::Source;
 use ggml_sys::RowReader;
@@ -47,11 +47,7 @@ fn done(device: &Device, names: &[&str]) -> Vec<String> {
             let weight = Source { data, reader: RowReader::f32(), k: 64, n: 64, row_stride: 256 };
             let activations = Activations::new(&[1.0; 64], 64, 1);
             device.multiply_one(Job {
-                name,
-                weight,
-                constant: true,
-                lent: false,
-                expert: false,
+                weight: HostWeight { name, source: weight, constant: true, lent: false, expert: false },
                 activations,
                 same: false,
                 out: &mut [0.0; 64],
@@ -96,11 +92,7 @@ fn runs_of_a_product(device: &Device) -> u64 {
     let weight = Source { data: &data, reader: RowReader::f32(), k: 64, n: 192, row_stride: 256 };
     let activations = Activations::new(&[1.0; 64], 64, 1);
     let job = Job {
-        name: "w",
-        weight,
-        constant: true,
-        lent: false,
-        expert: false,
+        weight: HostWeight { name: "w", source: weight, constant: true, lent: false, expert: false },
         activations,
         same: false,
         out: &mut [0.0; 192],

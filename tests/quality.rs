@@ -8,18 +8,11 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::divergence::mean_kl;
 use common::{lab, output, skip, Lab};
 
 /// Chunks of 512 tokens.
 const CHUNKS: &str = "4";
-
-/// The mean KL divergence that `llama-perplexity --kl-divergence` prints.
-fn mean_kl(text: &str) -> f64 {
-    text.lines()
-        .find(|line| line.trim_start().starts_with("Mean") && line.contains("KLD"))
-        .and_then(|line| line.split(':').nth(1)?.split_whitespace().next()?.parse().ok())
-        .unwrap_or_else(|| panic!("no mean KLD:\n{text}"))
-}
 
 /// The host, and the reference's logits.
 struct Bench {

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use ggml_rknpu::engine::{Activations, Decode, Out, Product, GROUP};
+use ggml_rknpu::engine::{Activations, Decode, Product, GROUP};
 use ggml_rknpu::policy::Pipeline;
+use ggml_rknpu::pool::Divided;
 
 mod common;
 use common::emulated::{emulator, engine, numbers, upload};
@@ -29,7 +30,7 @@ fn a_product_that_the_npu_failed_at_has_the_same_bits() {
                 weight: &weight,
                 activations,
                 same: false,
-                out: Out::Rows(&mut out),
+                out: Divided::new(&mut out),
                 routed: false,
                 recovered: false,
             });

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use ggml_rknpu::engine::{Activations, Decode, Engine, Experts, NpuWeight, Out, Product, GROUP};
+use ggml_rknpu::engine::{Activations, Decode, Engine, Experts, NpuWeight, Product, GROUP};
 use ggml_rknpu::observe::Stats;
 use ggml_rknpu::policy::Pipeline;
 use ggml_rknpu::pool::Divided;
@@ -85,7 +85,7 @@ fn a_group_gives_what_its_products_give_alone() {
                 weights.iter().zip(&mut outs).zip(&mut products).enumerate()
             {
                 let activations = Activations::new(&x, k, rows);
-                let (same, out) = (index > 0, Out::Rows(out));
+                let (same, out) = (index > 0, Divided::new(out));
                 *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
             }
             engine.products(&mut products).unwrap();
@@ -206,7 +206,7 @@ fn picked_rows_are_those_of_a_product_of_their_own() {
                         }
                         let all = Activations::new(&x, k, rows * tokens);
                         let activations = Activations { rows: picks.count(), picks: Some(picks), ..all };
-                        let (weight, same, out) = (&weights[expert], expert > 0, Out::Picked(&out));
+                        let (weight, same, out) = (&weights[expert], expert > 0, out.after(0));
                         *product =
                             Some(Product { weight, activations, same, out, routed: false, recovered: false });
                     }

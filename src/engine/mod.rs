@@ -57,7 +57,7 @@ use crate::weights::PackError;
 pub use self::choose::{Request, Wanted};
 pub use self::experts::{Experts, Picks};
 pub use self::route::{Decode, Route};
-pub use self::stream::{Activations, Out, Product, GROUP};
+pub use self::stream::{Activations, Product, GROUP};
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.

@@ -8,16 +8,17 @@ use std::time::Instant;
 use rknn_sys::Element;
 
 use super::pack::{Filling, Target};
-use super::prepare::{Prepared, Wish, PARALLEL_MIN};
+use super::prepare::{Prepared, Wish};
 use super::results::read;
 use super::route::{Few, ROWS_MAX};
-use super::stream::{Activations, Out, Product, Room};
+use super::stream::{Activations, Product, Room};
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
 use crate::kernels::Results;
 use crate::observe::Stage;
 use crate::plan::WeightPlan;
 use crate::policy::Pipeline;
+use crate::pool::Divided;
 
 /// Generation of the rows and which of them, pipeline, segment, segments and rows.
 type CpuKey = (u64, Option<(u64, usize)>, Pipeline, usize, usize, usize);
@@ -85,14 +86,15 @@ impl Engine {
             if product.routed || !has_kernel(weight) {
                 continue;
             }
-            let (all, out) = (product.activations, &mut product.out);
+            let (all, out) = (product.activations, &product.out);
             product.recovered = (0..all.rows).step_by(ROWS_MAX).all(|first| {
                 let rows = Activations { rows: ROWS_MAX.min(all.rows - first), ..all.from(first) };
-                let mut out = match out {
-                    Out::Rows(out) => Out::Rows(&mut out[first * n..][..rows.rows * n]),
-                    Out::Picked(out) => Out::Picked(out),
+                // Picks say where their rows go, and are from the same rows each time.
+                let (out, same) = match all.picks {
+                    Some(_) => (out.after(0), first > 0),
+                    None => (out.after(first * n), false),
                 };
-                self.multiply_on_cpu(weight, &rows, false, prepared, cpu, &mut out).is_ok()
+                self.multiply_on_cpu(weight, &rows, same, prepared, cpu, &out).is_ok()
             });
         }
         self.room = room;
@@ -109,18 +111,14 @@ impl Engine {
         same: bool,
         prepared: &mut Prepared,
         room: &mut CpuRoom,
-        out: &mut Out,
+        out: &Divided<f32>,
     ) -> Result<(), Error> {
         let started = Instant::now();
         let (plan, rows, stats) = (&weight.plan, activations.rows, self.stats.clone());
         let Some(stack) = weight.stack() else { return Err(Error::Unusable) };
         let (m, segments) = (rows * weight.pipeline.planes(), plan.segments.len());
         let wish = Wish { rotation: weight.rotation.as_ref(), shared: &weight.shared, same, again: false };
-        let generation =
-            stats.stage(Stage::Compare, || prepared.begin(&self.pool, &wish, activations, &stats));
-        if activations.picks.is_some() {
-            stats.stage(Stage::Pack, || prepared.rotate_for_all(&self.pool, activations, &stats));
-        }
+        let generation = prepared.take_up(&self.pool, &wish, activations, &stats);
         let a_bytes = plan.dtype.a().bytes(m * plan.longest());
         let picks = activations.picks;
         let key =
@@ -170,41 +168,29 @@ impl Engine {
         let work = Work { weight, plan, rows, m, a, a_bytes, stack, scales, columns };
         let words = c_bytes / 8;
         let c = &mut c[..words * chunks];
+        let to = picks.map(|picks| picks.to(0..rows));
+        let place = |row: usize| {
+            let at = to.map_or(row, |to| to[row] as usize) * plan.n;
+            // SAFETY: no two rows become the same one, and each is asked for once.
+            unsafe { out.part(at..at + plan.n) }
+        };
         stats.stage(Stage::Multiply, || {
-            let row_of = |row: usize, c: &[u64], out: &mut [f32]| {
-                for (index, c) in c.chunks(words).enumerate() {
-                    let at = (index * columns).min(plan.n);
-                    work.read(index, c, row..row + 1, &mut out[at..], plan.n);
-                }
-            };
-            match out {
-                Out::Rows(out) if rows == 1 => {
-                    // One row's results are as contiguous as its sums.
-                    self.pool.zip_chunks(c, words, out, columns, |index, c, out| {
-                        work.multiply(index, c);
-                        work.read(index, c, 0..1, out, out.len());
-                    });
-                }
-                Out::Rows(out) => {
-                    self.pool.chunks(c, words, |index, c| work.multiply(index, c));
-                    let c: &[u64] = &*c;
-                    self.pool.chunks(out, plan.n, |row, out| row_of(row, c, out));
-                }
-                Out::Picked(out) => {
-                    self.pool.chunks(c, words, |index, c| work.multiply(index, c));
-                    let c: &[u64] = &*c;
-                    let to = picks.map_or(&[][..], |picks| picks.to(0..rows));
-                    let scatter = |row: usize| {
-                        let at = to[row] as usize * plan.n;
-                        // SAFETY: no two picks become the same row, and each row comes once.
-                        row_of(row, c, unsafe { out.part(at..at + plan.n) });
-                    };
-                    if to.len() * plan.n >= PARALLEL_MIN {
-                        self.pool.run(to.len(), scatter);
-                    } else {
-                        (0..to.len()).for_each(scatter);
+            if rows == 1 {
+                // One row's results are as contiguous as its sums.
+                self.pool.zip_chunks(c, words, place(0), columns, |index, c, out| {
+                    work.multiply(index, c);
+                    work.read(index, c, 0..1, out, out.len());
+                });
+            } else {
+                self.pool.chunks(c, words, |index, c| work.multiply(index, c));
+                let c: &[u64] = &*c;
+                self.pool.run(rows, |row| {
+                    let out = place(row);
+                    for (index, c) in c.chunks(words).enumerate() {
+                        let at = (index * columns).min(plan.n);
+                        work.read(index, c, row..row + 1, &mut out[at..], plan.n);
                     }
-                }
+                });
             }
         });
         let ns = started.elapsed().as_nanos() as f64;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rknn_sys::Element;
 
-use super::prepare::{chunk, RowRoom, Source, PARALLEL_MIN};
+use super::prepare::{chunk, RowRoom, Source};
 use crate::kernels::fast::{self, F16Scratch};
 use crate::kernels::int4;
 use crate::kernels::scalar::{scale_f16, scale_i8};
@@ -94,11 +94,7 @@ impl Filling<'_> {
             });
         };
         let count = self.rows.len().div_ceil(size.max(1));
-        if self.rows.len() * k * source.passes() >= PARALLEL_MIN {
-            pool.run(count, work);
-        } else {
-            (0..count).for_each(work);
-        }
+        pool.run_if_many(self.rows.len() * k * source.passes(), count, work);
         Some(())
     }
 }

@@ -14,11 +14,9 @@ use std::sync::Arc;
 
 use super::Activations;
 use crate::kernels::rotate::Rotation;
-use crate::observe::Stats;
+use crate::observe::{Stage, Stats};
 use crate::pool::{Divided, Pool};
 
-/// Below this many elements, waking the other threads costs more than they save.
-pub const PARALLEL_MIN: usize = 32 * 1024;
 /// Rows that a thread rotates at a time where all are rotated first.
 const ROWS_AT_ONCE: usize = 16;
 
@@ -60,8 +58,17 @@ pub struct Wish<'a> {
 }
 
 impl Prepared {
-    /// Takes up rows for a weight; gives a number that stands for them, the same for the same rows.
-    pub fn begin(&mut self, pool: &Pool, wish: &Wish, activations: &Activations, stats: &Stats) -> u64 {
+    /// Takes up rows for a weight, and rotates all where experts pick from them; gives a number that stands for them, the
+    /// same for the same rows.
+    pub fn take_up(&mut self, pool: &Pool, wish: &Wish, activations: &Activations, stats: &Stats) -> u64 {
+        let generation = stats.stage(Stage::Compare, || self.begin(pool, wish, activations, stats));
+        if activations.picks.is_some() {
+            stats.stage(Stage::Pack, || self.rotate_all(pool, activations, stats));
+        }
+        generation
+    }
+
+    fn begin(&mut self, pool: &Pool, wish: &Wish, activations: &Activations, stats: &Stats) -> u64 {
         let rotation = wish.rotation;
         let alike = self.rows == activations.all()
             && match (rotation, &self.rotation) {
@@ -96,8 +103,8 @@ impl Prepared {
         self.generation
     }
 
-    /// Rotates all rows that [`Self::begin`] was given, for experts that pick from them.
-    pub fn rotate_for_all(&mut self, pool: &Pool, activations: &Activations, stats: &Stats) {
+    /// Rotates all rows that are to be kept rotated and are not yet.
+    fn rotate_all(&mut self, pool: &Pool, activations: &Activations, stats: &Stats) {
         let all = self.rows;
         if !self.stored || self.ready >= all {
             return;
@@ -113,14 +120,10 @@ impl Prepared {
                 unsafe { source.rows(rows, width, room) };
             });
         };
-        if all * width >= PARALLEL_MIN {
-            pool.run(all.div_ceil(size), work);
-        } else {
-            (0..all.div_ceil(size)).for_each(work);
-        }
+        pool.run_if_many(all * width, all.div_ceil(size), work);
     }
 
-    /// The rows that [`Self::begin`] was given, of which those up to `end` are to be read now, all of them, each by
+    /// The rows that [`Self::take_up`] was given, of which those up to `end` are to be read now, all of them, each by
     /// [`Source::rows`].
     pub fn source<'a>(
         &'a mut self,
@@ -133,17 +136,13 @@ impl Prepared {
         };
         let (k, width) = (rotation.k(), rotation.width());
         if activations.picks.is_some() {
-            if self.stored && self.ready >= self.rows {
-                let rotated = Activations { data: &self.rotated, stride: width, ..*activations };
-                return Source { activations: rotated, rotation: None, ready: 0, kept: [None, None] };
-            }
-            stats.rows_rotated.fetch_add(rows.len() as u64, Relaxed);
-            return Source {
-                activations: *activations,
-                rotation: Some(rotation),
-                ready: 0,
-                kept: [None, None],
+            let (activations, rotation) = if self.stored && self.ready >= self.rows {
+                (Activations { data: &self.rotated, stride: width, ..*activations }, None)
+            } else {
+                stats.rows_rotated.fetch_add(rows.len() as u64, Relaxed);
+                (*activations, Some(rotation))
             };
+            return Source { activations, rotation, ready: 0, kept: [None, None] };
         }
         if rows.start < self.ready && !self.stored {
             // The next time they are kept.
@@ -181,11 +180,7 @@ impl Prepared {
                 same.store(false, Relaxed);
             }
         };
-        if self.rows * k >= PARALLEL_MIN {
-            pool.run(chunks, compare);
-        } else {
-            (0..chunks).for_each(compare);
-        }
+        pool.run_if_many(self.rows * k, chunks, compare);
         same.into_inner()
     }
 

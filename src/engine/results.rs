@@ -5,11 +5,10 @@ use std::ops::Range;
 
 use rknn_sys::Element;
 
-use super::prepare::PARALLEL_MIN;
 use crate::chip::CORES_MAX;
 use crate::kernels::{fast, int4, Results};
 use crate::plan::{CoreRun, Piece, Step, WeightPlan, BATCH_MAX};
-use crate::pool::{Divided, Pool};
+use crate::pool::{Divided, Pool, PARALLEL_MIN};
 
 /// The most runs whose results are read together.
 pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
@@ -109,22 +108,16 @@ impl Reading<'_> {
                             room[..columns.len()].copy_from_slice(row(index));
                         }
                     }
-                    let (rows, out) = (rows.clone(), &mut room[..]);
-                    self.part(
-                        computed,
-                        &mut Part { rows: rows.clone(), columns: columns.clone(), out, stride: width },
-                    );
-                    for (index, room) in rows.zip(room.chunks(width)) {
+                    let (out, stride) = (&mut room[..], width);
+                    let mut part = Part { rows: rows.clone(), columns: columns.clone(), out, stride };
+                    self.part(computed, &mut part);
+                    for (index, room) in rows.clone().zip(room.chunks(width)) {
                         row(index).copy_from_slice(&room[..columns.len()]);
                     }
                 });
             }
         };
-        if len * n >= PARALLEL_MIN {
-            pool.run(len.div_ceil(size), work);
-        } else {
-            (0..len.div_ceil(size)).for_each(work);
-        }
+        pool.run_if_many(len * n, len.div_ceil(size), work);
     }
 
     fn part(&self, computed: &[Option<Computed>], part: &mut Part) {

@@ -67,14 +67,6 @@ impl<'a> Activations<'a> {
     }
 }
 
-/// Where results go.
-pub enum Out<'a> {
-    /// Rows × N, one row after the other.
-    Rows(&'a mut [f32]),
-    /// Rows of N that the picks name.
-    Picked(&'a Divided<'a, f32>),
-}
-
 /// `out` = `activations` (rows × K) · `weight` (K × N).
 pub struct Product<'a> {
     /// The weight.
@@ -83,8 +75,9 @@ pub struct Product<'a> {
     pub activations: Activations<'a>,
     /// The rows are those of the product before in the group.
     pub same: bool,
-    /// The results.
-    pub out: Out<'a>,
+    /// The results: rows of N, one after the other. The rows that the picks name, if there are any; several products may
+    /// then have the same rows to pick from.
+    pub out: Divided<'a, f32>,
     /// Set by the engine: our kernels on the CPU did it, as the cheaper way.
     pub routed: bool,
     /// Set by the engine: they did it, since the NPU had failed.
@@ -211,7 +204,7 @@ impl Engine {
             weight,
             activations,
             same: false,
-            out: Out::Rows(out),
+            out: Divided::new(out),
             routed: false,
             recovered: false,
         });
@@ -236,8 +229,11 @@ impl Engine {
             for first in (0..activations.rows).step_by(ROWS_MAX) {
                 let rows = ROWS_MAX.min(activations.rows - first);
                 let part = Activations { rows, ..activations.from(first) };
-                // Rows beyond the first block replace it.
-                let same = same && activations.rows <= ROWS_MAX;
+                // Rows beyond the first block replace it, unless all are picked from the same ones.
+                let same = match activations.picks {
+                    Some(_) => same || first > 0,
+                    None => same && activations.rows <= ROWS_MAX,
+                };
                 let block = self.begin(weight, first, &part, same, room)?;
                 for batch in block.schedule.batches(&weight.plan, rows) {
                     self.pack_batch(weight, &part, &block, &batch, room)?;
@@ -274,10 +270,7 @@ impl Engine {
             same,
             again: schedule.cut == Cut::Columns(1) && schedule.batch < plan.segments.len(),
         };
-        let generation = stats.stage(Stage::Compare, || room.prepared.begin(&self.pool, &wish, part, &stats));
-        if part.picks.is_some() {
-            stats.stage(Stage::Pack, || room.prepared.rotate_for_all(&self.pool, part, &stats));
-        }
+        let generation = room.prepared.take_up(&self.pool, &wish, part, &stats);
         let key = Key {
             generation,
             domain: weight.share.domain,
@@ -477,9 +470,9 @@ impl Engine {
     }
 
     /// Waits for a batch and puts its results into the output.
-    fn land(&mut self, products: &mut [Option<Product>], flight: Flight, room: &Room) -> Result<(), Error> {
+    fn land(&mut self, products: &[Option<Product>], flight: Flight, room: &Room) -> Result<(), Error> {
         let Flight { product, block, batch, c, ticket } = flight;
-        let Some(Product { weight, activations, out, .. }) = &mut products[product] else { return Ok(()) };
+        let Some(Product { weight, activations, out, .. }) = &products[product] else { return Ok(()) };
         let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
         stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
         let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
@@ -508,14 +501,13 @@ impl Engine {
             column_scales: &weight.scales,
         };
         let rows = block.first + batch.rows.start..block.first + batch.rows.end;
-        stats.stage(Stage::Scale, || match (out, activations.picks) {
-            (Out::Picked(out), Some(picks)) => reading.scatter(&self.pool, &computed, out, picks.to(rows)),
-            (Out::Rows(out), _) => {
-                let out = &mut out[rows.start * plan.n..rows.end * plan.n];
+        stats.stage(Stage::Scale, || match activations.picks {
+            Some(picks) => reading.scatter(&self.pool, &computed, out, picks.to(rows)),
+            None => {
+                // SAFETY: this thread alone reads results, and it has no other part of them.
+                let out = unsafe { out.part(rows.start * plan.n..rows.end * plan.n) };
                 reading.scale(&self.pool, &computed, out);
             }
-            // Nobody said where to.
-            (Out::Picked(_), None) => {}
         });
         Ok(())
     }

@@ -119,16 +119,8 @@ impl<'a> Group<'a> {
                 done = self.registered.device.multiply(&mut jobs);
             }
         }
-        for (Waiting { node, .. }, done) in waiting.iter().flatten().zip(done) {
-            if !done {
-                // SAFETY: by the contract of `take`.
-                let status = unsafe { self.on_the_cpu(*node) };
-                if status != SUCCESS {
-                    return status;
-                }
-            }
-        }
-        SUCCESS
+        // SAFETY: by the contract of `take`.
+        unsafe { self.do_the_rest(waiting.iter().flatten().map(|waiting| waiting.node).zip(done)) }
     }
 
     fn finish_experts(&mut self) -> i32 {
@@ -164,16 +156,8 @@ impl<'a> Group<'a> {
                 }
             }
         }
-        for (WaitingExperts { node, .. }, done) in waiting.iter().flatten().zip(done) {
-            if !done {
-                // SAFETY: by the contract of `take`.
-                let status = unsafe { self.on_the_cpu(*node) };
-                if status != SUCCESS {
-                    return status;
-                }
-            }
-        }
-        SUCCESS
+        // SAFETY: by the contract of `take`.
+        unsafe { self.do_the_rest(waiting.iter().flatten().map(|waiting| waiting.node).zip(done)) }
     }
 
     /// Lets a product with experts wait: for another one with the same rows and experts, as gate and up are.
@@ -181,10 +165,10 @@ impl<'a> Group<'a> {
     /// # Safety
     /// As [`Self::take`].
     unsafe fn wait_for_experts(&mut self, node: *mut sys::ggml_tensor, product: ExpertProduct) -> i32 {
-        let free = self.experts.iter().position(Option::is_none);
+        let full = self.experts.iter().all(Option::is_some);
         // SAFETY: live by the contract.
         let joins = self.experts.iter().flatten().all(|other| unsafe { alike(&*other.node, &*node) });
-        if self.count > 0 || free.is_none() || !joins {
+        if self.count > 0 || full || !joins {
             let status = self.finish();
             if status != SUCCESS {
                 return status;
@@ -201,13 +185,14 @@ impl<'a> Group<'a> {
     /// # Safety
     /// As [`Self::take`].
     unsafe fn wait(&mut self, node: *mut sys::ggml_tensor, product: Product) -> i32 {
-        if product.batches().nth(1).is_some() || self.experts[0].is_some() {
+        let several = product.batches().nth(1).is_some();
+        if several || self.experts[0].is_some() {
             let status = self.finish();
             if status != SUCCESS {
                 return status;
             }
         }
-        if product.batches().nth(1).is_some() {
+        if several {
             // SAFETY: as above.
             return unsafe { self.batches(node, &product) };
         }
@@ -241,6 +226,21 @@ impl<'a> Group<'a> {
         }
         // SAFETY: as above.
         unsafe { self.on_the_cpu(node) }
+    }
+
+    /// Has the host's CPU backend compute the nodes that are not done; the host's status.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn do_the_rest(&self, nodes: impl Iterator<Item = (*mut sys::ggml_tensor, bool)>) -> i32 {
+        for (node, _) in nodes.filter(|(_, done)| !done) {
+            // SAFETY: by the contract.
+            let status = unsafe { self.on_the_cpu(node) };
+            if status != SUCCESS {
+                return status;
+            }
+        }
+        SUCCESS
     }
 
     /// Has the host's CPU backend compute a node.

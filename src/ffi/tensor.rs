@@ -4,7 +4,7 @@ use ggml_sys::sys;
 
 use super::registry::State;
 use crate::engine::Activations;
-use crate::host::device::Job;
+use crate::host::device::{HostWeight, Job};
 use crate::host::experts::ExpertProduct;
 use crate::host::mixture::ExpertJob;
 use crate::host::product::{Batch, Operand, Product};
@@ -109,35 +109,24 @@ pub unsafe fn expert_job<'a>(
 ) -> Option<(ExpertJob<'a>, Activations<'a>)> {
     // SAFETY: the product was made of these sources, so they are there.
     let (weight, activations) = unsafe { (&*op.src[0], &*op.src[1]) };
-    let pointers = [weight.data, activations.data, op.data];
-    if pointers.iter().any(|data| data.is_null()) || pointers[1..].iter().any(|data| *data as usize % 4 != 0)
-    {
+    if !are_reachable(weight, activations, op) {
         return None;
     }
     let each = &product.each;
     let bytes = (product.experts - 1) * product.expert_stride + each.weight_bytes();
     // SAFETY: lengths follow from the tensors' extents and strides, which the host allocated for; the result overlaps
     // no source in ggml's graphs. The rest by this function's contract.
-    let (data, rows, out, constant, lent) = unsafe {
+    let (all, rows, out) = unsafe {
         (
             std::slice::from_raw_parts(weight.data.cast::<u8>().cast_const(), bytes),
             std::slice::from_raw_parts(activations.data.cast::<f32>(), each.activation_elements()),
             std::slice::from_raw_parts_mut(op.data.cast::<f32>(), product.out_elements()),
-            is_constant(weight),
-            super::buffer::is_lent(weight.buffer),
         )
     };
-    let weights =
-        Source { data, reader: each.reader, k: each.k, n: each.n, row_stride: each.weight_stride() };
-    let job = ExpertJob {
-        name: weight_name(weight),
-        weights,
-        expert_stride: product.expert_stride,
-        expert_bytes: each.weight_bytes(),
-        constant,
-        lent,
-        out,
-    };
+    // SAFETY: by this function's contract.
+    let first = unsafe { host_weight(weight, &all[..each.weight_bytes()], each) };
+    let first = HostWeight { expert: true, ..first };
+    let job = ExpertJob { first, all, stride: product.expert_stride, out };
     Some((job, Activations::new(rows, each.activation_stride(), each.rows)))
 }
 
@@ -170,13 +159,9 @@ pub unsafe fn jobs<'a>(
 ) -> Option<impl Iterator<Item = Job<'a>> + 'a> {
     // SAFETY: the product was made of these sources, so they are there.
     let (weight, activations) = unsafe { (&*op.src[0], &*op.src[1]) };
-    let pointers = [weight.data, activations.data, op.data];
-    if pointers.iter().any(|data| data.is_null()) || pointers[1..].iter().any(|data| *data as usize % 4 != 0)
-    {
+    if !are_reachable(weight, activations, op) {
         return None;
     }
-    // SAFETY: by this function's contract.
-    let (constant, lent) = unsafe { (is_constant(weight), super::buffer::is_lent(weight.buffer)) };
     Some(product.batches().map(
         move |Batch { weight: at_weight, activations: at_activations, out: at_out }| {
             // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for;
@@ -198,23 +183,32 @@ pub unsafe fn jobs<'a>(
                 )
             };
             Job {
-                name: weight_name(weight),
-                weight: Source {
-                    data: bytes,
-                    reader: product.reader,
-                    k: product.k,
-                    n: product.n,
-                    row_stride: product.weight_stride(),
-                },
-                constant,
-                lent,
-                expert: false,
+                // SAFETY: by this function's contract.
+                weight: unsafe { host_weight(weight, bytes, product) },
                 activations: Activations::new(rows, product.activation_stride(), product.rows),
                 same: false,
                 out,
             }
         },
     ))
+}
+
+/// Whether a product's matrices are in memory, and its floats aligned.
+fn are_reachable(weight: &sys::ggml_tensor, activations: &sys::ggml_tensor, out: &sys::ggml_tensor) -> bool {
+    !weight.data.is_null()
+        && [activations.data, out.data].iter().all(|data| !data.is_null() && *data as usize % 4 == 0)
+}
+
+/// The weight of a product, whose bytes are `data`.
+///
+/// # Safety
+/// `tensor`, its buffer and its view's source are live.
+unsafe fn host_weight<'a>(tensor: &'a sys::ggml_tensor, data: &'a [u8], product: &Product) -> HostWeight<'a> {
+    let Product { reader, k, n, .. } = *product;
+    // SAFETY: by this function's contract.
+    let (constant, lent) = unsafe { (is_constant(tensor), super::buffer::is_lent(tensor.buffer)) };
+    let source = Source { data, reader, k, n, row_stride: product.weight_stride() };
+    HostWeight { name: weight_name(tensor), source, constant, lent, expert: false }
 }
 
 /// A weight's name up to what is no UTF-8.

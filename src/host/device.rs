@@ -19,12 +19,12 @@ use super::mixture::MixtureRoom;
 use super::pages;
 use super::progress::Progress;
 use super::trust::{self, Candidate};
-pub use super::weight::Job;
 use super::weight::{layer, upload, Weight};
+pub use super::weight::{HostWeight, Job};
 use crate::chip::Chip;
 use crate::cpus;
 pub use crate::engine::GROUP;
-use crate::engine::{Engine, Error, NpuWeight, Out, Product, Request, Route, Wanted};
+use crate::engine::{Engine, Error, NpuWeight, Product, Request, Route, Wanted};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
@@ -33,6 +33,7 @@ use crate::observe::{stats_table, Choice, Choices, Done, Report, Stats};
 use crate::policy::decide::{Decision, Policy};
 use crate::policy::scheme::Placement;
 use crate::policy::Pipeline;
+use crate::pool::Divided;
 use crate::probe::quick;
 use crate::weights::cache::{Cache, Key};
 use crate::weights::store::Store;
@@ -43,6 +44,14 @@ pub const NAME: &CStr = c"RKNPU";
 const FAILURES_MAX: u32 = 3;
 /// The I/O domains that weights fill one after the other, unless the user says otherwise: about 3 GB each.
 const DOMAINS: [u8; 4] = [0, 1, 2, 3];
+
+/// A product as it is counted.
+#[derive(Clone, Copy)]
+pub(super) struct Counted<'a> {
+    pub weight: HostWeight<'a>,
+    pub rows: usize,
+    pub done: Done,
+}
 
 /// An NPU that answers.
 pub struct Device {
@@ -188,16 +197,25 @@ impl Device {
         if !self.given_up.load(Relaxed) {
             self.try_multiply(jobs, &mut done);
         }
-        let ns = started.elapsed().as_nanos() as u64;
-        let flops = |job: &Job| (job.activations.rows * job.weight.k * job.weight.n) as u64;
-        let all: u64 = jobs.iter().flatten().map(flops).sum();
-        for (job, done) in jobs.iter().zip(done) {
-            let Some(job) = job else { continue };
-            let shape = (job.weight.reader.name(), job.weight.k, job.weight.n);
-            let ns = (u128::from(ns) * u128::from(flops(job)) / u128::from(all.max(1))) as u64;
-            self.stats.count_product(job.name, shape, job.activations.rows, done, ns);
-        }
+        let counted = jobs.iter().zip(done).filter_map(|(job, done)| {
+            let job = job.as_ref()?;
+            Some(Counted { weight: job.weight, rows: job.activations.rows, done })
+        });
+        self.count(started, counted);
         done.map(|done| done != Done::ByHost)
+    }
+
+    /// Counts products that were begun together, each with its share of the time since then.
+    pub(super) fn count<'a>(&self, began: Instant, products: impl Iterator<Item = Counted<'a>> + Clone) {
+        let ns = began.elapsed().as_nanos();
+        let flops = |one: &Counted| (one.rows * one.weight.source.k * one.weight.source.n) as u128;
+        let all: u128 = products.clone().map(|one| flops(&one)).sum();
+        for one in products {
+            let ns = (ns * flops(&one) / all.max(1)) as u64;
+            let Counted { weight: HostWeight { name, source, .. }, rows, done } = one;
+            let shape = (source.reader.name(), source.k, source.n);
+            self.stats.count_product(name, shape, rows, done, ns);
+        }
     }
 
     /// Does a single product; false when the CPU is to do it.
@@ -212,11 +230,11 @@ impl Device {
         let mut engine = self.engine.lock();
         let mut weights: [Option<Arc<Weight>>; GROUP] = Default::default();
         for (job, weight) in jobs.iter().zip(&mut weights) {
-            *weight = job.as_ref().and_then(|job| self.weight(&mut engine, job));
+            *weight = job.as_ref().and_then(|job| self.weight(&mut engine, &job.weight));
         }
         let mut products: [Option<Product>; GROUP] = Default::default();
         let mut by_host = [false; GROUP];
-        let names = jobs.each_ref().map(|job| job.as_ref().map(|job| job.name));
+        let names = jobs.each_ref().map(|job| job.as_ref().map(|job| job.weight.name));
         // Rows are the same as those of the job before only if that one is in the stream too.
         let mut unbroken = false;
         for (((job, weight), product), by_host) in
@@ -234,7 +252,7 @@ impl Device {
             }
             let same = job.same && unbroken;
             unbroken = true;
-            let (activations, out) = (job.activations, Out::Rows(job.out));
+            let (activations, out) = (job.activations, Divided::new(job.out));
             *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
         }
         let named = names.into_iter().flatten().next().unwrap_or_default();
@@ -282,26 +300,26 @@ impl Device {
         }
     }
 
-    /// How the job's weight is to be converted, by what the user wants; `None` leaves it to the CPU.
-    fn request(&self, job: &Job) -> Option<Request> {
-        let wanted = match self.policy.of(job.name) {
+    /// How a weight is to be converted, by what the user wants; `None` leaves it to the CPU.
+    fn request(&self, weight: &HostWeight) -> Option<Request> {
+        let wanted = match self.policy.of(weight.name) {
             Decision::Fixed(Placement::Cpu) => return None,
             Decision::Fixed(Placement::Npu(scheme)) => Wanted::Scheme(scheme),
             Decision::Choose(goal) => Wanted::Best(goal),
         };
         Some(Request {
             wanted,
-            layer: layer(job.name),
+            layer: layer(weight.name),
             signs: self.signs,
             calibration: self.calibration,
-            keep: job.constant,
+            keep: weight.constant,
         })
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    pub(super) fn weight(&self, engine: &mut Engine, job: &Job) -> Option<Arc<Weight>> {
-        let key = Key::of(&job.weight);
-        if job.constant {
+    pub(super) fn weight(&self, engine: &mut Engine, host: &HostWeight) -> Option<Arc<Weight>> {
+        let key = Key::of(&host.source);
+        if host.constant {
             if let Some(known) = self.weights.lock().get(&key) {
                 // The model has come round: all its weights were seen.
                 self.show_choices();
@@ -309,25 +327,25 @@ impl Device {
             }
         }
         let started = Instant::now();
-        let npu = match self.request(job) {
-            Some(request) => upload(engine, job, &request),
+        let npu = match self.request(host) {
+            Some(request) => upload(engine, host, &request),
             None => {
-                log!(Debug, "{} stays with the CPU, as was asked for", job.name);
+                log!(Debug, "{} stays with the CPU, as was asked for", host.name);
                 None
             }
         };
         let weight = npu.map(|npu| {
             let kept =
-                if job.constant && !job.expert { self.copies.of(&job.weight, npu.bytes) } else { None };
+                if host.constant && !host.expert { self.copies.of(&host.source, npu.bytes) } else { None };
             Arc::new(Weight { npu, kept })
         });
-        if job.constant {
+        if host.constant {
             if let Some(Weight { npu, kept }) = weight.as_deref() {
-                self.note_choice(job, npu);
+                self.note_choice(host, npu);
                 self.progress.lock().note(started, npu.bytes);
                 // The host's bytes are read again only if the CPU has to step in.
-                if job.lent && !kept.as_ref().is_some_and(|kept| kept.copy.is_original()) {
-                    pages::give_back(job.weight.data);
+                if host.lent && !kept.as_ref().is_some_and(|kept| kept.copy.is_original()) {
+                    pages::give_back(host.source.data);
                 }
             }
             self.weights.lock().insert(key, weight.clone());
@@ -335,25 +353,25 @@ impl Device {
         weight
     }
 
-    fn note_choice(&self, job: &Job, weight: &NpuWeight) {
-        self.stats.set_bytes(job.name, weight.bytes);
+    fn note_choice(&self, host: &HostWeight, weight: &NpuWeight) {
+        self.stats.set_bytes(host.name, weight.bytes);
         self.choices.lock().add(&Choice {
-            name: job.name,
-            ggml_type: job.weight.reader.name(),
+            name: host.name,
+            ggml_type: host.source.reader.name(),
             pipeline: (weight.pipeline.name(), weight.rotation.is_some()),
             error: weight.error,
-            elements: job.weight.k * job.weight.n,
+            elements: host.source.k * host.source.n,
             bytes: weight.bytes,
         });
         // What the user named is no news.
-        let chosen = matches!(self.policy.of(job.name), Decision::Choose(_));
+        let chosen = matches!(self.policy.of(host.name), Decision::Choose(_));
         if chosen && weight.error > weight.level && !self.cost_is_said.swap(true, Relaxed) {
             let percent = |error: f64| error.sqrt() * 100.0;
             log!(
                 Warn,
                 "accuracy is lost: products of {} as {} are off by about {:.1} %, on the CPU by {:.1} %; \
                  RKNPU_MODE=accurate, the default, stays at the CPU's level",
-                job.name,
+                host.name,
                 weight.pipeline.name(),
                 percent(weight.error),
                 percent(weight.level)

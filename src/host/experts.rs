@@ -3,7 +3,7 @@
 //! In ggml's words the experts' weights are src0 (ne = [K, N, experts]), the activations src1 ([K, 1 or used, tokens]),
 //! the experts of each token src2 ([used, tokens], i32), and the result is [N, used, tokens].
 
-use ggml_sys::sys::{GGML_HOST_TYPE_F32, GGML_HOST_TYPE_I32};
+use ggml_sys::sys::GGML_HOST_TYPE_I32;
 use ggml_sys::RowReader;
 
 use super::product::{Operand, Product};
@@ -64,11 +64,8 @@ impl ExpertProduct {
         if used.checked_mul(tokens).is_none_or(|rows| rows > i32::MAX as usize) {
             return Err("there are too many rows");
         }
-        if out.ggml_type as u32 != GGML_HOST_TYPE_F32 || out.nb[0] != 4 {
-            return Err("the result is not contiguous f32");
-        }
         let row = n.saturating_mul(4);
-        if out.nb[1] != row || (tokens > 1 && out.nb[2] != row.saturating_mul(used)) {
+        if !out.is_f32() || out.nb[0] != 4 || !out.contiguous(row) {
             return Err("the result is not contiguous f32");
         }
         // All rows in one dimension; the result of an expert is never whole.

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::device::Device;
-use super::weight::{Job, Weight};
-use crate::engine::{Activations, Experts, Out, Product};
+use super::device::{Counted, Device};
+use super::weight::{HostWeight, Weight};
+use crate::engine::{Activations, Experts, Product};
 use crate::observe::Done;
 use crate::pool::Divided;
 use crate::weights::Source;
@@ -18,18 +18,12 @@ const STREAM: usize = 64;
 
 /// A node with experts whose matrices are plain slices.
 pub struct ExpertJob<'a> {
-    /// The weights' tensor name.
-    pub name: &'a str,
-    /// The first expert's matrix; its data are those of all.
-    pub weights: Source<'a>,
-    /// Bytes from one expert's matrix to the next, and of one of them.
-    pub expert_stride: usize,
-    /// Bytes of an expert's matrix.
-    pub expert_bytes: usize,
-    /// As [`Job::constant`].
-    pub constant: bool,
-    /// As [`Job::lent`].
-    pub lent: bool,
+    /// The first expert's weight.
+    pub first: HostWeight<'a>,
+    /// The bytes of all experts.
+    pub all: &'a [u8],
+    /// Bytes from one expert's matrix to the next.
+    pub stride: usize,
     /// Tokens × experts used × N results.
     pub out: &'a mut [f32],
 }
@@ -66,19 +60,11 @@ struct AtWork {
 }
 
 impl<'a> ExpertJob<'a> {
-    /// An expert's weight, and no rows yet.
-    fn of(&self, expert: usize) -> Job<'a> {
-        let at = expert * self.expert_stride;
-        Job {
-            name: self.name,
-            weight: Source { data: &self.weights.data[at..at + self.expert_bytes], ..self.weights },
-            constant: self.constant,
-            lent: self.lent,
-            expert: true,
-            activations: Activations::new(&[], 0, 0),
-            same: false,
-            out: &mut [],
-        }
+    /// An expert's weight.
+    fn of(&self, expert: usize) -> HostWeight<'a> {
+        let source = self.first.source;
+        let data = &self.all[expert * self.stride..][..source.data.len()];
+        HostWeight { source: Source { data, ..source }, ..self.first }
     }
 }
 
@@ -112,9 +98,8 @@ impl Device {
         }
         // Those of a domain together: going to another one concerns the whole NPU.
         order.sort_unstable_by_key(|at_work| (at_work.domain, at_work.expert));
-        let shapes = jobs.each_ref().map(|job| {
-            job.as_ref().map(|job| (job.name, job.weights.reader.name(), job.weights.k, job.weights.n))
-        });
+        let firsts = jobs.each_ref().map(|job| job.as_ref().map(|job| job.first));
+        let name = firsts.iter().flatten().next().map_or("", |first| first.name);
         let outs = jobs.each_mut().map(|job| job.as_mut().map(|job| Divided::new(job.out)));
         let mut first = true;
         for some in order.chunks(STREAM / NODES) {
@@ -129,27 +114,28 @@ impl Device {
                     let (Some(weight), Some(out), true) = (&weights[node], &outs[node], done[node]) else {
                         continue;
                     };
-                    let (weight, out, same) = (&weight.npu, Out::Picked(out), !first);
+                    let (weight, out, same) = (&weight.npu, out.after(0), !first);
                     *product =
                         Some(Product { weight, activations, same, out, routed: false, recovered: false });
                     first = false;
                 }
             }
-            let name = shapes.iter().flatten().next().map_or("", |shape| shape.0);
             self.run(&mut engine, &mut products, name, &mut ways);
-            let ns = started.elapsed().as_nanos();
-            let flops =
-                |one: &Product| (one.activations.rows * one.weight.plan.k * one.weight.plan.n) as u128;
-            let all: u128 = products.iter().flatten().map(flops).sum();
+            let counted = products.iter().zip(ways).enumerate().filter_map(|(index, (product, done))| {
+                let rows = product.as_ref()?.activations.rows;
+                // A node that is not done is counted as a whole.
+                (done != Done::ByHost).then_some(Counted { weight: firsts[index % NODES]?, rows, done })
+            });
+            self.count(started, counted);
             for (index, (product, way)) in products.iter().zip(ways).enumerate() {
-                let (Some(product), Some((name, ggml_type, k, n))) = (product, shapes[index % NODES]) else {
-                    continue;
-                };
-                let ns = (ns * flops(product) / all.max(1)) as u64;
-                self.stats.count_product(name, (ggml_type, k, n), product.activations.rows, way, ns);
-                done[index % NODES] &= way != Done::ByHost;
+                done[index % NODES] &= product.is_none() || way != Done::ByHost;
             }
         }
+        let left = firsts.iter().zip(done).filter_map(|(first, done)| {
+            let rows = mixture.used * mixture.activations.rows / mixture.rows;
+            first.filter(|_| !done).map(|weight| Counted { weight, rows, done: Done::ByHost })
+        });
+        self.count(Instant::now(), left);
         order.clear();
         Ok(done)
     }

@@ -23,12 +23,12 @@ pub struct Operand {
 }
 
 impl Operand {
-    fn is_f32(&self) -> bool {
+    pub(super) fn is_f32(&self) -> bool {
         self.ggml_type as u32 == GGML_HOST_TYPE_F32
     }
 
     /// Rows of `row_bytes` one after the other, in all dimensions.
-    fn contiguous(&self, row_bytes: usize) -> bool {
+    pub(super) fn contiguous(&self, row_bytes: usize) -> bool {
         let mut expected = row_bytes;
         (1..4).all(|i| {
             let fits = self.ne[i] == 1 || self.nb[i] == expected;

@@ -14,18 +14,25 @@ pub struct Weight {
     pub kept: Option<Kept>,
 }
 
-/// A product whose matrices are plain slices.
-pub struct Job<'a> {
-    /// The weight's tensor name.
+/// A weight as the host has it.
+#[derive(Clone, Copy)]
+pub struct HostWeight<'a> {
+    /// Its tensor's name.
     pub name: &'a str,
-    /// The weight's matrix.
-    pub weight: Source<'a>,
-    /// Whether the weight's bytes stay until the host says otherwise, so that a converted copy may be kept.
+    /// Its matrix.
+    pub source: Source<'a>,
+    /// Whether its bytes stay until the host says otherwise, so that a converted copy may be kept.
     pub constant: bool,
-    /// Whether the weight's bytes are the host's, such as a mapped file's, and not in a buffer of ours.
+    /// Whether its bytes are the host's, such as a mapped file's, and not in a buffer of ours.
     pub lent: bool,
     /// Whether it is one of a mixture's experts, of which the host's kernels get no copy.
     pub expert: bool,
+}
+
+/// A product whose matrices are plain slices.
+pub struct Job<'a> {
+    /// The weight.
+    pub weight: HostWeight<'a>,
     /// The rows.
     pub activations: Activations<'a>,
     /// The rows are those of the job before in its group.
@@ -35,23 +42,24 @@ pub struct Job<'a> {
 }
 
 /// Converts the weight; `None`, said once, if it has to stay with the CPU.
-pub fn upload(engine: &mut Engine, job: &Job, request: &Request) -> Option<NpuWeight> {
-    match engine.upload(&job.weight, request) {
+pub fn upload(engine: &mut Engine, weight: &HostWeight, request: &Request) -> Option<NpuWeight> {
+    let HostWeight { name, source, .. } = weight;
+    match engine.upload(source, request) {
         Ok(weight) => {
             log!(
                 Debug,
                 "{}: {} {}x{} as {}, K in {}",
-                job.name,
-                job.weight.reader.name(),
-                job.weight.k,
-                job.weight.n,
+                name,
+                source.reader.name(),
+                source.k,
+                source.n,
                 weight.pipeline.name(),
                 weight.plan.segments.len()
             );
             Some(weight)
         }
         Err(error) => {
-            log!(Warn, "{} stays with the CPU: {error}", job.name);
+            log!(Warn, "{} stays with the CPU: {error}", name);
             None
         }
     }

@@ -3,11 +3,12 @@
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::OnceLock;
 
 use ggml_sys::sys;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use super::Lab;
+use crate::common::{self, Lab};
 
 /// The host's number of this type.
 pub const F32: c_int = 0;
@@ -118,6 +119,23 @@ impl Ggml {
         backend
     }
 
+    /// Writes a tensor whose rows are of `k`, quantised if its type is; the bytes that were written.
+    fn set(&self, tensor: Tensor, k: usize, values: &[f32]) -> Vec<u8> {
+        // SAFETY: a live tensor; the type is its own, the sizes are those of its rows.
+        unsafe {
+            let (ggml_type, rows) = ((*tensor).type_, values.len() / k);
+            let mut data = vec![0u8; (self.ggml_row_size)(ggml_type, k as i64) * rows];
+            if ggml_type == F32 {
+                data.copy_from_slice(bytemuck::cast_slice(values));
+            } else {
+                let (from, to) = (values.as_ptr(), data.as_mut_ptr().cast());
+                (self.ggml_quantize_chunk)(ggml_type, from, to, 0, rows as i64, k as i64, std::ptr::null());
+            }
+            (self.ggml_backend_tensor_set)(tensor, data.as_ptr().cast(), 0, data.len());
+            data
+        }
+    }
+
     /// A context for tensors without data.
     pub fn context(&self) -> Context {
         // SAFETY: plain parameters.
@@ -190,26 +208,7 @@ impl<'a> Product<'a> {
 
     /// Writes the weight, quantised if its type is; the bytes that were written.
     pub fn set_weight(&self, values: &[f32]) -> Vec<u8> {
-        // SAFETY: the type is the tensor's, the sizes are those of its rows.
-        unsafe {
-            let bytes = (self.ggml.ggml_row_size)(self.ggml_type(), self.k as i64) * self.n;
-            let mut data = vec![0u8; bytes];
-            if self.ggml_type() == F32 {
-                data.copy_from_slice(bytemuck::cast_slice(values));
-            } else {
-                (self.ggml.ggml_quantize_chunk)(
-                    self.ggml_type(),
-                    values.as_ptr(),
-                    data.as_mut_ptr().cast(),
-                    0,
-                    self.n as i64,
-                    self.k as i64,
-                    std::ptr::null(),
-                );
-            }
-            (self.ggml.ggml_backend_tensor_set)(self.weight, data.as_ptr().cast(), 0, bytes);
-            data
-        }
+        self.ggml.set(self.weight, self.k, values)
     }
 
     /// Rows × N results.
@@ -290,19 +289,7 @@ impl<'a> Mixture<'a> {
 
     /// Writes all experts' weights, quantised if their type is.
     pub fn set_weights(&self, values: &[f32]) {
-        // SAFETY: the type is the tensor's, the sizes are those of its rows.
-        unsafe {
-            let (ggml_type, rows) = ((*self.weights).type_, values.len() / self.k);
-            let mut data = vec![0u8; (self.ggml.ggml_row_size)(ggml_type, self.k as i64) * rows];
-            if ggml_type == F32 {
-                data.copy_from_slice(bytemuck::cast_slice(values));
-            } else {
-                let (from, to) = (values.as_ptr(), data.as_mut_ptr().cast());
-                let (rows, k) = (rows as i64, self.k as i64);
-                (self.ggml.ggml_quantize_chunk)(ggml_type, from, to, 0, rows, k, std::ptr::null());
-            }
-            (self.ggml.ggml_backend_tensor_set)(self.weights, data.as_ptr().cast(), 0, data.len());
-        }
+        self.ggml.set(self.weights, self.k, values);
     }
 
     /// Tokens × experts used × N results, or the host's status if that is an error.
@@ -352,6 +339,38 @@ fn free(
         }
         (ggml.ggml_backend_free)(backend);
     }
+}
+
+struct Shared(Ggml);
+// SAFETY: a table of functions that may be called from any thread.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+/// The host, opened once for all tests of a file; `None`, counted as skipped, where there is none.
+pub fn host(test: &str) -> Option<&'static Ggml> {
+    static HOST: OnceLock<Option<Shared>> = OnceLock::new();
+    let shared = HOST.get_or_init(|| common::lab(test).map(|lab| Shared(Ggml::open(&lab))));
+    shared.as_ref().map(|shared| &shared.0)
+}
+
+/// out[row][column] = Σ activations[row][k] · weight[column][k], in f64.
+pub fn oracle(weight: &[f32], activations: &[f32], k: usize) -> Vec<f64> {
+    activations
+        .chunks(k)
+        .flat_map(|row| {
+            weight
+                .chunks(k)
+                .map(move |column| row.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum())
+        })
+        .collect()
+}
+
+/// Mean squared error over mean square.
+pub fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
+    error / want.iter().map(|w| w * w).sum::<f64>()
 }
 
 /// Numbers in −1..1 that repeat with the seed.

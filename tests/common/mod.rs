@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub mod divergence;
 pub mod emulated;
 mod skip;
 pub use skip::skip;

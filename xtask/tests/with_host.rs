@@ -4,9 +4,12 @@
 use std::env;
 use std::process::{Command, Output};
 
+#[path = "../../tests/common/divergence.rs"]
+mod divergence;
 #[allow(dead_code)]
 #[path = "../../tests/common/skip.rs"]
 mod skip;
+use divergence::mean_kl;
 use skip::skip;
 
 /// The tool, if there is a host to run.
@@ -271,11 +274,8 @@ fn a_mixture_of_experts_is_the_npus_and_says_what_the_cpu_says() {
             return;
         }
         let said = perplexity(&["--npu", "emulated"], &["--kl-divergence"]).unwrap();
-        let line =
-            said.lines().find(|line| line.contains("Mean    KLD:")).unwrap_or_else(|| panic!("{said}"));
-        let divergence: f64 =
-            line.split(':').next_back().unwrap().split_whitespace().next().unwrap().parse().unwrap();
-        assert!(divergence.abs() < limit, "{kind}: {line}");
+        let divergence = mean_kl(&said);
+        assert!(divergence.abs() < limit, "{kind}: {divergence}, expected below {limit}");
     }
 }
 
