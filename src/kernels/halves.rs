@@ -1,4 +1,4 @@
-//! Floats to halves, with the instructions that every 64-bit ARM and every x86-64 with F16C has.
+//! Floats to halves and back, with the instructions that every 64-bit ARM and every x86-64 with F16C has.
 //!
 //! The `half` crate asks for ARM's half-precision arithmetic, which the conversion does not need and Cortex-A53 and
 //! A72 (RK3562, RK3576) do not have: it would convert there bit by bit. A vector of eight costs two loads, two
@@ -79,11 +79,92 @@ fn whole_steps(_: &[f32], _: f32, _: &mut [u16]) -> usize {
     0
 }
 
+/// `out[i]` = the f16 whose bits are `halves[i]`, exactly.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn from_halves(halves: &[u16], out: &mut [f32]) {
+    assert_eq!(halves.len(), out.len(), "as many floats as halves");
+    let done = whole_steps_back(halves, out);
+    for (out, half) in out[done..].iter_mut().zip(&halves[done..]) {
+        *out = half::f16::from_bits(*half).to_f32();
+    }
+}
+
+/// As [`whole_steps`], the other way.
+#[cfg(target_arch = "x86_64")]
+fn whole_steps_back(halves: &[u16], out: &mut [f32]) -> usize {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx,f16c")]
+    unsafe fn convert(halves: &[u16], out: &mut [f32]) {
+        for (halves, out) in halves.chunks_exact(STEP).zip(out.chunks_exact_mut(STEP)) {
+            // SAFETY: eight halves are read and eight floats written, on a machine with AVX and F16C, says the caller.
+            unsafe {
+                let floats = _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()));
+                _mm256_storeu_ps(out.as_mut_ptr(), floats);
+            }
+        }
+    }
+    if !(std::arch::is_x86_feature_detected!("avx") && std::arch::is_x86_feature_detected!("f16c")) {
+        return 0;
+    }
+    // SAFETY: the CPU has what the function was built for.
+    unsafe { convert(halves, out) };
+    halves.len() / STEP * STEP
+}
+
+/// As on x86-64.
+#[cfg(target_arch = "aarch64")]
+fn whole_steps_back(halves: &[u16], out: &mut [f32]) -> usize {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    for (halves, out) in halves.chunks_exact(STEP).zip(out.chunks_exact_mut(STEP)) {
+        // SAFETY: eight halves are read and eight floats written, NEON is part of the target, and the conversion touches
+        // registers alone.
+        unsafe {
+            let eight = vld1q_u16(halves.as_ptr());
+            let (low, high): (float32x4_t, float32x4_t);
+            asm!(
+                "fcvtl {low:v}.4s, {eight:v}.4h",
+                "fcvtl2 {high:v}.4s, {eight:v}.8h",
+                low = out(vreg) low,
+                high = lateout(vreg) high,
+                eight = in(vreg) eight,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+            vst1q_f32(out.as_mut_ptr(), low);
+            vst1q_f32(out.as_mut_ptr().add(4), high);
+        }
+    }
+    halves.len() / STEP * STEP
+}
+
+/// No vectors here.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn whole_steps_back(_: &[u16], _: &mut [f32]) -> usize {
+    0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use half::f16;
     use proptest::prelude::*;
+
+    #[test]
+    fn every_half_comes_back() {
+        let halves: Vec<u16> = (0..=u16::MAX).collect();
+        for len in [halves.len(), 13] {
+            let mut floats = vec![7.0; len];
+            from_halves(&halves[..len], &mut floats);
+            for (half, float) in halves.iter().zip(floats) {
+                let want = f16::from_bits(*half).to_f32();
+                assert!(float.to_bits() == want.to_bits() || float.is_nan() && want.is_nan(), "{half:#x}");
+            }
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]

@@ -5,6 +5,7 @@
 //! * [`fast`]: the same, in a form that the compiler turns into vector code, built once for the baseline of the
 //!   target (NEON on aarch64) and once for AVX2 on x86-64, chosen at run time.
 //! * [`int4`]: both for four-bit numbers.
+//! * [`attention`]: what is between attention's two products, and its keys and values as B.
 //! * [`dot`]: what one run of the NPU computes, for few rows.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
 //! * `strips`: rows of native A, as one thread of several sees them.
@@ -13,6 +14,7 @@
 //! Rounding is to nearest, ties to even, everywhere. A non-finite value never gives a number: the scale of its
 //! row is NaN, and so is each result of the row.
 
+pub mod attention;
 pub mod dot;
 pub mod fast;
 mod halves;

@@ -2,17 +2,20 @@
 //!
 //! * [`WeightPlan`]: how a weight is cut, once, when it is converted;
 //! * [`Schedule`]: how a product of so many rows is run with it, in steps of all cores and batches of steps;
+//! * [`AttentionPlan`]: how the rows and positions of attention are cut;
 //! * `cost`: how long a run is believed to take, by which both are chosen;
 //! * `rows`: how numbers of rows are rounded.
 //!
 //! Pure arithmetic, testable with no device. Nothing here may know the host, the vendor's library's calls or
 //! where bytes lie; it depends on [`crate::chip`] only.
 
+mod attention;
 mod cost;
 mod rows;
 mod schedule;
 mod weight;
 
+pub use attention::{AttentionPlan, AttentionShape, Stretch};
 pub use rows::ROWS_MAX;
 pub use schedule::{Batch, CoreRun, Cut, Means, Piece, Schedule, Step, BATCH_MAX};
 pub use weight::{Segment, Slice, WeightPlan};
