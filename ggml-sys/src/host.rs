@@ -118,6 +118,8 @@ pub struct Ops {
     pub mul_mat: i32,
     /// Matrix product with the matrices that ids name.
     pub mul_mat_id: i32,
+    /// Attention.
+    pub flash_attn_ext: i32,
     /// No-ops that only change how a tensor is seen.
     pub views: [i32; 4],
 }
@@ -131,6 +133,7 @@ impl Ops {
             none: find("NONE")?,
             mul_mat: find("MUL_MAT")?,
             mul_mat_id: find("MUL_MAT_ID")?,
+            flash_attn_ext: find("FLASH_ATTN_EXT")?,
             views: [find("RESHAPE")?, find("VIEW")?, find("PERMUTE")?, find("TRANSPOSE")?],
         })
     }

@@ -1,5 +1,6 @@
 //! Runs plans on the NPU: the weights' memories, the contexts of each core, the tiles of a product.
 //!
+//! * [`attention`]: attention, from queries, keys and values to its results;
 //! * [`choose`]: which pipeline a weight takes, by its error;
 //! * [`weight`]: a weight on the NPU, converted, in a piece of an arena;
 //! * [`keep`]: converted weights from the disk and onto it;
@@ -18,6 +19,7 @@
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
 
+mod attention;
 mod choose;
 mod core;
 mod domain_lock;
@@ -39,6 +41,7 @@ use std::time::Instant;
 
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
 
+use self::attention::AttentionRoom;
 use self::core::Cores;
 use self::domain_lock::DomainLock;
 use self::domains::Domains;
@@ -54,6 +57,7 @@ use crate::pool::Pool;
 use crate::weights::store::Store;
 use crate::weights::PackError;
 
+pub use self::attention::{Attention, Cached, Mask, Queries};
 pub use self::choose::{Request, Wanted};
 pub use self::experts::{Experts, Picks};
 pub use self::route::{Decode, Route};
@@ -137,6 +141,7 @@ pub struct Engine {
     /// The rotations made so far.
     rotations: HashMap<Recipe, Option<Arc<Rotation>>>,
     room: Room,
+    attention: AttentionRoom,
     /// Where converted weights are kept from one process to the next.
     store: Option<Store>,
     stats: Arc<Stats>,
@@ -188,6 +193,7 @@ impl Engine {
             last_product: None,
             rotations: HashMap::new(),
             room: Room::default(),
+            attention: AttentionRoom::default(),
             store: None,
             stats: stats.clone(),
             version,
@@ -202,6 +208,11 @@ impl Engine {
     /// What library and driver say of themselves, if they do.
     pub fn version(&self) -> Option<&Version> {
         self.version.as_ref()
+    }
+
+    /// Threads of the CPU's share of the work.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
     }
 
     /// Sets the number of threads for the CPU's share of the work.
@@ -239,6 +250,7 @@ impl Engine {
     /// Lets go of all contexts, and with them of the memories that they have bound, and of those that no weight is in.
     pub fn release(&mut self) {
         self.cores.release();
+        self.attention.release();
         self.domains.release();
     }
 

@@ -110,12 +110,15 @@ fn scale_of(pipeline: Pipeline, row: &[f32]) -> f32 {
 }
 
 /// Rows of A that one thread writes.
-struct Area<'a> {
-    memory: &'a Divided<'a, u8>,
+pub struct Area<'a> {
+    /// The memory that A is in.
+    pub memory: &'a Divided<'a, u8>,
     /// All of A, `m` rows.
-    bytes: Range<usize>,
-    m: usize,
-    rows: Range<usize>,
+    pub bytes: Range<usize>,
+    /// M of A.
+    pub m: usize,
+    /// The rows.
+    pub rows: Range<usize>,
 }
 
 impl Area<'_> {
@@ -138,10 +141,11 @@ impl Area<'_> {
     }
 }
 
-type Kernel = fn(&Rows, &Area, &mut F16Scratch);
+/// Packs rows into an area of A.
+pub type Kernel = fn(&Rows, &Area, &mut F16Scratch);
 
 /// What packs rows for a pipeline into native blocks of `block` elements, or row-major; `None` if nothing does.
-fn kernel(pipeline: Pipeline, block: Option<usize>) -> Option<Kernel> {
+pub fn kernel(pipeline: Pipeline, block: Option<usize>) -> Option<Kernel> {
     Some(match (pipeline.dtype().a(), block, pipeline.planes()) {
         (Element::I8, Some(16), _) => |rows, area, _| {
             let [mut a] = area.planes(16);

@@ -83,7 +83,8 @@ pub struct Slots {
 }
 
 impl Slots {
-    fn new(keeper: &Arc<Context>, windows: bool, stats: &Arc<Stats>) -> Self {
+    /// Nothing yet; `windows` as in [`crate::plan::Means`].
+    pub fn new(keeper: &Arc<Context>, windows: bool, stats: &Arc<Stats>) -> Self {
         Self { keeper: keeper.clone(), stats: stats.clone(), windows, slots: Default::default() }
     }
 

@@ -102,9 +102,11 @@ unsafe extern "C" fn buffer_from_host_ptr(
 unsafe extern "C" fn supports_op(_dev: sys::ggml_backend_dev_t, op: *const sys::ggml_tensor) -> bool {
     shield("supports_op", false, || {
         // SAFETY: the host passes a live tensor with live sources, or null.
-        let (Some(op), Some((state, _))) = (unsafe { op.as_ref() }, with_device()) else { return false };
+        let (Some(op), Some((state, registered))) = (unsafe { op.as_ref() }, with_device()) else {
+            return false;
+        };
         // SAFETY: as above.
-        unsafe { tensor::supports(state, op, buffer_type()) }
+        unsafe { tensor::supports(state, &registered.device, op, buffer_type()) }
     })
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use ggml_sys::sys;
 
+use super::attention;
 use super::backend::{FAILED, SUCCESS};
 use super::registry::{Registered, State};
 use super::tensor;
@@ -85,8 +86,36 @@ impl<'a> Group<'a> {
         if status != SUCCESS {
             return status;
         }
+        // SAFETY: by the contract.
+        if tensor.op == ops.flash_attn_ext && unsafe { self.attend(node) } {
+            return SUCCESS;
+        }
         // SAFETY: as above.
         unsafe { self.on_the_cpu(node) }
+    }
+
+    /// Does attention; false when the CPU is to do it.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn attend(&self, node: *mut sys::ggml_tensor) -> bool {
+        // SAFETY: live by the contract.
+        let tensor = unsafe { &*node };
+        // SAFETY: as above.
+        match unsafe { attention::node(self.state, tensor) } {
+            Ok(of) if of.is_empty() => true,
+            // What was not asked for by `supports_op`, a served device's node, is the CPU's.
+            Ok(of) => {
+                self.registered.device.attends(&of)
+                    // SAFETY: as above; nobody else writes to what a node reads, or to its data.
+                    && unsafe { attention::attention(tensor, &of) }
+                        .is_some_and(|job| self.registered.device.attend(&tensor::name(tensor), job))
+            }
+            Err(reason) => {
+                log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor));
+                false
+            }
+        }
     }
 
     /// Does what waits; the host's status.

@@ -4,6 +4,7 @@
 
 use ggml_sys::{sys, Host};
 
+use super::attention;
 use super::registry::{state, State};
 use crate::engine::Activations;
 use crate::host::host_copy::{HostCopy, HostKernels};
@@ -52,6 +53,13 @@ impl HostKernels for Kernels {
         });
         // Layouts may pad; what a product reads is about what the original has.
         Some(Box::new(Copy { tensor, buffer, bytes: weight.data.len() }))
+    }
+
+    fn attention_ns(&self, threads: usize) -> Option<f64> {
+        let state = state()?;
+        let mut cpu = state.cpu.lock();
+        cpu.set_threads(threads);
+        attention::time(&state.host, &mut cpu)
     }
 }
 

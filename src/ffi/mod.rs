@@ -5,12 +5,14 @@
 //! * [`registry`]: what is registered, once a process;
 //! * [`device`], [`buffer`], [`backend`]: ggml's tables of functions;
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
+//! * [`attention`]: attention's nodes likewise;
 //! * [`group`]: a graph's nodes, those together that do not wait for each other;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
 //!
 //! No decision is made here; see [`crate::host`].
 
+mod attention;
 mod backend;
 mod buffer;
 mod cpu;

@@ -2,9 +2,10 @@
 
 use ggml_sys::sys;
 
+use super::attention;
 use super::registry::State;
 use crate::engine::Activations;
-use crate::host::device::{HostWeight, Job};
+use crate::host::device::{Device, HostWeight, Job};
 use crate::host::experts::ExpertProduct;
 use crate::host::mixture::ExpertJob;
 use crate::host::product::{Batch, Operand, Product};
@@ -14,7 +15,12 @@ use crate::weights::Source;
 ///
 /// # Safety
 /// `op`, its sources and what they are views of are live tensors.
-pub unsafe fn supports(state: &State, op: &sys::ggml_tensor, ours: sys::ggml_backend_buffer_type_t) -> bool {
+pub unsafe fn supports(
+    state: &State,
+    device: &Device,
+    op: &sys::ggml_tensor,
+    ours: sys::ggml_backend_buffer_type_t,
+) -> bool {
     let ops = &state.host.ops;
     if op.op == ops.none || ops.views.contains(&op.op) {
         return true;
@@ -23,6 +29,8 @@ pub unsafe fn supports(state: &State, op: &sys::ggml_tensor, ours: sys::ggml_bac
     unsafe {
         (op.op == ops.mul_mat && weight_is_ours(state, op, ours) && product(state, op).is_ok())
             || (op.op == ops.mul_mat_id && weight_is_ours(state, op, ours) && experts(state, op).is_ok())
+            || (op.op == ops.flash_attn_ext
+                && attention::node(state, op).is_ok_and(|node| device.attends(&node)))
     }
 }
 
@@ -130,7 +138,8 @@ pub unsafe fn expert_job<'a>(
     Some((job, Activations::new(rows, each.activation_stride(), each.rows)))
 }
 
-fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
+/// Type, extents and strides of a tensor.
+pub fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
     let mut ne = [0; 4];
     for (out, extent) in ne.iter_mut().zip(tensor.ne) {
         *out = usize::try_from(extent).map_err(|_| "an extent is negative")?;

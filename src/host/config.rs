@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::attention::Who;
 use super::host_copy::Keep;
 use super::numbers::Numbers;
 use super::trust::Probe;
@@ -56,6 +57,8 @@ pub struct Config {
     pub decode: Decode,
     /// `RKNPU_KEEP`: whether weights of few bits have a second copy for the host's own kernels.
     pub keep: Keep,
+    /// `RKNPU_ATTENTION`: who does attention.
+    pub attention: Who,
     /// `RKNPU_CPUS`: the processors that the CPU's share of the work runs on, instead of the big cores.
     pub cpus: Option<Numbers>,
     /// `RKNPU_REPORT`: where the report goes at exit.
@@ -109,6 +112,9 @@ impl Config {
                 .named("RKNPU_DECODE", Decode::by_name, || Decode::ALLOWED.to_owned())?
                 .unwrap_or_default(),
             keep: set.named("RKNPU_KEEP", Keep::by_name, || Keep::ALLOWED.to_owned())?.unwrap_or_default(),
+            attention: set
+                .named("RKNPU_ATTENTION", Who::by_name, || Who::ALLOWED.to_owned())?
+                .unwrap_or_default(),
             cpus: set.named("RKNPU_CPUS", numbers(CPU_MAX), || {
                 "numbers of processors such as \"4-7\" or \"0,2\"".to_owned()
             })?,

@@ -11,6 +11,7 @@ use ggml_sys::RowReader;
 use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
+use super::attention::{AttentionCosts, Who};
 use super::config::Config;
 use super::cores;
 use super::host_copy::{HostCopies, HostKernels};
@@ -72,9 +73,13 @@ pub struct Device {
     cost_is_said: AtomicBool,
     weights: Mutex<Cache<Weight>>,
     copies: HostCopies,
+    /// Who does attention, and what is known of those who could.
+    pub(super) attention: Who,
+    pub(super) attention_costs: AttentionCosts,
+    pub(super) kernels: &'static dyn HostKernels,
     pub(super) mixture: Mutex<MixtureRoom>,
     pub(super) stats: Arc<Stats>,
-    failures: AtomicU32,
+    pub(super) failures: AtomicU32,
     pub(super) given_up: AtomicBool,
 }
 
@@ -170,6 +175,9 @@ impl Device {
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
             copies: HostCopies::new(kernels, config.keep.effective(config.decode, emulated), &stats),
+            attention: config.attention,
+            attention_costs: AttentionCosts::default(),
+            kernels,
             mixture: Mutex::default(),
             stats,
             failures: AtomicU32::new(0),
@@ -417,7 +425,7 @@ impl Device {
         }
     }
 
-    fn note_failure(&self, name: &str, error: &Error) {
+    pub(super) fn note_failure(&self, name: &str, error: &Error) {
         log!(Warn, "the CPU does {name}: {error}");
         if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX && !self.given_up.swap(true, Relaxed) {
             log!(Error, "the NPU failed {FAILURES_MAX} times in a row: the CPU does everything from now on");

@@ -67,6 +67,10 @@ pub trait HostCopy: Send + Sync {
 pub trait HostKernels: Send + Sync {
     /// The copy of a weight; `None` when the host cannot have one.
     fn copy(&self, weight: &Source) -> Option<Box<dyn HostCopy>>;
+
+    /// ns of the host's kernels for a multiplication or an addition of attention, on `threads` threads; `None` when it has
+    /// none.
+    fn attention_ns(&self, threads: usize) -> Option<f64>;
 }
 
 /// A host whose kernels are out of reach.
@@ -74,6 +78,10 @@ pub struct NoKernels;
 
 impl HostKernels for NoKernels {
     fn copy(&self, _weight: &Source) -> Option<Box<dyn HostCopy>> {
+        None
+    }
+
+    fn attention_ns(&self, _threads: usize) -> Option<f64> {
         None
     }
 }
@@ -201,6 +209,10 @@ mod tests {
     impl HostKernels for Anything {
         fn copy(&self, weight: &Source) -> Option<Box<dyn HostCopy>> {
             Some(Box::new(Some8(weight.data.len())))
+        }
+
+        fn attention_ns(&self, _threads: usize) -> Option<f64> {
+            None
         }
     }
 

@@ -2,6 +2,7 @@
 //! products are taken, and what happens when the NPU fails. Plain Rust types only: raw pointers stay in
 //! [`crate::ffi`].
 
+pub mod attention;
 pub mod config;
 mod cores;
 pub mod device;

@@ -39,10 +39,30 @@ pub struct Report {
     threads_created: u64,
     contexts_created: u64,
     allocations: u64,
+    attention: Attention,
     engine: Engine,
     /// Runs by pipeline, without those that had none.
     pipelines: BTreeMap<&'static str, u64>,
     tensors: Vec<Tensor>,
+}
+
+/// Nodes of attention, FLOPs and ns: of the NPU, and of the CPU where the NPU could not.
+#[derive(Debug, Serialize)]
+struct Attention {
+    nodes: u64,
+    flops: u64,
+    ns: u64,
+    fallbacks: u64,
+    cpu_flops: u64,
+}
+
+impl Attention {
+    fn new(stats: &Stats) -> Self {
+        let count = &stats.attention;
+        let [nodes, fallbacks] = [0, 1].map(|who| count.nodes[who].load(Relaxed));
+        let [flops, cpu_flops] = [0, 1].map(|who| count.flops[who].load(Relaxed));
+        Self { nodes, flops, ns: count.ns.load(Relaxed), fallbacks, cpu_flops }
+    }
 }
 
 /// What the time within products went into, ns; the stages are the caller's time.
@@ -51,6 +71,7 @@ struct Engine {
     compare_ns: u64,
     pack_ns: u64,
     sync_ns: u64,
+    weigh_ns: u64,
     scale_ns: u64,
     multiply_ns: u64,
     /// The caller had nothing to do.
@@ -71,6 +92,7 @@ impl Engine {
             compare_ns: ns(Stage::Compare),
             pack_ns: ns(Stage::Pack),
             sync_ns: ns(Stage::Sync),
+            weigh_ns: ns(Stage::Weigh),
             scale_ns: ns(Stage::Scale),
             multiply_ns: ns(Stage::Multiply),
             idle_ns: ns(Stage::Wait),
@@ -114,6 +136,7 @@ impl Report {
             threads_created: stats.threads_created.load(Relaxed),
             contexts_created: stats.contexts_created.load(Relaxed),
             allocations: crate::allocations(),
+            attention: Attention::new(stats),
             engine: Engine::new(stats),
             pipelines: Pipeline::ALL
                 .into_iter()

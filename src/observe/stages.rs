@@ -14,6 +14,8 @@ pub enum Stage {
     Sync,
     /// Nothing: the NPU is not done yet.
     Wait,
+    /// Attention's scores become weights.
+    Weigh,
     /// Results are scaled and laid out as the host's.
     Scale,
     /// The product itself, where the CPU does it.
@@ -22,8 +24,8 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Compare, Self::Pack, Self::Sync, Self::Wait, Self::Scale, Self::Multiply];
+    pub const ALL: [Self; 7] =
+        [Self::Compare, Self::Pack, Self::Sync, Self::Wait, Self::Weigh, Self::Scale, Self::Multiply];
 
     /// What reports call it.
     pub fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Stage {
             Self::Pack => "pack",
             Self::Sync => "sync",
             Self::Wait => "wait",
+            Self::Weigh => "weigh",
             Self::Scale => "scale",
             Self::Multiply => "multiply",
         }

@@ -89,6 +89,29 @@ pub enum Done {
     ByHost,
 }
 
+/// Nodes of attention that came to the plugin, by who did them.
+#[derive(Debug, Default)]
+pub struct AttentionCount {
+    /// Done by the NPU and by the CPU since the NPU could not.
+    pub nodes: [AtomicU64; 2],
+    /// FLOPs of those.
+    pub flops: [AtomicU64; 2],
+    /// ns of the NPU's.
+    pub ns: AtomicU64,
+}
+
+impl AttentionCount {
+    /// Counts a node, which was begun then.
+    pub fn count(&self, by_npu: bool, flops: u64, started: Instant) {
+        let who = usize::from(!by_npu);
+        self.nodes[who].fetch_add(1, Relaxed);
+        self.flops[who].fetch_add(flops, Relaxed);
+        if by_npu {
+            self.ns.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        }
+    }
+}
+
 /// All counters of a device.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -128,6 +151,8 @@ pub struct Stats {
     pub kept_flops: AtomicU64,
     /// Bytes of the host's copies alive.
     pub kept_bytes: Gauge,
+    /// Attention that came to the plugin.
+    pub attention: AttentionCount,
     /// What the caller's time went into.
     pub stages: Stages,
     /// ns within products.

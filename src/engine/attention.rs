@@ -1,0 +1,627 @@
+//! Attention: the NPU multiplies queries by keys and weights by values, the CPU makes weights of scores in between.
+//!
+//! A task is a tile of rows that meets a piece of positions. Tasks are spread over the cores in turn, and each core has
+//! several under way:
+//!
+//! ```text
+//! CPU   pack 0 | pack 1 | weights 0 | pack 2 | weights 1 | add 0 | …
+//! NPU          | scores 0 | scores 1 | results 0 | scores 2 | results 1 | …
+//! ```
+//!
+//! Keys and values are packed once for all tiles of a piece, queries once for all pieces. The rows of the output are what
+//! results are added to. Every size is bounded by the plan, whatever the lengths.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ggml_sys::RowReader;
+use rknn_sys::{Context, Layout, MatmulSpec, MatmulType};
+
+use super::core::{Cores, Job, Ticket};
+use super::scratch::{Piece, Slots};
+use super::{windows, Engine, Error};
+use crate::chip::TypeLimits;
+use crate::observe::{Stage, Stats};
+use crate::plan::{AttentionPlan, AttentionShape, Stretch};
+use crate::policy::Pipeline;
+use crate::pool::{Divided, Pool};
+
+mod rows;
+
+use rows::{Adding, Positions, Weighing};
+
+/// Places of tasks in the memories begin at multiples of this.
+const PAGE: usize = 4096;
+/// As many rows of a head of the cache meet its pieces before the next ones do: their queries stay packed meanwhile.
+const BAND_ROWS: usize = 4096;
+
+/// Rows of queries, f32.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// From the first element of the first row to the last of the last.
+    pub data: &'a [f32],
+    /// Elements from one token, head and sequence to the next.
+    pub strides: [usize; 3],
+}
+
+/// Keys or values: a row for each position.
+#[derive(Clone, Copy)]
+pub struct Cached<'a> {
+    /// From the first byte of the first row to the last of the last.
+    pub data: &'a [u8],
+    /// Reads a row.
+    pub reader: RowReader,
+    /// Elements of a row.
+    pub width: usize,
+    /// Bytes from one position, head and sequence to the next.
+    pub strides: [usize; 3],
+    /// Whether rows are f16, whose bits are used as they are.
+    pub halves: bool,
+}
+
+/// What is added to scores: f16 bits, a row of all positions for each token.
+#[derive(Clone, Copy)]
+pub struct Mask<'a> {
+    /// From the first element of the first row to the last of the last.
+    pub data: &'a [u16],
+    /// Elements from one token, head and sequence to the next.
+    pub strides: [usize; 3],
+    /// Heads and sequences that it has; others begin anew.
+    pub extents: [usize; 2],
+}
+
+impl<'a> Mask<'a> {
+    /// A token's row for some positions.
+    fn row(&self, sequence: usize, head: usize, token: usize, positions: Range<usize>) -> &'a [u16] {
+        let [heads, sequences] = self.extents;
+        let [of_token, of_head, of_sequence] = self.strides;
+        let at = token * of_token + head % heads * of_head + sequence % sequences * of_sequence;
+        &self.data[at + positions.start..at + positions.end]
+    }
+}
+
+/// softmax(`scale` · Q·Kᵀ, capped, + mask) · V of all heads and sequences.
+pub struct Attention<'a> {
+    /// Extents.
+    pub shape: AttentionShape,
+    /// Q.
+    pub queries: Queries<'a>,
+    /// K.
+    pub keys: Cached<'a>,
+    /// V.
+    pub values: Cached<'a>,
+    /// What is added to the scores.
+    pub mask: Option<Mask<'a>>,
+    /// A score for each head that has no value.
+    pub sinks: Option<&'a [f32]>,
+    /// The scores' factor.
+    pub scale: f32,
+    /// Scores are cap · tanh(score / cap), unless it is 0.
+    pub softcap: f32,
+    /// The largest slope of ALiBi's, or 0 where the mask is added as it is.
+    pub max_bias: f32,
+    /// Results: a row of `shape.value` elements for each head, those of a token together.
+    pub out: &'a mut [f32],
+}
+
+impl Attention<'_> {
+    /// Puts zeros for tokens of which all is masked.
+    fn clear(&mut self, sequence: usize, kv_head: usize, tokens: Range<usize>) {
+        let shape = self.shape;
+        let group = shape.group();
+        for token in tokens {
+            let row = (sequence * shape.tokens + token) * shape.heads + kv_head * group;
+            self.out[row * shape.value..(row + group) * shape.value].fill(0.0);
+        }
+    }
+
+    /// A head's factor of the mask, as the host defines it: powers of 2^(−max / heads).
+    fn slope(&self, head: usize) -> f32 {
+        if self.max_bias <= 0.0 {
+            return 1.0;
+        }
+        let whole = 1usize << self.shape.heads.max(1).ilog2();
+        let base = |bias: f32| 2f32.powf(-bias / whole as f32);
+        if head < whole {
+            base(self.max_bias).powi(head as i32 + 1)
+        } else {
+            base(self.max_bias / 2.0).powi(2 * (head - whole) as i32 + 1)
+        }
+    }
+}
+
+/// What the mask does to a tile and a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Masking {
+    /// It hides all.
+    Hides,
+    /// It changes nothing.
+    Nothing,
+    /// It has to be looked at.
+    Something,
+}
+
+/// A tile that meets a piece.
+#[derive(Debug, Clone, Copy)]
+struct Task {
+    sequence: usize,
+    kv_head: usize,
+    tile: usize,
+    piece: Stretch,
+    /// Which of the packed pieces, and of the bands of packed queries, counted from the first.
+    packed: usize,
+    band: usize,
+    masking: Masking,
+    /// It is the first, and the last of its tile.
+    first: bool,
+    last: bool,
+}
+
+impl Task {
+    /// Which of the packed tiles of queries, counted from the first; a band has `tiles`.
+    fn packed_tile(&self, tiles: usize) -> usize {
+        self.band * tiles + self.tile % tiles
+    }
+}
+
+/// What attention needs beside contexts; kept from one node to the next.
+#[derive(Default)]
+pub struct AttentionRoom {
+    /// What the NPU reads, and what it writes.
+    memories: Option<[Slots; 2]>,
+    tasks: Vec<Task>,
+    /// Tickets of scores and of results, by the task's place in its ring.
+    tickets: Vec<[Ticket; 2]>,
+    rows: rows::Room,
+}
+
+impl AttentionRoom {
+    /// Lets go of the memories.
+    pub fn release(&mut self) {
+        self.memories = None;
+    }
+}
+
+/// Where things are in the two memories, in bytes: rings of equal places.
+#[derive(Clone, Copy)]
+struct Ring {
+    start: usize,
+    stride: usize,
+    places: usize,
+}
+
+impl Ring {
+    fn after(start: usize, bytes: usize, places: usize) -> Self {
+        Self { start, stride: bytes.next_multiple_of(PAGE), places }
+    }
+
+    fn end(&self) -> usize {
+        self.start + self.stride * self.places
+    }
+
+    fn piece(&self, index: usize, bytes: usize) -> Piece {
+        debug_assert!(bytes <= self.stride && self.start % PAGE == 0);
+        let at = self.start + index % self.places * self.stride;
+        Piece { slot: 0, index: at / PAGE, stride: PAGE, bytes }
+    }
+}
+
+/// All rings of a node.
+struct Rings {
+    queries: Ring,
+    keys: Ring,
+    values: Ring,
+    weights: Ring,
+    scores: Ring,
+    results: Ring,
+}
+
+impl Rings {
+    /// `ahead` tasks have scores under way, and as many results: their places may not be used again before.
+    fn new(plan: &AttentionPlan, tiles: usize, ahead: usize) -> Self {
+        let half = 2;
+        // Each piece and each band has a task at least.
+        let queries = Ring::after(0, plan.rows * plan.head * half, (ahead + 2) * tiles);
+        let keys = Ring::after(queries.end(), plan.longest() * plan.head * half, 2 * ahead + 2);
+        let values = Ring::after(keys.end(), plan.longest() * plan.value * half, 2 * ahead + 2);
+        let weights = Ring::after(values.end(), plan.rows * plan.longest() * half, ahead + 1);
+        let scores = Ring::after(0, plan.rows * plan.longest() * 4, ahead + 1);
+        let results = Ring::after(scores.end(), plan.rows * plan.value * 4, ahead + 1);
+        Self { queries, keys, values, weights, scores, results }
+    }
+}
+
+impl Engine {
+    /// Whether attention can be done at all: native f16 through windows.
+    pub fn can_attend(&self) -> bool {
+        windows(&self.mode) && self.mode.pipeline(Pipeline::W16A16) == Some(Pipeline::W16A16)
+    }
+
+    /// The cut of attention of that shape, and the ns that the NPU is believed to take.
+    pub fn attention_plan(&self, shape: &AttentionShape) -> Option<(AttentionPlan, f64)> {
+        let limits = self.chip.limits(MatmulType::F16)?;
+        Some(AttentionPlan::best(shape, &self.chip.timing, limits, self.cores.count()))
+    }
+
+    /// ns that the CPU's threads take together for a score that becomes a weight, by making some.
+    pub fn time_weighing(&self) -> f64 {
+        let Some(limits) = self.chip.limits(MatmulType::F16) else { return f64::INFINITY };
+        let [tokens, positions] = [128, 512];
+        let shape =
+            AttentionShape { head: 64, value: 64, tokens, heads: 1, kv_heads: 1, sequences: 1, positions };
+        let (plan, _) = AttentionPlan::best(&shape, &self.chip.timing, limits, self.cores.count());
+        let cached =
+            Cached { data: &[], reader: RowReader::f32(), width: 64, strides: [0; 3], halves: false };
+        // Nothing is hidden, and it has to be looked at.
+        let zeros = vec![0; tokens * positions];
+        let mask = Mask { data: &zeros, strides: [positions, 0, 0], extents: [1, 1] };
+        let attention = Attention {
+            shape,
+            queries: Queries { data: &[], strides: [0; 3] },
+            keys: cached,
+            values: cached,
+            mask: Some(mask),
+            sinks: None,
+            scale: 1.0,
+            softcap: 0.0,
+            max_bias: 0.0,
+            out: &mut [],
+        };
+        let mut room = rows::Room::default();
+        room.reserve(&shape, &plan, 0, plan.tiles(&shape));
+        let c = vec![0f32; plan.rows * plan.longest()];
+        let mut a = vec![0u32; c.len() / 2];
+        let mut best = f64::INFINITY;
+        // The first time makes room.
+        for _ in 0..4 {
+            let (started, mut scores) = (Instant::now(), 0);
+            for piece in plan.pieces(positions) {
+                for tile in 0..plan.tiles(&shape) {
+                    let masking = Masking::Something;
+                    let (band, packed) = (0, 0);
+                    let task = Task {
+                        sequence: 0,
+                        kv_head: 0,
+                        tile,
+                        piece,
+                        packed,
+                        band,
+                        masking,
+                        first: false,
+                        last: false,
+                    };
+                    let weighing = Weighing {
+                        attention: &attention,
+                        mask: Some(&mask),
+                        plan: &plan,
+                        limits,
+                        task: &task,
+                    };
+                    let (c, a) = (bytemuck::cast_slice(&c), bytemuck::cast_slice_mut(&mut a));
+                    let bytes = plan.rows * piece.padded * 2;
+                    weighing.weigh(
+                        &self.pool,
+                        &mut room,
+                        (0, 0, plan.tiles(&shape)),
+                        &c[..bytes * 2],
+                        &mut a[..bytes],
+                    );
+                    scores += plan.tokens_of(&shape, tile).len() * piece.len;
+                }
+            }
+            best = best.min(started.elapsed().as_nanos() as f64 / scores as f64);
+        }
+        best
+    }
+
+    /// Does attention; false where an operand holds an infinity or a NaN, for which only the CPU's arithmetic is defined:
+    /// the output is then unspecified.
+    ///
+    /// # Errors
+    /// The NPU's failure; the output is then unspecified.
+    pub fn attend(&mut self, attention: &mut Attention) -> Result<bool, Error> {
+        let (Some(limits), true) = (self.chip.limits(MatmulType::F16), self.can_attend()) else {
+            return Err(Error::Unsupported { chip: self.chip.title, what: "attention".to_owned() });
+        };
+        let Some((plan, _)) = self.attention_plan(&attention.shape) else { return Err(Error::Unusable) };
+        let started = Instant::now();
+        let domain = self.domains.get_mut(0);
+        let (id, keeper) = (domain.id, domain.keeper.clone());
+        let mut room = std::mem::take(&mut self.attention);
+        let (ahead, tiles) =
+            (self.cores.count(), (BAND_ROWS / plan.rows).clamp(1, plan.tiles(&attention.shape)));
+        let mut flow = Flow {
+            cores: &mut self.cores,
+            pool: &self.pool,
+            stats: &self.stats,
+            limits,
+            plan,
+            rings: Rings::new(&plan, tiles, ahead),
+            ahead,
+            tiles,
+            domain: id,
+            attention,
+        };
+        let result = flow.run(&keeper, &mut room);
+        // Nothing may be under way in memories that others will use.
+        let drained = self.cores.drain();
+        self.attention = room;
+        self.stats.products_ns.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        result.and_then(|finite| drained.map(|()| finite))
+    }
+}
+
+/// One node on its way.
+struct Flow<'a, 'b> {
+    cores: &'a mut Cores,
+    pool: &'a Pool,
+    stats: &'a Arc<Stats>,
+    limits: &'a TypeLimits,
+    plan: AttentionPlan,
+    rings: Rings,
+    /// Tasks whose scores, and as many whose results, are under way.
+    ahead: usize,
+    /// Tiles of a band.
+    tiles: usize,
+    domain: u8,
+    attention: &'a mut Attention<'b>,
+}
+
+impl Flow<'_, '_> {
+    fn run(&mut self, keeper: &Arc<Context>, room: &mut AttentionRoom) -> Result<bool, Error> {
+        let AttentionRoom { memories, tasks, tickets, rows } = room;
+        self.list(tasks);
+        rows.reserve(&self.attention.shape, &self.plan, self.ahead, self.tiles);
+        tickets.clear();
+        tickets.resize(self.ahead + 1, <[Ticket; 2]>::default());
+        let memories = memories.get_or_insert_with(|| [(); 2].map(|()| Slots::new(keeper, true, self.stats)));
+        for (memory, end) in memories.iter_mut().zip([self.rings.weights.end(), self.rings.results.end()]) {
+            memory.reserve(0, end / PAGE, PAGE)?;
+        }
+        let finite = AtomicBool::new(true);
+        let (ahead, count) = (self.ahead, tasks.len());
+        let (mut packed, mut bands) = (0, 0);
+        for step in 0..count + 2 * ahead {
+            if let Some(task) = tasks.get(step) {
+                if packed == task.packed {
+                    packed += 1;
+                    self.pack_piece(task, memories, &finite)?;
+                }
+                if bands == task.band {
+                    bands += 1;
+                    self.pack_queries(task, memories, rows, &finite)?;
+                }
+                if !finite.load(Relaxed) {
+                    return Ok(false);
+                }
+                self.give_scores(step, task, memories)?;
+                tickets[step % (ahead + 1)][0] = self.cores.ticket();
+            }
+            if let Some(index) = step.checked_sub(ahead).filter(|index| *index < count) {
+                let ticket = tickets[index % (ahead + 1)][0];
+                self.stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
+                self.weigh(index, &tasks[index], memories, rows)?;
+                self.give_results(index, &tasks[index], memories)?;
+                tickets[index % (ahead + 1)][1] = self.cores.ticket();
+            }
+            if let Some(index) = step.checked_sub(2 * ahead) {
+                let ticket = tickets[index % (ahead + 1)][1];
+                self.stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
+                self.add(index, &tasks[index], memories, rows)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lists the tasks; rows of tiles without any are zeros.
+    fn list(&mut self, tasks: &mut Vec<Task>) {
+        tasks.clear();
+        let shape = self.attention.shape;
+        let all = self.plan.tiles(&shape);
+        for sequence in 0..shape.sequences {
+            for kv_head in 0..shape.kv_heads {
+                for start in (0..all).step_by(self.tiles) {
+                    self.list_band(sequence, kv_head, start..all.min(start + self.tiles), tasks);
+                }
+            }
+        }
+    }
+
+    fn list_band(&mut self, sequence: usize, kv_head: usize, tiles: Range<usize>, tasks: &mut Vec<Task>) {
+        let shape = self.attention.shape;
+        let begin = tasks.len();
+        let (mut packed, band) = tasks.last().map_or((0, 0), |last| (last.packed + 1, last.band + 1));
+        for piece in self.plan.pieces(shape.positions) {
+            let before = tasks.len();
+            for tile in tiles.clone() {
+                let masking = self.masking(sequence, kv_head, tile, &piece);
+                if masking != Masking::Hides {
+                    let (first, last) = (!tasks[begin..].iter().any(|task| task.tile == tile), false);
+                    tasks.push(Task { sequence, kv_head, tile, piece, packed, band, masking, first, last });
+                }
+            }
+            packed += usize::from(tasks.len() > before);
+        }
+        for tile in tiles {
+            match tasks[begin..].iter_mut().rev().find(|task| task.tile == tile) {
+                Some(task) => task.last = true,
+                None => self.attention.clear(sequence, kv_head, self.plan.tokens_of(&shape, tile)),
+            }
+        }
+    }
+
+    fn masking(&self, sequence: usize, kv_head: usize, tile: usize, piece: &Stretch) -> Masking {
+        let Some(mask) = &self.attention.mask else { return Masking::Nothing };
+        let shape = self.attention.shape;
+        if mask.extents[0] > 1 {
+            return Masking::Something;
+        }
+        let (mut hides, mut nothing) = (true, true);
+        for token in self.plan.tokens_of(&shape, tile) {
+            let row = mask.row(sequence, kv_head, token, piece.range());
+            hides = hides && row.iter().all(|half| *half == rows::MINUS_INFINITY);
+            nothing = nothing && row.iter().all(|half| *half == 0);
+            if !hides && !nothing {
+                return Masking::Something;
+            }
+        }
+        if hides {
+            Masking::Hides
+        } else {
+            Masking::Nothing
+        }
+    }
+
+    fn spec(&self, k: usize, n: usize) -> MatmulSpec {
+        MatmulSpec {
+            dtype: MatmulType::F16,
+            rows: self.plan.rows,
+            k,
+            n,
+            b_layout: Layout::Native,
+            ac_layout: Layout::Native,
+            domain: self.domain,
+        }
+    }
+
+    /// Keys and values of a task's piece, each in its B.
+    fn pack_piece(&self, task: &Task, [reads, _]: &mut [Slots; 2], finite: &AtomicBool) -> Result<(), Error> {
+        let Task { piece, packed, .. } = task;
+        let keys = self.rings.keys.piece(*packed, self.plan.head * piece.padded * 2);
+        let values = self.rings.values.piece(*packed, self.plan.value * piece.padded * 2);
+        self.stats.stage(Stage::Pack, || {
+            for (place, of_keys) in [(&keys, true), (&values, false)] {
+                let (memory, range) = reads.place(place)?;
+                let b = Divided::new(bytemuck::cast_slice_mut(&mut memory[range]));
+                let cached = if of_keys { &self.attention.keys } else { &self.attention.values };
+                let of = Positions { cached, head: task.kv_head, sequence: task.sequence, piece };
+                let done = if of_keys {
+                    of.pack_keys(self.pool, self.limits, &b)
+                } else {
+                    of.pack_values(self.pool, self.limits, &b)
+                };
+                if !done {
+                    finite.store(false, Relaxed);
+                }
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.stats.stage(Stage::Sync, || {
+            reads.sync_to_device(&keys)?;
+            reads.sync_to_device(&values)
+        })
+    }
+
+    fn queries_of(&self, task: &Task) -> Piece {
+        self.rings.queries.piece(task.packed_tile(self.tiles), self.plan.rows * self.plan.head * 2)
+    }
+
+    /// The queries of all tiles of a task's band.
+    fn pack_queries(
+        &self,
+        task: &Task,
+        [reads, _]: &mut [Slots; 2],
+        rows: &mut rows::Room,
+        finite: &AtomicBool,
+    ) -> Result<(), Error> {
+        let start = task.tile / self.tiles * self.tiles;
+        for tile in start..self.plan.tiles(&self.attention.shape).min(start + self.tiles) {
+            let of_tile = Task { tile, ..*task };
+            let place = self.queries_of(&of_tile);
+            self.stats.stage(Stage::Pack, || {
+                let (memory, range) = reads.place(&place)?;
+                let weighing = self.weighing(&of_tile);
+                if !weighing.pack_queries(self.pool, rows, (self.ahead, self.tiles), &mut memory[range]) {
+                    finite.store(false, Relaxed);
+                }
+                Ok::<_, Error>(())
+            })?;
+            self.stats.stage(Stage::Sync, || reads.sync_to_device(&place))?;
+        }
+        Ok(())
+    }
+
+    fn weighing<'c>(&'c self, task: &'c Task) -> Weighing<'c> {
+        let mask = self.attention.mask.as_ref().filter(|_| task.masking == Masking::Something);
+        Weighing { attention: self.attention, mask, plan: &self.plan, limits: self.limits, task }
+    }
+
+    fn give_scores(
+        &mut self,
+        index: usize,
+        task: &Task,
+        [reads, writes]: &mut [Slots; 2],
+    ) -> Result<(), Error> {
+        let (head, padded) = (self.plan.head, task.piece.padded);
+        let job = Job {
+            spec: self.spec(head, padded),
+            a: reads.bind(&self.queries_of(task))?,
+            b: reads.bind(&self.rings.keys.piece(task.packed, head * padded * 2))?,
+            c: writes.bind(&self.rings.scores.piece(index, self.plan.rows * padded * 4))?,
+        };
+        self.give(index, job)
+    }
+
+    fn give_results(
+        &mut self,
+        index: usize,
+        task: &Task,
+        [reads, writes]: &mut [Slots; 2],
+    ) -> Result<(), Error> {
+        let (value, padded) = (self.plan.value, task.piece.padded);
+        let job = Job {
+            spec: self.spec(padded, value),
+            a: reads.bind(&self.rings.weights.piece(index, self.plan.rows * padded * 2))?,
+            b: reads.bind(&self.rings.values.piece(task.packed, value * padded * 2))?,
+            c: writes.bind(&self.rings.results.piece(index, self.plan.rows * value * 4))?,
+        };
+        self.give(index, job)
+    }
+
+    fn give(&mut self, index: usize, job: Job) -> Result<(), Error> {
+        self.stats.runs[Pipeline::W16A16.index()].fetch_add(1, Relaxed);
+        self.cores.give(index % self.cores.count(), job)
+    }
+
+    /// Scores of a task become weights.
+    fn weigh(
+        &mut self,
+        index: usize,
+        task: &Task,
+        [reads, writes]: &mut [Slots; 2],
+        rows: &mut rows::Room,
+    ) -> Result<(), Error> {
+        let padded = task.piece.padded;
+        let scores = self.rings.scores.piece(index, self.plan.rows * padded * 4);
+        let weights = self.rings.weights.piece(index, self.plan.rows * padded * 2);
+        self.stats.stage(Stage::Sync, || writes.sync_from_device(&scores))?;
+        self.stats.stage(Stage::Weigh, || {
+            let (memory, range) = reads.place(&weights)?;
+            let ring = (index % (self.ahead + 1), self.ahead, self.tiles);
+            self.weighing(task).weigh(self.pool, rows, ring, writes.read(&scores), &mut memory[range]);
+            Ok::<_, Error>(())
+        })?;
+        self.stats.stage(Stage::Sync, || reads.sync_to_device(&weights))
+    }
+
+    /// Adds a task's results to the rows of the output; the last of a tile makes them what they are to be.
+    fn add(
+        &mut self,
+        index: usize,
+        task: &Task,
+        [_, writes]: &mut [Slots; 2],
+        rows: &rows::Room,
+    ) -> Result<(), Error> {
+        let results = self.rings.results.piece(index, self.plan.rows * self.plan.value * 4);
+        self.stats.stage(Stage::Sync, || writes.sync_from_device(&results))?;
+        let stats = self.stats.clone();
+        stats.stage(Stage::Scale, || {
+            let Attention { shape, sinks, out, .. } = &mut *self.attention;
+            let adding = Adding { shape, plan: &self.plan, limits: self.limits, task, sinks: *sinks };
+            adding.add(self.pool, rows, index % (self.ahead + 1), writes.read(&results), out);
+        });
+        Ok(())
+    }
+}
