@@ -22,7 +22,7 @@ const LOG2_E: f32 = std::f32::consts::LOG2_E;
 const ROUND: f32 = 12_582_912.0;
 /// 2^x for −½ ≤ x ≤ ½ by its Taylor series, whose next term is below 2·10⁻⁸: ln(2)ⁿ / n!.
 const EXP2: [f32; 7] =
-    [1.0, 0.693_147_2, 0.240_226_51, 0.055_504_11, 0.009_618_129, 0.001_333_355_8, 0.000_154_035_3];
+    [1.0, std::f32::consts::LN_2, 0.240_226_5, 0.055_504_11, 0.009_618_129, 0.001_333_355_8, 0.000_154_035_3];
 
 /// exp(`x`) within 3·10⁻⁷ of itself for |x| ≤ 1, and within 10⁻⁵ anywhere below 88; 0 below −88, for −∞ too. NaN gives
 /// some number.

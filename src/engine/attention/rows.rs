@@ -31,9 +31,11 @@ const WEIGHT_SCALE: f32 = 1.0 / 32_768.0;
 pub const MINUS_INFINITY: u16 = 0xfc00;
 
 thread_local! {
-    /// A thread's room: rows, the mask's row, and halves on their way.
-    static ROOM: RefCell<(Vec<f32>, Vec<f32>, Vec<u16>, F16Scratch)> = RefCell::default();
+    static ROOM: RefCell<ThreadRoom> = RefCell::default();
 }
+
+/// A thread's room: rows, the mask's row, and halves on their way.
+type ThreadRoom = (Vec<f32>, Vec<f32>, Vec<u16>, F16Scratch);
 
 /// What is known of the rows between pieces.
 #[derive(Default)]
