@@ -47,6 +47,35 @@ fn products(op: &str, cases: &str, soc: &str, decode: &str) {
     assert!(report["description"].as_str().unwrap().starts_with("emulated RK"), "{report}");
 }
 
+/// Attention of two tokens and more, whose keys and values are f16 or q8_0.
+fn attention(soc: &str) {
+    let Some(lab) = lab(&format!("FLASH_ATTN_EXT of test-backend-ops on {soc}")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.json");
+    let (out, err) = output(
+        lab.npu("test-backend-ops", soc)
+            .args(["test", "-b", "RKNPU", "-o", "FLASH_ATTN_EXT"])
+            .env("RKNPU_ATTENTION", "npu")
+            .env("RKNPU_REPORT", &report),
+    );
+    let (passed, all) = summary(&(out + &err));
+    assert_eq!(passed, all);
+    assert!(all > 1000, "a suite that ran {all} tests is no pass");
+    let report = common::report(&report);
+    assert!(report["attention"]["nodes"].as_u64().unwrap() >= all as u64, "{report}");
+    assert_eq!(report["attention"]["fallbacks"], 0, "{report}");
+}
+
+#[test]
+fn attention_on_rk3588() {
+    attention("rk3588");
+}
+
+#[test]
+fn attention_on_rk3566() {
+    attention("rk3566");
+}
+
 #[test]
 fn mul_mat_on_rk3588() {
     mul_mat("rk3588", "npu");

@@ -210,9 +210,19 @@ mod tests {
 
     #[test]
     fn ops_are_found_by_name_and_never_past_the_last_one_needed() {
-        let names = ["NONE", "DUP", "VIEW", "MUL_MAT", "TRANSPOSE", "PERMUTE", "RESHAPE", "MUL_MAT_ID"];
+        let names = [
+            "NONE",
+            "DUP",
+            "VIEW",
+            "MUL_MAT",
+            "TRANSPOSE",
+            "PERMUTE",
+            "RESHAPE",
+            "MUL_MAT_ID",
+            "FLASH_ATTN_EXT",
+        ];
         let ops = Ops::resolve(|op| names[op as usize].to_owned()).unwrap();
-        assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, views: [6, 2, 5, 4] });
+        assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, flash_attn_ext: 8, views: [6, 2, 5, 4] });
         assert!(Ops::resolve(|_| String::new()).is_none());
     }
 

@@ -13,6 +13,8 @@ use crate::common::{self, Lab};
 /// The host's number of this type.
 pub const F32: c_int = 0;
 /// The host's number of this type.
+pub const F16: c_int = 1;
+/// The host's number of this type.
 const I32: c_int = 26;
 /// The host's number of this use of a buffer.
 const WEIGHTS: c_int = 1;
@@ -67,6 +69,8 @@ host! {
     ggml_new_tensor_4d: fn(Context, c_int, i64, i64, i64, i64) -> Tensor;
     ggml_mul_mat: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_mul_mat_id: fn(Context, Tensor, Tensor, Tensor) -> Tensor;
+    ggml_flash_attn_ext: fn(Context, Tensor, Tensor, Tensor, Tensor, f32, f32, f32) -> Tensor;
+    ggml_flash_attn_ext_add_sinks: fn(Tensor, Tensor);
     ggml_permute: fn(Context, Tensor, c_int, c_int, c_int, c_int) -> Tensor;
     ggml_transpose: fn(Context, Tensor) -> Tensor;
     ggml_new_graph: fn(Context) -> *mut sys::ggml_cgraph;
@@ -120,13 +124,18 @@ impl Ggml {
     }
 
     /// Writes a tensor whose rows are of `k`, quantised if its type is; the bytes that were written.
-    fn set(&self, tensor: Tensor, k: usize, values: &[f32]) -> Vec<u8> {
+    pub fn set(&self, tensor: Tensor, k: usize, values: &[f32]) -> Vec<u8> {
         // SAFETY: a live tensor; the type is its own, the sizes are those of its rows.
         unsafe {
             let (ggml_type, rows) = ((*tensor).type_, values.len() / k);
             let mut data = vec![0u8; (self.ggml_row_size)(ggml_type, k as i64) * rows];
             if ggml_type == F32 {
                 data.copy_from_slice(bytemuck::cast_slice(values));
+            } else if ggml_type == F16 {
+                // The host's quantiser takes numbers only.
+                for (bytes, value) in data.chunks_exact_mut(2).zip(values) {
+                    bytes.copy_from_slice(&half::f16::from_f32(*value).to_ne_bytes());
+                }
             } else {
                 let (from, to) = (values.as_ptr(), data.as_mut_ptr().cast());
                 (self.ggml_quantize_chunk)(ggml_type, from, to, 0, rows as i64, k as i64, std::ptr::null());
@@ -323,7 +332,7 @@ impl Drop for Mixture<'_> {
 }
 
 /// Frees what a graph of ours was made of, which nobody uses any more.
-fn free(
+pub fn free(
     ggml: &Ggml,
     buffers: [sys::ggml_backend_buffer_t; 2],
     contexts: [Context; 2],
@@ -334,7 +343,7 @@ fn free(
         for buffer in buffers.into_iter().filter(|buffer| !buffer.is_null()) {
             (ggml.ggml_backend_buffer_free)(buffer);
         }
-        for context in contexts {
+        for context in contexts.into_iter().filter(|context| !context.is_null()) {
             (ggml.ggml_free)(context);
         }
         (ggml.ggml_backend_free)(backend);
