@@ -20,6 +20,9 @@ use crate::setup::Ready;
 /// The host's program.
 const PROGRAM: &str = "llama-bench";
 
+/// Tokens of a prompt that goes before: its weights are converted, or read from the disk, by then.
+const WARM: u32 = 32;
+
 /// How often the memory of the process is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -43,6 +46,8 @@ pub enum Test {
     Prompt(u32),
     /// So many tokens, one at a time.
     Generate(u32),
+    /// A short prompt, for what is done once, then one of so many tokens.
+    Warm(u32),
     /// One token on the CPU, the file read instead of mapped: what loading takes without us.
     CpuUnmapped,
 }
@@ -85,6 +90,10 @@ pub struct Host<'a> {
     pub threads: u32,
     /// Where its reports go.
     pub scratch: &'a Path,
+    /// Who does attention: cpu, npu or auto.
+    pub attention: &'static str,
+    /// Further arguments.
+    pub arguments: Vec<&'static str>,
 }
 
 impl Host<'_> {
@@ -116,12 +125,17 @@ impl Host<'_> {
         host.env("GGML_NO_BACKTRACE", "1").arg("-m").arg(model);
         let (prompt, generate) = match test {
             Test::Prompt(tokens) => (tokens, 0),
+            Test::Warm(tokens) => (tokens, 0),
             Test::Generate(tokens) => (0, tokens),
             Test::CpuUnmapped => {
                 host.args(["-dev", "none", "-lm", "none"]);
                 (1, 0)
             }
         };
+        if matches!(test, Test::Warm(_)) {
+            host.args(["-p", &WARM.to_string()]);
+        }
+        host.args(&self.arguments).env("RKNPU_ATTENTION", self.attention);
         for (option, number) in [("-p", prompt), ("-n", generate), ("-r", repetitions), ("-t", self.threads)]
         {
             host.args([option, &number.to_string()]);
@@ -208,7 +222,9 @@ fn samples(text: &str) -> Option<Vec<f64>> {
     struct Line {
         samples_ns: Vec<f64>,
     }
+    // The last test is the one that is asked for.
     text.lines()
+        .rev()
         .filter_map(|line| serde_json::from_str::<Line>(line).ok())
         .map(|line| line.samples_ns)
         .find(|samples| !samples.is_empty())

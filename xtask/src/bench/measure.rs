@@ -65,7 +65,15 @@ impl<'a> Bench<'a> {
         let step = Step::spinner(format!("{model} {weights} {asked} ({} of {})", self.begun, self.total));
         // The converted weights are as large as the model: on the cache's disk, and gone with the row.
         let scratch = self.cache.partial()?;
-        let host = Host { ready: self.ready, npu: self.npu, threads: self.threads, scratch: scratch.path() };
+        // The rows are of products with weights.
+        let host = Host {
+            ready: self.ready,
+            npu: self.npu,
+            threads: self.threads,
+            scratch: scratch.path(),
+            attention: "cpu",
+            arguments: Vec::new(),
+        };
         let run = |test, repetitions| host.run(path, asked, test, repetitions);
         // Beside the prompts, since what else the machine does changes.
         let copy = || memcpy::bytes_per_ns(self.threads as usize);

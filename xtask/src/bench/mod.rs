@@ -3,9 +3,10 @@
 //!
 //! * [`host`]: one process of the host, and what it and both reports say;
 //! * [`measure`]: all processes of a row; [`derive`]: the row from them;
+//! * [`versus`]: a part of a model by the CPU and by the NPU;
 //! * [`best`]: the best schedule there is, by exhaustive search with the emulator's formula; [`memcpy`]: the yardstick of
 //!   host-side work;
-//! * [`rows`]: the rows and their table; [`page`] and [`picture`]: the page that `--save` writes.
+//! * [`rows`]: the rows and their table; [`saved`]: all figures as JSON; [`page`] and [`picture`]: the page that `--save` writes.
 //!
 //! The emulator's runs are paced (`RKNPU_EMU_PACE`): they take their modelled time in real time and compute nothing.
 
@@ -18,20 +19,23 @@ mod memcpy;
 mod page;
 mod picture;
 mod rows;
+mod saved;
+mod versus;
 
 use std::path::PathBuf;
 use std::thread;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use self::measure::Bench;
 use self::rows::Row;
+use self::versus::{Pair, Part, Versus};
 use crate::accuracy::asked::{self, Asked};
 use crate::cache::Cache;
 use crate::env::{Npu, NpuChoice};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::{note, warn};
-use crate::setup::{self, models, Wants};
+use crate::setup::{self, models, Ready, Wants};
 use crate::synth;
 use crate::synth::blocks::WeightType;
 use crate::synth::shape::Shape;
@@ -42,7 +46,13 @@ const REAL: &str = "smollm2";
 /// The options of `bench`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Models: smollm2 (real), or synthetic ones with the widths of qwen2.5-1.5b, gemma3-1b, granite-350m (or tiny)
+    /// What to measure: products with weights, attention (2 layers of the 1 B shapes), experts (of the mixtures)
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_enum, default_values = ["products", "attention", "experts"])]
+    parts: Vec<Measure>,
+    /// Tokens of the prompts for attention
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["512", "2048", "8192", "32768"], value_parser = clap::value_parser!(u32).range(2..))]
+    tokens: Vec<u32>,
+    /// Models of the products: smollm2 (real), or synthetic ones with the widths of qwen2.5-1.5b, gemma3-1b, granite-350m (or tiny)
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Subject::named, default_values = ["smollm2", "granite-350m", "gemma3-1b", "qwen2.5-1.5b"])]
     shapes: Vec<Subject>,
     /// Types of the weights in the files
@@ -61,7 +71,7 @@ pub struct Options {
     #[arg(long)]
     soc: Option<String>,
     /// Measure nothing: take what --json printed earlier; may be given several times
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["shapes", "types", "pipelines", "layers", "threads", "soc"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["parts", "tokens", "shapes", "types", "pipelines", "layers", "threads", "soc"])]
     from: Vec<PathBuf>,
     /// Print one JSON array as the last line of stdout instead of the table
     #[arg(long)]
@@ -69,6 +79,28 @@ pub struct Options {
     /// Write tables to this Markdown file and pictures beside it, such as docs/performance.md
     #[arg(long, value_name = "FILE.md")]
     save: Option<PathBuf>,
+}
+
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    Products,
+    Attention,
+    Experts,
+}
+
+/// Models whose attention is measured, cut to as many layers unless the user says otherwise.
+const ATTENTION: [&str; 2] = ["gemma3-1b", "qwen2.5-1.5b"];
+const ATTENTION_LAYERS: u32 = 2;
+/// Models whose experts are measured, with prompts of as many tokens.
+const EXPERTS: [&str; 2] = ["lfm2-8b-a1b", "qwen3-30b-a3b"];
+const EXPERTS_TOKENS: u32 = 512;
+
+/// What was measured.
+#[derive(Debug, Default)]
+struct Found {
+    rows: Vec<Row>,
+    pairs: Vec<Pair>,
 }
 
 /// A model to measure.
@@ -108,20 +140,23 @@ pub fn command(options: &Options) -> Result<()> {
         // Said now, not after an hour of measuring.
         page::check_path(path)?;
     }
-    let rows = if options.from.is_empty() { measure(options)? } else { rows::saved(&options.from)? };
+    let found = if options.from.is_empty() { measure(options)? } else { saved::read(&options.from)? };
     if options.json {
-        println!("{}", serde_json::to_string(&rows).unwrap_or_default());
+        println!("{}", saved::json(&found));
     } else {
-        print!("{}", rows::table(&rows));
+        if !found.rows.is_empty() {
+            print!("{}", rows::table(&found.rows));
+        }
+        found.pairs.iter().for_each(|pair| println!("{}", pair.summary()));
     }
     if let Some(path) = &options.save {
-        page::save(&rows, path)?;
+        page::save(&found, path)?;
         note(&format!("the page is {}", path.display()));
     }
     Ok(())
 }
 
-fn measure(options: &Options) -> Result<Vec<Row>> {
+fn measure(options: &Options) -> Result<Found> {
     let npu = Npu::choose(false, NpuChoice::Emulated, options.soc.as_deref())?;
     let ready = setup::prepare(Wants { models: true, plugin: true })?;
     let cache = Cache::from_env()?;
@@ -131,15 +166,43 @@ fn measure(options: &Options) -> Result<Vec<Row>> {
         warn(&format!("--layers does not change {REAL}, which is a real model"));
     }
 
+    let wanted = |part| options.parts.contains(&part);
+    let mut found = Found::default();
+    let versus = Versus { ready: &ready, npu: &npu, cache: &cache, threads };
+    let lengths = [
+        (Measure::Attention, Part::Attention, ATTENTION, &options.tokens[..], Some(ATTENTION_LAYERS)),
+        (Measure::Experts, Part::Experts, EXPERTS, &[EXPERTS_TOKENS][..], None),
+    ];
+    for (measure, part, models, tokens, layers) in lengths {
+        for model in models.into_iter().filter(|_| wanted(measure)) {
+            let shape = Shape::named(model).map_err(Error::Refused)?;
+            let (kind, layers) = (WeightType::Q8_0, options.layers.or(layers));
+            let path = synth::ensure(&cache, &ready.models, shape, kind, layers)?;
+            let layers = shape.with_layers(layers).layers;
+            let subject = versus::Subject { model, weights: kind.name(), layers, path: &path };
+            for tokens in tokens {
+                let pair = versus.pair(part, &subject, &options.pipelines[0], *tokens)?;
+                note(&pair.summary());
+                found.pairs.push(pair);
+            }
+        }
+    }
+    if wanted(Measure::Products) {
+        found.rows = products(options, &ready, &npu, &cache, threads)?;
+    }
+    Ok(found)
+}
+
+fn products(options: &Options, ready: &Ready, npu: &Npu, cache: &Cache, threads: u32) -> Result<Vec<Row>> {
     let total = options.shapes.len() * options.types.len() * options.pipelines.len();
-    let mut bench = Bench::new(&ready, &npu, &cache, threads, total);
+    let mut bench = Bench::new(ready, npu, cache, threads, total);
     let mut rows = Vec::with_capacity(total);
     for subject in &options.shapes {
         for kind in &options.types {
             let path = match subject {
                 Subject::Real => models::file_of(&ready.models, kind.name()),
                 Subject::Synthetic(shape) => {
-                    synth::ensure(&cache, &ready.models, shape, *kind, options.layers)?
+                    synth::ensure(cache, &ready.models, shape, *kind, options.layers)?
                 }
             };
             for asked in &options.pipelines {

@@ -1,12 +1,8 @@
 //! The rows of figures and their table.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, IoContext, Result};
 
 /// By how much paced runs may be longer than modelled before it is said.
 const PACING: f64 = 1.2;
@@ -107,24 +103,6 @@ impl Row {
         let asked = if self.pipelines == "default" { String::new() } else { format!(" {}", self.pipelines) };
         format!("{} {}{asked}", self.model, self.weights)
     }
-}
-
-/// The rows that `--json` printed into `files`, which may hold other lines before them.
-///
-/// # Errors
-/// A file that cannot be read, or holds no rows.
-pub fn saved(files: &[PathBuf]) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(file).at("read the results", file)?;
-        let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-        let read: Vec<Row> = serde_json::from_str(last).map_err(|error| {
-            let file = file.display();
-            Error::Refused(format!("--from {file}: not what `cargo xtask bench --json` prints: {error}"))
-        })?;
-        rows.extend(read);
-    }
-    Ok(rows)
 }
 
 /// The row in one line.
@@ -328,20 +306,5 @@ pub mod tests {
         assert_eq!(unsteady(&row), None);
         row.pacing = Some(2.0);
         assert!(unsteady(&row).unwrap().starts_with("m Q8_0: paced runs took 2.00 times"));
-    }
-
-    #[test]
-    fn rows_are_read_back_as_they_were_printed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.json");
-        let rows = vec![row("a", Some(0.5)), row("b", None)];
-        let text = serde_json::to_string(&rows).unwrap();
-        fs::write(&path, format!("a line before\n{text}\n")).unwrap();
-        let read = saved(&[path.clone(), path.clone()]).unwrap();
-        assert_eq!(serde_json::to_string(&read[..2]).unwrap(), text);
-        assert_eq!(read.len(), 4);
-        fs::write(&path, "no rows\n").unwrap();
-        let error = saved(&[path]).unwrap_err().to_string();
-        assert!(error.contains("not what `cargo xtask bench --json` prints"), "{error}");
     }
 }
