@@ -46,12 +46,19 @@ fn done(device: &Device, names: &[&str]) -> Vec<String> {
         for (name, data) in names.iter().zip(&weights) {
             let weight = Source { data, reader: RowReader::f32(), k: 64, n: 64, row_stride: 256 };
             let activations = Activations::new(&[1.0; 64], 64, 1);
-            device.multiply_one(Job {
-                weight: HostWeight { name, source: weight, constant: true, lent: false, expert: false },
+            device.multiply_batches(std::iter::once(Job {
+                weight: HostWeight {
+                    name,
+                    source: weight,
+                    constant: true,
+                    lent: false,
+                    expert: false,
+                    computed: false,
+                },
                 activations,
                 same: false,
                 out: &mut [0.0; 64],
-            });
+            }));
         }
     }
     let report = serde_json::to_value(device.report()).unwrap();
@@ -92,12 +99,19 @@ fn runs_of_a_product(device: &Device) -> u64 {
     let weight = Source { data: &data, reader: RowReader::f32(), k: 64, n: 192, row_stride: 256 };
     let activations = Activations::new(&[1.0; 64], 64, 1);
     let job = Job {
-        weight: HostWeight { name: "w", source: weight, constant: true, lent: false, expert: false },
+        weight: HostWeight {
+            name: "w",
+            source: weight,
+            constant: true,
+            lent: false,
+            expert: false,
+            computed: false,
+        },
         activations,
         same: false,
         out: &mut [0.0; 192],
     };
-    assert!(device.multiply_one(job));
+    assert!(device.multiply_batches(std::iter::once(job)));
     serde_json::to_value(device.report()).unwrap()["npu_runs"].as_u64().unwrap()
 }
 

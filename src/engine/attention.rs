@@ -24,7 +24,7 @@ use super::scratch::{Piece, Slots};
 use super::{windows, Engine, Error};
 use crate::chip::TypeLimits;
 use crate::observe::{Stage, Stats};
-use crate::plan::{AttentionPlan, AttentionShape, Stretch};
+use crate::plan::{AttentionPlan, AttentionShape, Stretch, ROWS_MAX};
 use crate::policy::Pipeline;
 use crate::pool::{Divided, Pool};
 
@@ -36,6 +36,8 @@ use rows::{Adding, Positions, Weighing};
 const PAGE: usize = 4096;
 /// As many rows of a head of the cache meet its pieces before the next ones do: their queries stay packed meanwhile.
 const BAND_ROWS: usize = 4096;
+/// What a batch of products costs beside: its first rows and last results have nothing to overlap with; a guess.
+const BATCH_NS: f64 = 50_000.0;
 
 /// Rows of queries, f32.
 #[derive(Clone, Copy)]
@@ -243,6 +245,26 @@ impl Engine {
     pub fn attention_plan(&self, shape: &AttentionShape) -> Option<(AttentionPlan, f64)> {
         let limits = self.chip.limits(MatmulType::F16)?;
         Some(AttentionPlan::best(shape, &self.chip.timing, limits, self.cores.count()))
+    }
+
+    /// ns that products of `batches` batches of `rows` rows by `matrices` computed ones of K × N are believed to take:
+    /// matrices are converted, and rows and results moved, by the CPU; `None` where the NPU cannot.
+    pub fn computed_ns(
+        &self,
+        (k, n, rows): (usize, usize, usize),
+        matrices: usize,
+        batches: usize,
+    ) -> Option<f64> {
+        self.mode.pipeline(Pipeline::W16A16).filter(|pipeline| *pipeline == Pipeline::W16A16)?;
+        let (timing, cores) = (&self.chip.timing, self.cores.count().max(1));
+        let tile = rows.clamp(1, ROWS_MAX);
+        let run = timing.run_ns(MatmulType::F16, (tile, k, n.div_ceil(cores)), cores);
+        let npu = run * rows.div_ceil(tile) as f64;
+        let moved = |elements: usize, bytes: f64| elements as f64 * bytes / timing.cpu_rate;
+        // f16 to f32 to f16; f32 to f16; C, and f32 written.
+        let cpu = moved(k * n, 12.0) * matrices as f64
+            + (moved(rows * k, 6.0) + moved(rows * n, 8.0)) * batches as f64;
+        Some((npu * batches as f64).max(cpu) + BATCH_NS * batches as f64)
     }
 
     /// ns that the CPU's threads take together for a score that becomes a weight, by making some.

@@ -10,6 +10,7 @@ use super::registry::State;
 use super::tensor::operand;
 use crate::engine::{Attention, Cached, Mask, Queries};
 use crate::host::attention::{AttentionNode, Operands};
+use crate::host::host_copy::HostCosts;
 
 /// Where sources are in the node.
 const QUERIES: usize = 0;
@@ -113,9 +114,8 @@ pub unsafe fn attention<'a>(op: &'a sys::ggml_tensor, node: &AttentionNode) -> O
     })
 }
 
-/// ns of the host's CPU backend for a multiplication or an addition of attention, by doing one of f16 keys and values;
-/// `None` where the host cannot.
-pub fn time(host: &Host, cpu: &mut HostCpu) -> Option<f64> {
+/// What the host's CPU backend takes, by doing some of it; `None` where it cannot.
+pub fn costs(host: &Host, cpu: &mut HostCpu) -> Option<HostCosts> {
     let [tokens, heads, head, positions] = SAMPLE;
     let tensor = |kind: u32, unit: usize, ne: [i64; 4]| {
         let mut tensor = empty();
@@ -126,6 +126,7 @@ pub fn time(host: &Host, cpu: &mut HostCpu) -> Option<f64> {
         let mut room = vec![0u64; (strides[3] * ne[3] as usize).div_ceil(8)];
         (tensor.type_, tensor.ne, tensor.nb) = (kind as i32, ne, strides);
         tensor.data = room.as_mut_ptr().cast();
+        tensor.flags = sys::GGML_HOST_TENSOR_FLAG_COMPUTE as i32;
         (tensor, room)
     };
     let (mut q, _q) = tensor(sys::GGML_HOST_TYPE_F32, 4, [head, tokens, heads, 1]);
@@ -134,19 +135,24 @@ pub fn time(host: &Host, cpu: &mut HostCpu) -> Option<f64> {
     let (mut mask, _mask) = tensor(sys::GGML_HOST_TYPE_F16, 2, [positions, tokens, 1, 1]);
     let (mut out, _out) = tensor(sys::GGML_HOST_TYPE_F32, 4, [head, heads, tokens, 1]);
     out.op = host.ops.flash_attn_ext;
-    out.flags = sys::GGML_HOST_TENSOR_FLAG_COMPUTE as i32;
     out.op_params[0] = 1f32.to_bits() as i32;
     out.src[..4].copy_from_slice(&[&raw mut q, &raw mut k, &raw mut v, &raw mut mask]);
-    let mut best: Option<f64> = None;
-    // The first time makes threads and room.
-    for _ in 0..3 {
-        let started = Instant::now();
-        // SAFETY: a complete node, whose sources are in memory.
-        if unsafe { cpu.compute(host, &raw mut out) } != sys::GGML_HOST_STATUS_SUCCESS as i32 {
-            return None;
+    let (mut scores, _scores) = tensor(sys::GGML_HOST_TYPE_F32, 4, [positions, tokens, heads, 1]);
+    scores.op = host.ops.mul_mat;
+    scores.src[..2].copy_from_slice(&[&raw mut k, &raw mut q]);
+    let mut time = |node: &mut sys::ggml_tensor| {
+        let mut best = f64::INFINITY;
+        // The first time makes threads and room.
+        for _ in 0..3 {
+            let started = Instant::now();
+            // SAFETY: a complete node, whose sources are in memory.
+            if unsafe { cpu.compute(host, node) } != sys::GGML_HOST_STATUS_SUCCESS as i32 {
+                return None;
+            }
+            best = best.min(started.elapsed().as_nanos() as f64);
         }
-        let ns = started.elapsed().as_nanos() as f64;
-        best = Some(best.map_or(ns, |best| best.min(ns)));
-    }
-    best.map(|ns| ns / (4 * tokens * heads * head * positions) as f64)
+        Some(best / (tokens * heads * head * positions) as f64)
+    };
+    // Two products, and one, of two operations each.
+    Some(HostCosts { attention_ns: time(&mut out)? / 4.0, product_ns: time(&mut scores)? / 2.0 })
 }

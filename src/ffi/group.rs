@@ -249,7 +249,7 @@ impl<'a> Group<'a> {
     unsafe fn batches(&mut self, node: *mut sys::ggml_tensor, product: &Product) -> i32 {
         // SAFETY: by the contract.
         let done = unsafe { tensor::jobs(&*node, product) }
-            .is_some_and(|mut jobs| jobs.all(|job| self.registered.device.multiply_one(job)));
+            .is_some_and(|jobs| self.registered.device.multiply_batches(jobs));
         if done {
             return SUCCESS;
         }

@@ -7,7 +7,7 @@ use ggml_sys::{sys, Host};
 use super::attention;
 use super::registry::{state, State};
 use crate::engine::Activations;
-use crate::host::host_copy::{HostCopy, HostKernels};
+use crate::host::host_copy::{HostCopy, HostCosts, HostKernels};
 use crate::log;
 use crate::weights::Source;
 
@@ -55,11 +55,11 @@ impl HostKernels for Kernels {
         Some(Box::new(Copy { tensor, buffer, bytes: weight.data.len() }))
     }
 
-    fn attention_ns(&self, threads: usize) -> Option<f64> {
+    fn costs(&self, threads: usize) -> Option<HostCosts> {
         let state = state()?;
         let mut cpu = state.cpu.lock();
         cpu.set_threads(threads);
-        attention::time(&state.host, &mut cpu)
+        attention::costs(&state.host, &mut cpu)
     }
 }
 

@@ -27,16 +27,27 @@ pub unsafe fn supports(
     }
     // SAFETY: by this function's contract.
     unsafe {
-        (op.op == ops.mul_mat && weight_is_ours(state, op, ours) && product(state, op).is_ok())
-            || (op.op == ops.mul_mat_id && weight_is_ours(state, op, ours) && experts(state, op).is_ok())
+        let is_ours = || weight_is_ours(state, op, ours) && !is_left_to_cpu(device, op);
+        (op.op == ops.mul_mat
+            && product(state, op).is_ok_and(|of| is_ours() || device.multiplies_computed(&of)))
+            || (op.op == ops.mul_mat_id && is_ours() && experts(state, op).is_ok())
             || (op.op == ops.flash_attn_ext
                 && attention::node(state, op).is_ok_and(|node| device.attends(&node)))
     }
 }
 
+/// Whether the user left the weight to the CPU by its name.
+///
+/// # Safety
+/// As [`supports`].
+unsafe fn is_left_to_cpu(device: &Device, op: &sys::ggml_tensor) -> bool {
+    // SAFETY: a source is null or live.
+    unsafe { op.src[0].as_ref() }.is_some_and(|weight| device.leaves_to_cpu(weight_name(weight)))
+}
+
 /// Whether the weight lies in one of our buffers, or has no place yet, and is a leaf of the graph.
 ///
-/// What the graph computes would have to be converted on every use; attention's products stay with the CPU.
+/// What the graph computes has to be converted on every use, which pays for attention's long prompts alone.
 ///
 /// # Safety
 /// As [`supports`].
@@ -217,7 +228,7 @@ unsafe fn host_weight<'a>(tensor: &'a sys::ggml_tensor, data: &'a [u8], product:
     // SAFETY: by this function's contract.
     let (constant, lent) = unsafe { (is_constant(tensor), super::buffer::is_lent(tensor.buffer)) };
     let source = Source { data, reader, k, n, row_stride: product.weight_stride() };
-    HostWeight { name: weight_name(tensor), source, constant, lent, expert: false }
+    HostWeight { name: weight_name(tensor), source, constant, lent, expert: false, computed: false }
 }
 
 /// A weight's name up to what is no UTF-8.

@@ -12,8 +12,9 @@ use ggml_sys::sys::GGML_HOST_TYPE_F16;
 use ggml_sys::RowReader;
 
 use super::device::Device;
+use super::host_copy::HostCosts;
 use super::product::Operand;
-use crate::engine::Attention;
+use crate::engine::{Attention, Engine};
 use crate::log;
 use crate::names::value_of;
 use crate::plan::AttentionShape;
@@ -191,10 +192,17 @@ fn span(extents: [usize; 3], strides: [usize; 3], row: usize) -> usize {
 #[derive(Default)]
 pub struct AttentionCosts(OnceLock<Option<Costs>>);
 
+/// Fewer tokens are left to the CPU by `auto`. llama.cpp asks once who would do attention of one token of each sequence, and
+/// without any of a model's layers being on a device it turns it off where that is not the CPU.
+pub(super) const FEW_TOKENS: usize = 64;
+
+/// What the CPU takes.
 #[derive(Debug, Clone, Copy)]
-struct Costs {
-    /// ns of the host's CPU backend for a multiplication and an addition of attention.
+pub(super) struct Costs {
+    /// ns of the host's CPU backend for a multiplication or an addition of attention.
     host_ns: f64,
+    /// The same in a product by f16.
+    pub product_ns: f64,
     /// ns of ours for a score that becomes a weight, beside the NPU.
     weigh_ns: f64,
 }
@@ -203,7 +211,8 @@ impl Device {
     /// Whether the NPU is to do attention of that shape; the same answer for the same shape as long as the process lives.
     pub fn attends(&self, node: &AttentionNode) -> bool {
         // One token's keys and values are read once: nothing is gained by packing them first.
-        if self.attention == Who::Cpu || node.shape.tokens < 2 || self.given_up.load(Relaxed) {
+        let few = if self.attention == Who::Npu { 2 } else { FEW_TOKENS };
+        if self.attention == Who::Cpu || node.shape.tokens < few || self.given_up.load(Relaxed) {
             return false;
         }
         let engine = self.engine.lock();
@@ -214,21 +223,27 @@ impl Device {
             return true;
         }
         let Some((_, npu_ns)) = engine.attention_plan(&node.shape) else { return false };
-        let costs = self.attention_costs.0.get_or_init(|| {
-            let weigh_ns = engine.time_weighing();
-            let host_ns = self.kernels.attention_ns(engine.threads())?;
-            log!(
-                Debug,
-                "attention: {:.2} GFLOP/s by the host's CPU backend, {weigh_ns:.2} ns of the CPU for a score beside the NPU",
-                1.0 / host_ns
-            );
-            Some(Costs { host_ns, weigh_ns })
-        });
-        let Some(costs) = costs else { return false };
+        let Some(costs) = self.attention_costs(&engine) else { return false };
         let AttentionShape { tokens, heads, sequences, positions, .. } = node.shape;
         let scores = (tokens * heads * sequences * positions) as f64;
         let npu_ns = npu_ns.max(scores * costs.weigh_ns) + START_NS;
         npu_ns < node.shape.flops() as f64 * costs.host_ns
+    }
+
+    /// What the CPU takes, measured when it is first asked for; `None` where the host's cannot be measured.
+    pub(super) fn attention_costs(&self, engine: &Engine) -> Option<Costs> {
+        *self.attention_costs.0.get_or_init(|| {
+            let weigh_ns = engine.time_weighing();
+            let HostCosts { attention_ns: host_ns, product_ns } = self.kernels.costs(engine.threads())?;
+            log!(
+                Debug,
+                "the host's CPU backend does {:.1} GFLOP/s of attention and {:.1} of products by f16; {weigh_ns:.2} ns of the \
+                 CPU for a score beside the NPU",
+                1.0 / host_ns,
+                1.0 / product_ns
+            );
+            Some(Costs { host_ns, product_ns, weigh_ns })
+        })
     }
 
     /// Does attention; false when the CPU is to do it, which is then counted.

@@ -32,7 +32,7 @@ use crate::log;
 use crate::mode::Mode;
 use crate::observe::{stats_table, Choice, Choices, Done, Report, Stats};
 use crate::policy::decide::{Decision, Policy};
-use crate::policy::scheme::Placement;
+use crate::policy::scheme::{Placement, Rotate, Scheme};
 use crate::policy::Pipeline;
 use crate::pool::Divided;
 use crate::probe::quick;
@@ -226,13 +226,6 @@ impl Device {
         }
     }
 
-    /// Does a single product; false when the CPU is to do it.
-    pub fn multiply_one(&self, job: Job) -> bool {
-        let mut group = [const { None }; GROUP];
-        group[0] = Some(job);
-        self.multiply(&mut group)[0]
-    }
-
     /// Notes who did each product, if somebody did.
     fn try_multiply(&self, jobs: &mut [Option<Job>; GROUP], done: &mut [Done; GROUP]) {
         let mut engine = self.engine.lock();
@@ -308,8 +301,20 @@ impl Device {
         }
     }
 
+    /// Whether the weight of that name is the CPU's by what the user wants: the host then places it as without us, in the
+    /// layout that its own kernels like best.
+    pub fn leaves_to_cpu(&self, name: &str) -> bool {
+        self.policy.is_for_cpu(name)
+    }
+
     /// How a weight is to be converted, by what the user wants; `None` leaves it to the CPU.
     fn request(&self, weight: &HostWeight) -> Option<Request> {
+        if weight.computed {
+            // No weight that a user could name; its own digits are kept.
+            let scheme = Scheme { pipeline: Pipeline::W16A16, rotate: Rotate::Off };
+            let (wanted, layer, keep) = (Wanted::Scheme(scheme), None, false);
+            return Some(Request { wanted, layer, signs: self.signs, calibration: self.calibration, keep });
+        }
         let wanted = match self.policy.of(weight.name) {
             Decision::Fixed(Placement::Cpu) => return None,
             Decision::Fixed(Placement::Npu(scheme)) => Wanted::Scheme(scheme),

@@ -68,9 +68,17 @@ pub trait HostKernels: Send + Sync {
     /// The copy of a weight; `None` when the host cannot have one.
     fn copy(&self, weight: &Source) -> Option<Box<dyn HostCopy>>;
 
-    /// ns of the host's kernels for a multiplication or an addition of attention, on `threads` threads; `None` when it has
-    /// none.
-    fn attention_ns(&self, threads: usize) -> Option<f64>;
+    /// What they take on `threads` threads; `None` when there are none.
+    fn costs(&self, threads: usize) -> Option<HostCosts>;
+}
+
+/// ns of the host's kernels for a multiplication or an addition.
+#[derive(Debug, Clone, Copy)]
+pub struct HostCosts {
+    /// Of attention with f16 keys and values.
+    pub attention_ns: f64,
+    /// Of a product of f32 rows by an f16 matrix.
+    pub product_ns: f64,
 }
 
 /// A host whose kernels are out of reach.
@@ -81,7 +89,7 @@ impl HostKernels for NoKernels {
         None
     }
 
-    fn attention_ns(&self, _threads: usize) -> Option<f64> {
+    fn costs(&self, _threads: usize) -> Option<HostCosts> {
         None
     }
 }
@@ -211,7 +219,7 @@ mod tests {
             Some(Box::new(Some8(weight.data.len())))
         }
 
-        fn attention_ns(&self, _threads: usize) -> Option<f64> {
+        fn costs(&self, _threads: usize) -> Option<HostCosts> {
             None
         }
     }

@@ -3,6 +3,7 @@
 //! [`crate::ffi`].
 
 pub mod attention;
+mod batches;
 pub mod config;
 mod cores;
 pub mod device;

@@ -130,6 +130,16 @@ impl Product {
         })
     }
 
+    /// How many batches there are.
+    pub fn batch_count(&self) -> usize {
+        self.activations.ne[2] * self.activations.ne[3]
+    }
+
+    /// Matrices of the weight, each of which serves as many batches.
+    pub fn matrices(&self) -> usize {
+        self.weight.ne[2] * self.weight.ne[3]
+    }
+
     /// Bytes from one row of the weight to the next.
     pub fn weight_stride(&self) -> usize {
         self.weight.nb[1]

@@ -27,6 +27,8 @@ pub struct HostWeight<'a> {
     pub lent: bool,
     /// Whether it is one of a mixture's experts, of which the host's kernels get no copy.
     pub expert: bool,
+    /// Whether it is no weight but what the graph computes, or a cache: keys and values.
+    pub computed: bool,
 }
 
 /// A product whose matrices are plain slices.
@@ -57,6 +59,10 @@ pub fn upload(engine: &mut Engine, weight: &HostWeight, request: &Request) -> Op
                 weight.plan.segments.len()
             );
             Some(weight)
+        }
+        Err(error) if weight.computed => {
+            log!(Debug, "the CPU multiplies by {name}: {error}");
+            None
         }
         Err(error) => {
             log!(Warn, "{} stays with the CPU: {error}", name);

@@ -99,6 +99,13 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether the weight called `tensor` is left to the CPU by name, which is known before any weight is multiplied by.
+    pub fn is_for_cpu(&self, tensor: &str) -> bool {
+        self.forced.or_else(|| self.rules.of(tensor)) == Some(Placement::Cpu)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -283,7 +283,18 @@ fn a_mixture_of_experts_is_the_npus_and_says_what_the_cpu_says() {
 fn bench_has_modelled_figures_of_a_tiny_model_and_writes_its_page() {
     let dir = tempfile::tempdir().unwrap();
     let page = dir.path().join("performance.md");
-    let arguments = ["bench", "--shapes", "tiny", "--types", "q8_0", "--pipelines", "default,W4A8", "--json"];
+    let arguments = [
+        "bench",
+        "--parts",
+        "products",
+        "--shapes",
+        "tiny",
+        "--types",
+        "q8_0",
+        "--pipelines",
+        "default,W4A8",
+        "--json",
+    ];
     let Some(mut bench) = xtask(&arguments) else { return };
     bench.env("XDG_CACHE_HOME", dir.path()).arg("--save").arg(&page);
     let rows = last_json(&bench.output().unwrap());

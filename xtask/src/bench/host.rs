@@ -92,8 +92,8 @@ pub struct Host<'a> {
     pub scratch: &'a Path,
     /// Who does attention: cpu, npu or auto.
     pub attention: &'static str,
-    /// Further arguments.
-    pub arguments: Vec<&'static str>,
+    /// A policy file, if there is one.
+    pub policy: Option<&'a Path>,
 }
 
 impl Host<'_> {
@@ -135,7 +135,10 @@ impl Host<'_> {
         if matches!(test, Test::Warm(_)) {
             host.args(["-p", &WARM.to_string()]);
         }
-        host.args(&self.arguments).env("RKNPU_ATTENTION", self.attention);
+        host.args(["-fa", "on"]).env("RKNPU_ATTENTION", self.attention);
+        if let Some(policy) = self.policy {
+            host.env("RKNPU_POLICY", policy);
+        }
         for (option, number) in [("-p", prompt), ("-n", generate), ("-r", repetitions), ("-t", self.threads)]
         {
             host.args([option, &number.to_string()]);

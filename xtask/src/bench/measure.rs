@@ -72,7 +72,7 @@ impl<'a> Bench<'a> {
             threads: self.threads,
             scratch: scratch.path(),
             attention: "cpu",
-            arguments: Vec::new(),
+            policy: None,
         };
         let run = |test, repetitions| host.run(path, asked, test, repetitions);
         // Beside the prompts, since what else the machine does changes.

@@ -3,6 +3,7 @@
 //! The NPU's runs take their modelled time and the CPU's work its real time, so that a prompt's time has both on one
 //! clock. The host is the same in both ways, and so is everything else that it does.
 
+use std::fs;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -12,7 +13,7 @@ use super::host::{Host, Ran, Test};
 use crate::accuracy::asked::Asked;
 use crate::cache::Cache;
 use crate::env::Npu;
-use crate::error::Result;
+use crate::error::{IoContext, Result};
 use crate::progress::Step;
 use crate::setup::Ready;
 
@@ -20,6 +21,8 @@ use crate::setup::Ready;
 const SHORT: u32 = 2048;
 /// How often.
 const REPETITIONS: u32 = 3;
+/// What leaves experts to the CPU (RKNPU_POLICY).
+const EXPERTS_ON_CPU: &str = "[[weights]]\nname = \"*_exps.weight\"\npipeline = \"CPU\"\n";
 
 /// Who does which part of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -27,7 +30,7 @@ const REPETITIONS: u32 = 3;
 pub enum Part {
     /// Attention, in pieces (RKNPU_ATTENTION=cpu and npu).
     Attention,
-    /// The experts' weights (--n-cpu-moe and nothing).
+    /// The experts' weights (a policy, and none).
     Experts,
 }
 
@@ -115,20 +118,23 @@ impl Versus<'_> {
         let step = Step::spinner(format!("{} {}, {tokens} tokens both ways", subject.model, subject.weights));
         let scratch = self.cache.partial()?;
         let repetitions = if tokens <= SHORT { REPETITIONS } else { 1 };
-        let run = |attention: &'static str, arguments: &[&'static str]| {
+        // The host's own --cpu-moe gives weights to the CPU and its accelerators, and we are one.
+        let policy = scratch.path().join("policy.toml");
+        fs::write(&policy, EXPERTS_ON_CPU).at("write", &policy)?;
+        let run = |attention: &'static str, policy: Option<&Path>| {
             let host = Host {
                 ready: self.ready,
                 npu: self.npu,
                 threads: self.threads,
                 scratch: scratch.path(),
                 attention,
-                arguments: [&["-fa", "on"], arguments].concat(),
+                policy,
             };
             host.run(subject.path, asked, Test::Warm(tokens), repetitions)
         };
         let [cpu, npu] = match part {
-            Part::Attention => [run("cpu", &[])?, run("npu", &[])?],
-            Part::Experts => [run("cpu", &["-ncmoe", "999"])?, run("cpu", &[])?],
+            Part::Attention => [run("cpu", None)?, run("npu", None)?],
+            Part::Experts => [run("cpu", Some(&policy))?, run("cpu", None)?],
         };
         step.done();
         let number = |ran: &Ran, name: &str| ran.plugin.number(name).unwrap_or(0.0);
@@ -173,7 +179,7 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         ),
         Part::Experts => (
             "Experts",
-            "A prompt with the experts' weights left to the CPU (--n-cpu-moe) and on the NPU, one after the other: paced, CPU \
+            "A prompt with the experts' weights left to the CPU (RKNPU_POLICY) and on the NPU, one after the other: paced, CPU \
              of this machine + modelled NPU. The models are cut to a few layers. Attention is the CPU's both ways.",
         ),
     };
