@@ -13,6 +13,8 @@ use common::{lab, output, skip, Lab};
 
 /// Chunks of 512 tokens.
 const CHUNKS: &str = "4";
+/// Chunks of 2048, for attention.
+const LONG_CHUNKS: &str = "1";
 
 /// The host, and the reference's logits.
 struct Bench {
@@ -74,6 +76,42 @@ fn files_are_level_with_the_cpu_in_the_default_mode() {
         let (kl, pipelines) = bench.npu(model, "rk3588", &[]);
         assert!(kl <= cpu * times, "{model}: mean KL {kl}, expected at most {times} times the CPU's {cpu}");
         assert_eq!(pipelines, ["W8A8"], "{model}");
+    }
+}
+
+#[test]
+fn attention_on_the_npu_is_as_true_as_on_the_cpu() {
+    let test = "attention_on_the_npu_is_as_true_as_on_the_cpu";
+    let Some(lab) = lab(test) else { return };
+    let Some(text) = std::env::var_os("GGML_RKNPU_TEST_TEXT").map(PathBuf::from) else {
+        skip(test, "GGML_RKNPU_TEST_TEXT names no evaluation text");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (base, report) = (dir.path().join("logits"), dir.path().join("report.json"));
+    let perplexity = |who: &str, flash: &str| {
+        let mut host = lab.npu("llama-perplexity", "rk3588");
+        host.env("RKNPU_ATTENTION", who).env("RKNPU_REPORT", &report).arg("-m").arg(lab.model("F16"));
+        host.args(["-c", "2048", "-b", "2048", "--chunks", LONG_CHUNKS, "-fa", flash]);
+        host.arg("--kl-divergence-base").arg(&base);
+        host
+    };
+    output(perplexity("cpu", "on").arg("-f").arg(text));
+    for flash in ["on", "off"] {
+        let (out, err) = output(perplexity("npu", flash).arg("--kl-divergence"));
+        let kl = mean_kl(&(out + &err));
+        assert!(kl <= 0.0005, "-fa {flash}: mean KL {kl} to attention on the CPU");
+        let report = common::report(&report);
+        assert_eq!((&report["fallbacks"], &report["attention"]["fallbacks"]), (&0.into(), &0.into()));
+        let nodes = report["attention"]["nodes"].as_u64().unwrap();
+        // The host begins each chunk with a batch that is shorter than all, or as long.
+        assert_eq!(nodes > 100, flash == "on", "-fa {flash}: {nodes} nodes on the NPU");
+        let tensors = report["tensors"].as_array().unwrap();
+        let by_cache = |name: &str| {
+            let of_cache = |tensor: &&serde_json::Value| tensor["name"].as_str().unwrap().contains(name);
+            tensors.iter().filter(of_cache).count()
+        };
+        assert_eq!([by_cache("cache_k") > 20, by_cache("cache_v") > 20], [flash == "off"; 2], "{report}");
     }
 }
 

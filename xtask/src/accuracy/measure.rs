@@ -16,13 +16,23 @@ use crate::setup::Ready;
 /// The host's program that measures.
 const PROGRAM: &str = "llama-perplexity";
 
+/// What is the same for all rows.
+pub struct Conditions {
+    /// Chunks of the text.
+    pub chunks: u32,
+    /// Tokens of a chunk.
+    pub context: u32,
+    /// Who does attention beside the NPU's products.
+    pub attention: String,
+}
+
 /// What all measurements share.
 pub struct Bench<'a> {
     ready: &'a Ready,
     npu: &'a Npu,
     scratch: &'a Path,
     reference: String,
-    chunks: u32,
+    conditions: Conditions,
     /// Rows that were begun, and rows that there will be.
     begun: usize,
     total: usize,
@@ -35,10 +45,10 @@ impl<'a> Bench<'a> {
         npu: &'a Npu,
         scratch: &'a Path,
         reference: &Path,
-        chunks: u32,
+        conditions: Conditions,
         total: usize,
     ) -> Self {
-        Self { ready, npu, scratch, reference: name_of(reference), chunks, begun: 0, total }
+        Self { ready, npu, scratch, reference: name_of(reference), conditions, begun: 0, total }
     }
 
     /// Writes the reference's logits.
@@ -48,7 +58,7 @@ impl<'a> Bench<'a> {
     pub fn reference(&self, model: &Path, text: &Path) -> Result<()> {
         let mut host = self.host(model, &Npu::Cpu)?;
         host.arg("-f").arg(text).arg("--kl-divergence-base").arg(self.logits());
-        let step = Step::spinner(format!("the reference's logits, {} chunks", self.chunks));
+        let step = Step::spinner(format!("the reference's logits, {} chunks", self.conditions.chunks));
         process::run_quietly(&mut host)?;
         step.done();
         Ok(())
@@ -62,7 +72,11 @@ impl<'a> Bench<'a> {
     pub fn row(&mut self, model: &Path, asked: Option<&Asked>, of_file: Option<f64>) -> Result<Row> {
         self.begun += 1;
         let name = name_of(model);
-        let on = asked.map_or_else(|| "CPU".to_owned(), Asked::to_string);
+        let of_npu = |asked: &Asked| match &*self.conditions.attention {
+            "cpu" => asked.to_string(),
+            who => format!("{asked}, attention {who}"),
+        };
+        let on = asked.map_or_else(|| "CPU".to_owned(), of_npu);
         let mut host = self.host(model, if asked.is_some() { self.npu } else { &Npu::Cpu })?;
         host.args(["--kl-divergence", "--kl-divergence-base"]).arg(self.logits());
         let report = self.scratch.join(format!("report-{}.json", self.begun));
@@ -100,7 +114,7 @@ impl<'a> Bench<'a> {
             perplexity,
             bytes_per_weight,
             reference: Some(self.reference.clone()),
-            chunks: Some(self.chunks),
+            chunks: Some(self.conditions.chunks),
         })
     }
 
@@ -111,7 +125,9 @@ impl<'a> Bench<'a> {
     fn host(&self, model: &Path, npu: &Npu) -> Result<Command> {
         let mut host = Command::new(self.ready.host.program(PROGRAM)?);
         npu.apply(self.ready.plugin.as_ref(), &mut host);
-        host.env("GGML_NO_BACKTRACE", "1").arg("-m").arg(model).args(["--chunks", &self.chunks.to_string()]);
+        let Conditions { chunks, context, attention } = &self.conditions;
+        host.env("GGML_NO_BACKTRACE", "1").env("RKNPU_ATTENTION", attention).arg("-m").arg(model);
+        host.args(["--chunks", &chunks.to_string(), "-c", &context.to_string()]);
         Ok(host)
     }
 }

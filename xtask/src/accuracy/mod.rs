@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use self::asked::Asked;
-use self::measure::Bench;
+use self::measure::{Bench, Conditions};
 use self::rows::Row;
 use crate::env::NpuOptions;
 use crate::error::{Error, IoContext, Result};
@@ -36,16 +36,22 @@ pub struct Options {
     /// other name is a value of RKNPU_PIPELINE, such as W8A8, W4A16 or W8A8_PADDED
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_values = [asked::DEFAULT])]
     pipelines: Vec<Asked>,
-    /// Chunks of 512 tokens
+    /// Chunks of the text
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     chunks: u32,
+    /// Tokens of a chunk
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..))]
+    context: u32,
+    /// Who does attention beside the NPU's products (RKNPU_ATTENTION)
+    #[arg(long, value_name = "WHO", default_value = "cpu", value_parser = ["cpu", "npu", "auto"])]
+    attention: String,
     /// The text; without it the evaluation text beside the checkout
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     #[command(flatten)]
     npu: NpuOptions,
     /// Measure nothing: take what --json printed earlier; may be given several times
-    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["models", "reference", "pipelines", "chunks", "text", "soc", "npu"])]
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["models", "reference", "pipelines", "chunks", "context", "attention", "text", "soc", "npu"])]
     from: Vec<PathBuf>,
     /// Draw the divergence of each row against its bytes a weight
     #[arg(long, value_name = "FILE.svg")]
@@ -97,7 +103,9 @@ fn measure(options: &Options) -> Result<Vec<Row>> {
     let scratch = tempfile::tempdir().at("create a folder in", &std::env::temp_dir())?;
     let reference = reference.open(&ready.models)?.0;
     let total = models.len() * (1 + options.pipelines.len());
-    let mut bench = Bench::new(&ready, &npu, scratch.path(), &reference, options.chunks, total);
+    let conditions =
+        Conditions { chunks: options.chunks, context: options.context, attention: options.attention.clone() };
+    let mut bench = Bench::new(&ready, &npu, scratch.path(), &reference, conditions, total);
     bench.reference(&reference, &text)?;
     let mut rows = Vec::with_capacity(total);
     for model in models {
