@@ -1,6 +1,7 @@
 /*
- * The part of ggml's plugin ABI that this project uses, generation v3
- * (GGML_BACKEND_API_VERSION 3, ggml 0.26, llama.cpp b11434).
+ * The part of ggml's plugin ABI that this project uses: generation v3
+ * (GGML_BACKEND_API_VERSION 3, ggml 0.26, llama.cpp b11434), and where v2-2d
+ * (ggml 0.25) and v2 (ggml 0.9) differ from it.
  *
  * Written from facts about the interface (orders, types, values); it is not
  * ggml's header. Rust sees it through src/sys.rs, which bindgen makes from this
@@ -18,6 +19,7 @@
 #include <stdint.h>
 
 #define GGML_HOST_API_VERSION 3
+#define GGML_HOST_API_VERSION_V2 2
 
 #define GGML_HOST_MAX_DIMS 4
 #define GGML_HOST_MAX_SRC 10
@@ -164,6 +166,69 @@ struct ggml_backend {
     void *context;
 };
 
+/*
+ * The same in older generations. Buffer types are these in v2 and v2-2d; buffers and backends are these in v2, before
+ * the 2-D copies. All else is the same in all three, but that v2 has no mmap_support: its byte is padding there.
+ */
+struct ggml_backend_buffer_type_i_v2 {
+    const char *(*get_name)(ggml_backend_buffer_type_t buft);
+    ggml_backend_buffer_t (*alloc_buffer)(ggml_backend_buffer_type_t buft, size_t size);
+    size_t (*get_alignment)(ggml_backend_buffer_type_t buft);
+    size_t (*get_max_size)(ggml_backend_buffer_type_t buft);
+    size_t (*get_alloc_size)(ggml_backend_buffer_type_t buft, const struct ggml_tensor *tensor);
+    bool (*is_host)(ggml_backend_buffer_type_t buft);
+};
+
+struct ggml_backend_buffer_type_v2 {
+    struct ggml_backend_buffer_type_i_v2 iface;
+    ggml_backend_dev_t device;
+    void *context;
+};
+
+struct ggml_backend_buffer_i_v2 {
+    void (*free_buffer)(ggml_backend_buffer_t buffer);
+    void *(*get_base)(ggml_backend_buffer_t buffer);
+    int32_t (*init_tensor)(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor);
+    void (*memset_tensor)(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, uint8_t value, size_t offset, size_t size);
+    void (*set_tensor)(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, const void *data, size_t offset, size_t size);
+    void (*get_tensor)(ggml_backend_buffer_t buffer, const struct ggml_tensor *tensor, void *data, size_t offset, size_t size);
+    bool (*cpy_tensor)(ggml_backend_buffer_t buffer, const struct ggml_tensor *src, struct ggml_tensor *dst);
+    void (*clear)(ggml_backend_buffer_t buffer, uint8_t value);
+    void (*reset)(ggml_backend_buffer_t buffer);
+};
+
+struct ggml_backend_buffer_v2 {
+    struct ggml_backend_buffer_i_v2 iface;
+    ggml_backend_buffer_type_t buft;
+    void *context;
+    size_t size;
+    int32_t usage;
+};
+
+struct ggml_backend_i_v2 {
+    const char *(*get_name)(ggml_backend_t backend);
+    void (*free)(ggml_backend_t backend);
+    void (*set_tensor_async)(ggml_backend_t backend, struct ggml_tensor *tensor, const void *data, size_t offset, size_t size);
+    void (*get_tensor_async)(ggml_backend_t backend, const struct ggml_tensor *tensor, void *data, size_t offset, size_t size);
+    bool (*cpy_tensor_async)(ggml_backend_t backend_src, ggml_backend_t backend_dst, const struct ggml_tensor *src, struct ggml_tensor *dst);
+    void (*synchronize)(ggml_backend_t backend);
+    ggml_backend_graph_plan_t (*graph_plan_create)(ggml_backend_t backend, const struct ggml_cgraph *cgraph);
+    void (*graph_plan_free)(ggml_backend_t backend, ggml_backend_graph_plan_t plan);
+    void (*graph_plan_update)(ggml_backend_t backend, ggml_backend_graph_plan_t plan, const struct ggml_cgraph *cgraph);
+    int32_t (*graph_plan_compute)(ggml_backend_t backend, ggml_backend_graph_plan_t plan);
+    int32_t (*graph_compute)(ggml_backend_t backend, struct ggml_cgraph *cgraph);
+    void (*event_record)(ggml_backend_t backend, ggml_backend_event_t event);
+    void (*event_wait)(ggml_backend_t backend, ggml_backend_event_t event);
+    void (*graph_optimize)(ggml_backend_t backend, struct ggml_cgraph *cgraph);
+};
+
+struct ggml_backend_v2 {
+    uint8_t (*guid)[16];
+    struct ggml_backend_i_v2 iface;
+    ggml_backend_dev_t device;
+    void *context;
+};
+
 struct ggml_backend_dev_caps {
     bool async;
     bool host_buffer;
@@ -221,6 +286,11 @@ struct ggml_backend_reg {
 
 /* Functions of libggml-base (and, for the registry, libggml) that are looked up by name. */
 typedef ggml_backend_buffer_t (*ggml_backend_buffer_init_fn)(ggml_backend_buffer_type_t buft, struct ggml_backend_buffer_i iface, void *context, size_t size);
+typedef ggml_backend_buffer_t (*ggml_backend_buffer_init_v2_fn)(ggml_backend_buffer_type_t buft, struct ggml_backend_buffer_i_v2 iface, void *context, size_t size);
+typedef ggml_backend_buffer_type_t (*ggml_backend_buffer_get_type_fn)(ggml_backend_buffer_t buffer);
+typedef int32_t (*ggml_backend_buffer_get_usage_fn)(ggml_backend_buffer_t buffer);
+typedef void (*ggml_backend_buffer_set_usage_fn)(ggml_backend_buffer_t buffer, int32_t usage);
+typedef ggml_backend_dev_t (*ggml_backend_get_device_fn)(ggml_backend_t backend);
 typedef bool (*ggml_backend_buft_is_host_fn)(ggml_backend_buffer_type_t buft);
 typedef const char *(*ggml_op_name_fn)(int32_t op);
 typedef const struct ggml_type_traits *(*ggml_get_type_traits_fn)(int32_t type);

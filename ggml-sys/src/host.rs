@@ -36,12 +36,15 @@ pub enum Error {
         symbol: &'static str,
     },
     /// A generation that this version of the plugin does not speak.
-    #[error("the host's ggml ({scope}) speaks plugin ABI {found:?}, this plugin speaks V3 (llama.cpp b11434 and its like)")]
+    #[error(
+        "the host's ggml ({scope}) speaks a plugin ABI that is not known: it has {found}; known are v2 (neither), v2-2d \
+         (ggml_backend_tensor_set_2d) and v3 (both); a newer plugin may know it"
+    )]
     Generation {
         /// Where ggml was found.
         scope: String,
-        /// Its generation.
-        found: Generation,
+        /// What tells it from those that are known.
+        found: &'static str,
     },
 }
 
@@ -84,7 +87,11 @@ impl<F: Copy> NonNullFn<Option<F>> {
 }
 
 functions! {
-    buffer_init: ggml_backend_buffer_init_fn = "ggml_backend_buffer_init", "Makes a buffer from our functions.";
+    buffer_type: ggml_backend_buffer_get_type_fn = "ggml_backend_buffer_get_type", "The type of a buffer.";
+    buffer_usage: ggml_backend_buffer_get_usage_fn = "ggml_backend_buffer_get_usage", "What a buffer is used for.";
+    buffer_set_usage: ggml_backend_buffer_set_usage_fn = "ggml_backend_buffer_set_usage", "Says what a buffer is used for.";
+    device: ggml_backend_get_device_fn = "ggml_backend_get_device", "The device of a backend.";
+    buffer_init: ggml_backend_buffer_init_fn = "ggml_backend_buffer_init", "Makes a buffer from our functions; of v2 it has another type, see [`Host::buffer_init_v2`].";
     buft_is_host: ggml_backend_buft_is_host_fn = "ggml_backend_buft_is_host", "Whether a buffer type is host memory.";
     op_name: ggml_op_name_fn = "ggml_op_name", "An op's name.";
     type_traits: ggml_get_type_traits_fn = "ggml_get_type_traits", "Block size and dequantiser of a type.";
@@ -145,6 +152,8 @@ pub struct Host {
     pub fns: Functions,
     /// Its op codes.
     pub ops: Ops,
+    /// The layout of its tables of functions.
+    pub generation: Generation,
     /// Where its symbols were found.
     pub scope: String,
 }
@@ -156,10 +165,10 @@ impl Host {
     /// No ggml in the process, a function missing, or a generation that is not spoken.
     pub fn find() -> Result<Self, Error> {
         let scope = locate::find(c"ggml_backend_buffer_init").map_err(|tried| Error::NotFound { tried })?;
-        let generation = generation(|name| scope.symbol(name).is_some());
-        if generation != Generation::V3 {
-            return Err(Error::Generation { scope: scope.name, found: generation });
-        }
+        let generation = match generation(|name| scope.symbol(name).is_some()) {
+            Ok(generation) => generation,
+            Err(found) => return Err(Error::Generation { scope: scope.name, found }),
+        };
         let fns = Functions::resolve(&scope)?;
         // SAFETY: asked only for codes up to the op looked for, see `Ops::resolve`; names are static strings.
         let op_name = |op| unsafe { CStr::from_ptr((fns.op_name.get())(op)) }.to_string_lossy().into_owned();
@@ -168,7 +177,14 @@ impl Host {
             symbol: "ggml_op_name (of MUL_MAT, MUL_MAT_ID and the views)",
         };
         let ops = Ops::resolve(op_name).ok_or(missing)?;
-        Ok(Self { fns, ops, scope: scope.name })
+        Ok(Self { fns, ops, generation, scope: scope.name })
+    }
+
+    /// [`Functions::buffer_init`] as hosts of v2 have it; only for those.
+    pub fn buffer_init_v2(&self) -> sys::ggml_backend_buffer_init_v2_fn {
+        debug_assert_eq!(self.generation, Generation::V2);
+        // SAFETY: both are options of pointers to functions; in v2 the table that is passed is the shorter one.
+        unsafe { std::mem::transmute(self.fns.buffer_init.0) }
     }
 
     /// How rows of a type are read; `None` for types that hold no numbers to multiply.
@@ -184,14 +200,13 @@ impl Host {
     }
 }
 
-/// Tells the generation by which functions exist.
-fn generation(has: impl Fn(&CStr) -> bool) -> Generation {
-    if has(c"ggml_backend_buft_alloc_buffer_n") {
-        Generation::V3
-    } else if has(c"ggml_backend_tensor_set_2d") {
-        Generation::V2With2d
-    } else {
-        Generation::V2
+/// Tells the generation by which functions exist; what was found if that fits none.
+fn generation(has: impl Fn(&CStr) -> bool) -> Result<Generation, &'static str> {
+    match (has(c"ggml_backend_tensor_set_2d"), has(c"ggml_backend_buft_alloc_buffer_n")) {
+        (true, true) => Ok(Generation::V3),
+        (true, false) => Ok(Generation::V2With2d),
+        (false, false) => Ok(Generation::V2),
+        (false, true) => Err("ggml_backend_buft_alloc_buffer_n without ggml_backend_tensor_set_2d"),
     }
 }
 
@@ -203,9 +218,10 @@ mod tests {
     fn the_generation_follows_from_the_functions_that_exist() {
         let two_d = c"ggml_backend_tensor_set_2d";
         let batch = c"ggml_backend_buft_alloc_buffer_n";
-        assert_eq!(generation(|name| name == two_d || name == batch), Generation::V3);
-        assert_eq!(generation(|name| name == two_d), Generation::V2With2d);
-        assert_eq!(generation(|_| false), Generation::V2);
+        assert_eq!(generation(|name| name == two_d || name == batch), Ok(Generation::V3));
+        assert_eq!(generation(|name| name == two_d), Ok(Generation::V2With2d));
+        assert_eq!(generation(|_| false), Ok(Generation::V2));
+        assert!(generation(|name| name == batch).is_err_and(|found| found.contains("without")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // Made by bindgen from include/ggml_host_abi.h; see tests/bindings.rs. Do not edit.
 
 pub const GGML_HOST_API_VERSION: u32 = 3;
+pub const GGML_HOST_API_VERSION_V2: u32 = 2;
 pub const GGML_HOST_MAX_DIMS: u32 = 4;
 pub const GGML_HOST_MAX_SRC: u32 = 10;
 pub const GGML_HOST_MAX_NAME: u32 = 64;
@@ -307,6 +308,156 @@ pub struct ggml_backend {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_type_i_v2 {
+    pub get_name: ::core::option::Option<
+        unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> *const ::core::ffi::c_char,
+    >,
+    pub alloc_buffer: ::core::option::Option<
+        unsafe extern "C" fn(buft: ggml_backend_buffer_type_t, size: usize) -> ggml_backend_buffer_t,
+    >,
+    pub get_alignment:
+        ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> usize>,
+    pub get_max_size: ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> usize>,
+    pub get_alloc_size: ::core::option::Option<
+        unsafe extern "C" fn(buft: ggml_backend_buffer_type_t, tensor: *const ggml_tensor) -> usize,
+    >,
+    pub is_host: ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_type_v2 {
+    pub iface: ggml_backend_buffer_type_i_v2,
+    pub device: ggml_backend_dev_t,
+    pub context: *mut ::core::ffi::c_void,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_i_v2 {
+    pub free_buffer: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t)>,
+    pub get_base: ::core::option::Option<
+        unsafe extern "C" fn(buffer: ggml_backend_buffer_t) -> *mut ::core::ffi::c_void,
+    >,
+    pub init_tensor: ::core::option::Option<
+        unsafe extern "C" fn(buffer: ggml_backend_buffer_t, tensor: *mut ggml_tensor) -> i32,
+    >,
+    pub memset_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *mut ggml_tensor,
+            value: u8,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub set_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *mut ggml_tensor,
+            data: *const ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub get_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            tensor: *const ggml_tensor,
+            data: *mut ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub cpy_tensor: ::core::option::Option<
+        unsafe extern "C" fn(
+            buffer: ggml_backend_buffer_t,
+            src: *const ggml_tensor,
+            dst: *mut ggml_tensor,
+        ) -> bool,
+    >,
+    pub clear: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t, value: u8)>,
+    pub reset: ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t)>,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_buffer_v2 {
+    pub iface: ggml_backend_buffer_i_v2,
+    pub buft: ggml_backend_buffer_type_t,
+    pub context: *mut ::core::ffi::c_void,
+    pub size: usize,
+    pub usage: i32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_i_v2 {
+    pub get_name:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t) -> *const ::core::ffi::c_char>,
+    pub free: ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t)>,
+    pub set_tensor_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            tensor: *mut ggml_tensor,
+            data: *const ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub get_tensor_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            tensor: *const ggml_tensor,
+            data: *mut ::core::ffi::c_void,
+            offset: usize,
+            size: usize,
+        ),
+    >,
+    pub cpy_tensor_async: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend_src: ggml_backend_t,
+            backend_dst: ggml_backend_t,
+            src: *const ggml_tensor,
+            dst: *mut ggml_tensor,
+        ) -> bool,
+    >,
+    pub synchronize: ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t)>,
+    pub graph_plan_create: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            cgraph: *const ggml_cgraph,
+        ) -> ggml_backend_graph_plan_t,
+    >,
+    pub graph_plan_free: ::core::option::Option<
+        unsafe extern "C" fn(backend: ggml_backend_t, plan: ggml_backend_graph_plan_t),
+    >,
+    pub graph_plan_update: ::core::option::Option<
+        unsafe extern "C" fn(
+            backend: ggml_backend_t,
+            plan: ggml_backend_graph_plan_t,
+            cgraph: *const ggml_cgraph,
+        ),
+    >,
+    pub graph_plan_compute: ::core::option::Option<
+        unsafe extern "C" fn(backend: ggml_backend_t, plan: ggml_backend_graph_plan_t) -> i32,
+    >,
+    pub graph_compute: ::core::option::Option<
+        unsafe extern "C" fn(backend: ggml_backend_t, cgraph: *mut ggml_cgraph) -> i32,
+    >,
+    pub event_record:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, event: ggml_backend_event_t)>,
+    pub event_wait:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, event: ggml_backend_event_t)>,
+    pub graph_optimize:
+        ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, cgraph: *mut ggml_cgraph)>,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ggml_backend_v2 {
+    pub guid: *mut [u8; 16usize],
+    pub iface: ggml_backend_i_v2,
+    pub device: ggml_backend_dev_t,
+    pub context: *mut ::core::ffi::c_void,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct ggml_backend_dev_caps {
     pub async_: bool,
     pub host_buffer: bool,
@@ -406,6 +557,22 @@ pub type ggml_backend_buffer_init_fn = ::core::option::Option<
         size: usize,
     ) -> ggml_backend_buffer_t,
 >;
+pub type ggml_backend_buffer_init_v2_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        buft: ggml_backend_buffer_type_t,
+        iface: ggml_backend_buffer_i_v2,
+        context: *mut ::core::ffi::c_void,
+        size: usize,
+    ) -> ggml_backend_buffer_t,
+>;
+pub type ggml_backend_buffer_get_type_fn =
+    ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t) -> ggml_backend_buffer_type_t>;
+pub type ggml_backend_buffer_get_usage_fn =
+    ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t) -> i32>;
+pub type ggml_backend_buffer_set_usage_fn =
+    ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t, usage: i32)>;
+pub type ggml_backend_get_device_fn =
+    ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t) -> ggml_backend_dev_t>;
 pub type ggml_backend_buft_is_host_fn =
     ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>;
 pub type ggml_op_name_fn =

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int};
 
 use ggml_sys::sys;
 
+use super::generation;
 use super::group::Group;
 use super::registry::{self, with_device};
 use super::shield;
@@ -21,8 +22,8 @@ pub fn create() -> sys::ggml_backend_t {
     if registry::reg().is_null() {
         return std::ptr::null_mut();
     }
-    let Some((_, registered)) = with_device() else { return std::ptr::null_mut() };
-    Box::into_raw(Box::new(sys::ggml_backend {
+    let Some((state, registered)) = with_device() else { return std::ptr::null_mut() };
+    let backend = sys::ggml_backend {
         // ggml only reads it, though its type says otherwise.
         guid: (&raw const GUID).cast_mut(),
         iface: sys::ggml_backend_i {
@@ -45,7 +46,8 @@ pub fn create() -> sys::ggml_backend_t {
         },
         device: registered.c_device.get(),
         context: std::ptr::null_mut(),
-    }))
+    };
+    generation::backend(&state.host, backend)
 }
 
 /// Whether a backend is ours.
@@ -53,8 +55,8 @@ pub fn create() -> sys::ggml_backend_t {
 /// # Safety
 /// `backend` is null or live.
 pub unsafe fn is_ours(backend: sys::ggml_backend_t) -> bool {
-    // SAFETY: null or live.
-    unsafe { backend.as_ref() }.is_some_and(|backend| std::ptr::eq(backend.guid, &raw const GUID))
+    // SAFETY: null or live; the id is the first field in every generation.
+    !backend.is_null() && std::ptr::eq(unsafe { (*backend).guid }, &raw const GUID)
 }
 
 unsafe extern "C" fn get_name(_backend: sys::ggml_backend_t) -> *const c_char {
@@ -68,8 +70,10 @@ unsafe extern "C" fn free(backend: sys::ggml_backend_t) {
             registered.device.show_choices();
             registered.device.show_ways();
         }
-        // SAFETY: made by `create`; the host frees it once.
-        drop(unsafe { Box::from_raw(backend) });
+        if let Some(state) = registry::state() {
+            // SAFETY: made by `create`; the host frees it once.
+            unsafe { generation::free_backend(&state.host, backend) };
+        }
     });
 }
 

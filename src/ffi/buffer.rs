@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use ggml_sys::sys;
 
-use super::registry::with_device;
-use super::shield;
+use super::registry::{state, with_device, State};
+use super::{generation, shield};
 use crate::host::device::NAME;
 use crate::log;
 
@@ -145,10 +145,8 @@ fn create(region: Region) -> sys::ggml_backend_buffer_t {
     registered.device.a_model_comes();
     let bytes = region.bytes;
     let context = Box::into_raw(Box::new(region));
-    // SAFETY: the host's constructor; it takes the table by value and keeps the context for our functions.
-    unsafe {
-        (state.host.fns.buffer_init.get())(registered.c_buffer_type.get(), iface, context.cast(), bytes)
-    }
+    // SAFETY: our functions take the context for a region.
+    unsafe { generation::buffer(&state.host, registered.c_buffer_type.get(), iface, context.cast(), bytes) }
 }
 
 /// The region of one of our buffers.
@@ -157,7 +155,16 @@ fn create(region: Region) -> sys::ggml_backend_buffer_t {
 /// `buffer` was made by [`create`] and is not freed yet.
 unsafe fn region<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Region {
     // SAFETY: by the contract, the context is the region that `create` put there.
-    unsafe { &*(*buffer).context.cast::<Region>() }
+    unsafe { &*context(buffer) }
+}
+
+/// The context of one of our buffers; null before there is a host.
+///
+/// # Safety
+/// As [`region`].
+unsafe fn context(buffer: sys::ggml_backend_buffer_t) -> *mut Region {
+    // SAFETY: live by the contract.
+    state().map_or(std::ptr::null_mut(), |state| unsafe { generation::context(&state.host, buffer) }.cast())
 }
 
 /// Whether a buffer is one of ours over memory that the host lent.
@@ -166,10 +173,27 @@ unsafe fn region<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Region {
 /// `buffer` is null or live.
 pub unsafe fn is_lent(buffer: sys::ggml_backend_buffer_t) -> bool {
     // SAFETY: null or live; buffers of our type were made by `create`.
-    unsafe {
-        let ours = buffer.as_ref().is_some_and(|buffer| buffer.buft == super::device::buffer_type());
-        ours && region(buffer).owned.is_none()
-    }
+    unsafe { is_of_type(buffer, super::device::buffer_type()) && region(buffer).owned.is_none() }
+}
+
+/// Whether a buffer is of that type.
+///
+/// # Safety
+/// `buffer` is null or live.
+pub unsafe fn is_of_type(buffer: sys::ggml_backend_buffer_t, kind: sys::ggml_backend_buffer_type_t) -> bool {
+    // SAFETY: live if it is not null.
+    !buffer.is_null()
+        && state().is_some_and(|state| unsafe { (state.host.fns.buffer_type.get())(buffer) } == kind)
+}
+
+/// Whether the host said that a buffer holds weights.
+///
+/// # Safety
+/// As [`is_of_type`].
+pub unsafe fn is_of_weights(buffer: sys::ggml_backend_buffer_t) -> bool {
+    // SAFETY: live if it is not null.
+    let usage = |state: &State| unsafe { (state.host.fns.buffer_usage.get())(buffer) };
+    !buffer.is_null() && state().is_some_and(|state| usage(state) as u32 == sys::GGML_HOST_USAGE_WEIGHTS)
 }
 
 /// Forgets the converted copies of weights in `range`.
@@ -182,7 +206,7 @@ fn invalidate(range: &Range<usize>) {
 unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
     shield("free_buffer", (), || {
         // SAFETY: made by `create`; the host frees it once.
-        let region = unsafe { Box::from_raw((*buffer).context.cast::<Region>()) };
+        let region = unsafe { Box::from_raw(context(buffer)) };
         invalidate(&region.range());
     });
 }

@@ -42,7 +42,9 @@ impl HostCpu {
     /// The CPU device, if the host has one.
     pub fn device(&mut self, host: &Host) -> Option<sys::ggml_backend_dev_t> {
         // SAFETY: a backend that is ready is live.
-        self.is_ready(host).then(|| unsafe { (*self.backend).device }).filter(|device| !device.is_null())
+        self.is_ready(host)
+            .then(|| unsafe { (host.fns.device.get())(self.backend) })
+            .filter(|device| !device.is_null())
     }
 
     /// Makes the backend and tells it the threads, if that is still to be done; false when the host has no CPU.
@@ -124,7 +126,7 @@ impl HostCpu {
         // SAFETY: device and registration of a live backend are live; the function found has the type that the
         // host's header gives for this name.
         unsafe {
-            let reg = (host.fns.dev_reg.get())((*self.backend).device);
+            let reg = (host.fns.dev_reg.get())((host.fns.device.get())(self.backend));
             let found = (host.fns.reg_proc.get())(reg, c"ggml_backend_set_n_threads".as_ptr());
             let set: sys::ggml_backend_set_n_threads_fn = std::mem::transmute(found);
             if let Some(set) = set {

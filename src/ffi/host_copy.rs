@@ -196,7 +196,7 @@ unsafe fn fill(
             log!(Warn, "the host cannot allocate {bytes} bytes for its copy of a weight: its kernels read the original");
             return None;
         }
-        (*buffer).usage = sys::GGML_HOST_USAGE_WEIGHTS as i32;
+        (host.fns.buffer_set_usage.get())(buffer, sys::GGML_HOST_USAGE_WEIGHTS as i32);
         let base = (host.fns.buffer_base.get())(buffer);
         if (host.fns.tensor_alloc.get())(buffer, tensor, base) != sys::GGML_HOST_STATUS_SUCCESS as i32 {
             (host.fns.buffer_free.get())(buffer);

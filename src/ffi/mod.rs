@@ -6,6 +6,7 @@
 //! * [`device`], [`buffer`], [`backend`]: ggml's tables of functions;
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
 //! * [`attention`]: attention's nodes likewise;
+//! * [`generation`]: the tables as each generation of hosts has them;
 //! * [`group`]: a graph's nodes, those together that do not wait for each other;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
@@ -18,6 +19,7 @@ mod buffer;
 mod cpu;
 mod device;
 pub mod exports;
+mod generation;
 mod group;
 mod host_copy;
 mod registry;

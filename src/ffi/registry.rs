@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::cpu::HostCpu;
 use super::host_copy::Kernels;
-use super::{backend, buffer, device, shield};
+use super::{backend, buffer, device, generation, shield};
 use crate::host::config::Config;
 use crate::host::device::{Device, NAME};
 use crate::log;
@@ -29,6 +29,11 @@ impl<T> Leaked<T> {
 
     pub fn get(&self) -> *mut T {
         self.0
+    }
+
+    /// The same struct by another name of its type.
+    pub fn cast<U>(self) -> Leaked<U> {
+        Leaked(self.0.cast())
     }
 }
 
@@ -93,7 +98,7 @@ fn start() -> Option<State> {
         }
     };
     let c_reg = Leaked::new(sys::ggml_backend_reg {
-        api_version: sys::GGML_HOST_API_VERSION as c_int,
+        api_version: generation::api_version(&host) as c_int,
         iface: sys::ggml_backend_reg_i {
             get_name: Some(get_name),
             get_device_count: Some(get_device_count),
@@ -110,7 +115,7 @@ fn start() -> Option<State> {
     let registered = match opened {
         Ok(Some(device)) => {
             let c_device = Leaked::new(device::c_device(c_reg.get()));
-            let c_buffer_type = Leaked::new(buffer::c_buffer_type(c_device.get()));
+            let c_buffer_type = generation::buffer_type(&host, buffer::c_buffer_type(c_device.get()));
             Some(Registered { device, c_device, c_buffer_type })
         }
         Ok(None) => {

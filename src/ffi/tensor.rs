@@ -65,7 +65,7 @@ unsafe fn weight_is_ours(
     }
     let buffer = if weight.buffer.is_null() { root.buffer } else { weight.buffer };
     // SAFETY: a tensor's buffer is null or live.
-    let placed = unsafe { buffer.as_ref() }.is_none_or(|buffer| buffer.buft == ours);
+    let placed = buffer.is_null() || unsafe { super::buffer::is_of_type(buffer, ours) };
     placed && root.op == state.host.ops.none
 }
 
@@ -164,8 +164,12 @@ pub fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
 /// `tensor`, its buffer and its view's source are live.
 unsafe fn is_constant(tensor: &sys::ggml_tensor) -> bool {
     // SAFETY: pointers are null or live.
-    let buffer = unsafe { tensor.buffer.as_ref().or_else(|| tensor.view_src.as_ref()?.buffer.as_ref()) };
-    buffer.is_some_and(|buffer| buffer.usage as u32 == sys::GGML_HOST_USAGE_WEIGHTS)
+    let buffer = match unsafe { tensor.view_src.as_ref() } {
+        Some(source) if tensor.buffer.is_null() => source.buffer,
+        _ => tensor.buffer,
+    };
+    // SAFETY: as above.
+    unsafe { super::buffer::is_of_weights(buffer) }
 }
 
 /// The job of each batch of a node; nothing for data that cannot be reached.
