@@ -132,6 +132,9 @@ fn slope(head: usize, heads: usize, max_bias: f64) -> f64 {
     2f64.powf(-base / whole * power)
 }
 
+/// A number among the operands.
+type Place = fn(&mut Values) -> &mut f32;
+
 /// A node in a graph of its own.
 struct Node<'a> {
     ggml: &'a Ggml,
@@ -286,7 +289,7 @@ fn infinities_and_nans_are_as_on_the_cpu() {
     let node = Node::new(ggml, &CASE).expect("the plugin takes it");
     let of_cpu = Node::on(ggml, &CASE, cpu);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let spoil: [(&str, fn(&mut Values) -> &mut f32); 3] = [
+        let spoil: [(&str, Place); 3] = [
             ("a query", |values| &mut values.q[5 * CASE.head]),
             // Of the last position, which only the last token sees.
             ("a key", |values| &mut values.k[(CASE.positions - 1) * CASE.head]),

