@@ -43,7 +43,20 @@ impl Lab {
 
     /// A program of the host with the plugin and the emulated `soc`.
     pub fn npu(&self, program: &str, soc: &str) -> Command {
-        let mut command = self.cpu(program);
+        let mut command = Command::new(self.host.join(program));
+        self.apply(&mut command, Some(soc));
+        command
+    }
+
+    /// Lets any program see the plugin with the emulated `soc`, or nothing of us.
+    pub fn apply(&self, command: &mut Command, soc: Option<&str>) {
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("RKNPU_") || text == "GGML_BACKEND_PATH" {
+                command.env_remove(&name);
+            }
+        }
+        let Some(soc) = soc else { return };
         command
             .env("GGML_BACKEND_PATH", &self.plugin)
             .env("RKNPU_LIBRARY", &self.emulator)
@@ -52,18 +65,12 @@ impl Lab {
             .env("RKNPU_ATTENTION", "cpu")
             // Any misuse of the vendor's calls aborts the host, and with it the test.
             .env("RKNPU_EMU_STRICT", "1");
-        command
     }
 
     /// A program of the host alone.
     pub fn cpu(&self, program: &str) -> Command {
         let mut command = Command::new(self.host.join(program));
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("RKNPU_") || text == "GGML_BACKEND_PATH" {
-                command.env_remove(&name);
-            }
-        }
+        self.apply(&mut command, None);
         command
     }
 }

@@ -170,17 +170,26 @@ fn unpack(archive: &Path, release: &Release, cache: &Cache) -> Result<()> {
     let Release { version, folder, .. } = *release;
     let step = Step::spinner(format!("unpacking llama.cpp {version}"));
     let partial = cache.partial()?;
-    let mut tar = tar::Archive::new(GzDecoder::new(File::open(archive).at("open", archive)?));
-    for entry in tar.entries().at("read", archive)? {
-        let mut entry = entry.at("read", archive)?;
-        if entry.path().at("read", archive)?.starts_with(folder) {
-            entry.unpack_in(partial.path()).at("unpack", archive)?;
-        }
-    }
+    extract(archive, folder, partial.path())?;
     fs::create_dir_all(cache.host(version)).at("create", &cache.host(version))?;
     let source = cache.source(version);
     fs::rename(partial.path().join(folder), &source).at("move the sources to", &source)?;
     step.done();
+    Ok(())
+}
+
+/// Unpacks `folder` of the archive to `into`.
+///
+/// # Errors
+/// An archive that cannot be read, or what the system says.
+pub fn extract(archive: &Path, folder: &str, into: &Path) -> Result<()> {
+    let mut tar = tar::Archive::new(GzDecoder::new(File::open(archive).at("open", archive)?));
+    for entry in tar.entries().at("read", archive)? {
+        let mut entry = entry.at("read", archive)?;
+        if entry.path().at("read", archive)?.starts_with(folder) {
+            entry.unpack_in(into).at("unpack", archive)?;
+        }
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! for the lock of the cargo that runs the tests): the `GGML_RKNPU_TEST_*` variables then stand for the
 //! products, see [`given`].
 
+pub mod bindings;
 pub mod cargo;
 pub mod cross;
 pub mod download;
@@ -36,6 +37,10 @@ pub const TEST_HOST_SOURCE: &str = "GGML_RKNPU_TEST_HOST_SOURCE";
 pub const TEST_HOST_V2_2D: &str = "GGML_RKNPU_TEST_HOST_V2_2D";
 /// The same with v2.
 pub const TEST_HOST_V2: &str = "GGML_RKNPU_TEST_HOST_V2";
+/// The folder of llama-cpp-python, for tests.
+pub const TEST_PYTHON: &str = "GGML_RKNPU_TEST_PYTHON";
+/// The folder of node-llama-cpp, for tests.
+pub const TEST_NODE: &str = "GGML_RKNPU_TEST_NODE";
 /// The folder of models, for tests.
 pub const TEST_MODELS: &str = "GGML_RKNPU_TEST_MODELS";
 /// The plugin, for tests.
@@ -138,16 +143,23 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
     Ok(Ready { host, models: given.models.unwrap_or_else(|| cache.models()), plugin })
 }
 
-/// Hosts of older generations of the plugin ABI, for tests: the name of the variable that tells where each is.
+/// Hosts of older generations of the plugin ABI and in other languages, for tests: variables, and where each is.
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn older_hosts() -> Result<Vec<(&'static str, Host)>> {
+pub fn other_hosts() -> Result<Vec<(String, PathBuf)>> {
     let cache = Cache::from_env()?;
-    [(TEST_HOST_V2_2D, V2_2D), (TEST_HOST_V2, V2)]
-        .into_iter()
-        .map(|(variable, release)| Ok((variable, older_host(&cache, &release)?)))
-        .collect()
+    let mut found = Vec::new();
+    for (variable, release) in [(TEST_HOST_V2_2D, V2_2D), (TEST_HOST_V2, V2)] {
+        let host = older_host(&cache, &release)?;
+        if variable == TEST_HOST_V2_2D {
+            found.push((TEST_PYTHON.to_owned(), bindings::python(&cache, &host)?));
+        }
+        found.push((variable.to_owned(), host.bin));
+        found.extend(host.source.map(|source| (format!("{variable}_SOURCE"), source)));
+    }
+    found.push((TEST_NODE.to_owned(), bindings::node(&cache)?));
+    Ok(found)
 }
 
 fn older_host(cache: &Cache, release: &Release) -> Result<Host> {

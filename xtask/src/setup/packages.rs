@@ -20,6 +20,8 @@ pub enum Need {
     Cxx,
     /// pip, which fetches the host and the model.
     Pip,
+    /// npm and node, for a host in JavaScript.
+    Npm,
     /// libclang, with which the plugin's bindings are made.
     Libclang,
 }
@@ -32,6 +34,7 @@ impl Need {
             Self::Ninja => "ninja-build",
             Self::Cxx => "g++",
             Self::Pip => "python3-pip",
+            Self::Npm => "npm",
             Self::Libclang => "libclang-dev",
         }
     }
@@ -47,6 +50,7 @@ impl Need {
                 .stderr(Stdio::null())
                 .status()
                 .is_ok_and(|status| status.success()),
+            Self::Npm => on_path("npm").is_some() && on_path("node").is_some(),
             Self::Libclang => env::var_os("LIBCLANG_PATH").is_some() || libclang_in(Path::new("/usr")),
         }
     }

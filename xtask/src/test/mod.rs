@@ -79,12 +79,7 @@ pub fn command(options: &Options) -> Result<()> {
     if let Some(source) = &ready.host.source {
         cargo.env(setup::TEST_HOST_SOURCE, source);
     }
-    for (variable, host) in setup::older_hosts()? {
-        cargo.env(variable, &host.bin);
-        if let Some(source) = &host.source {
-            cargo.env(format!("{variable}_SOURCE"), source);
-        }
-    }
+    cargo.envs(setup::other_hosts()?);
     if let Some(plugin) = &ready.plugin {
         cargo.env(setup::TEST_PLUGIN, &plugin.library).env(setup::TEST_EMULATOR, &plugin.emulator);
     }
