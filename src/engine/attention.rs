@@ -203,10 +203,11 @@ impl Ring {
         self.start + self.stride * self.places
     }
 
-    fn piece(&self, index: usize, bytes: usize) -> Piece {
-        debug_assert!(bytes <= self.stride && self.start % PAGE == 0);
+    /// A place. It is bound and synced as a whole, however much of it is used: there are then few windows, and whatever the
+    /// lengths none is made once all places were used.
+    fn piece(&self, index: usize) -> Piece {
         let at = self.start + index % self.places * self.stride;
-        Piece { slot: 0, index: at / PAGE, stride: PAGE, bytes }
+        Piece { slot: 0, index: at / PAGE, stride: PAGE, bytes: self.stride }
     }
 }
 
@@ -511,12 +512,12 @@ impl Flow<'_, '_> {
     /// Keys and values of a task's piece, each in its B.
     fn pack_piece(&self, task: &Task, [reads, _]: &mut [Slots; 2], finite: &AtomicBool) -> Result<(), Error> {
         let Task { piece, packed, .. } = task;
-        let keys = self.rings.keys.piece(*packed, self.plan.head * piece.padded * 2);
-        let values = self.rings.values.piece(*packed, self.plan.value * piece.padded * 2);
+        let (keys, values) = (self.rings.keys.piece(*packed), self.rings.values.piece(*packed));
         self.stats.stage(Stage::Pack, || {
-            for (place, of_keys) in [(&keys, true), (&values, false)] {
+            for (place, wide, of_keys) in [(&keys, self.plan.head, true), (&values, self.plan.value, false)] {
                 let (memory, range) = reads.place(place)?;
-                let b = Divided::new(bytemuck::cast_slice_mut(&mut memory[range]));
+                let b = &mut memory[range][..wide * piece.padded * 2];
+                let b = Divided::new(bytemuck::cast_slice_mut(b));
                 let cached = if of_keys { &self.attention.keys } else { &self.attention.values };
                 let of = Positions { cached, head: task.kv_head, sequence: task.sequence, piece };
                 let done = if of_keys {
@@ -537,7 +538,7 @@ impl Flow<'_, '_> {
     }
 
     fn queries_of(&self, task: &Task) -> Piece {
-        self.rings.queries.piece(task.packed_tile(self.tiles), self.plan.rows * self.plan.head * 2)
+        self.rings.queries.piece(task.packed_tile(self.tiles))
     }
 
     /// The queries of all tiles of a task's band.
@@ -555,7 +556,8 @@ impl Flow<'_, '_> {
             self.stats.stage(Stage::Pack, || {
                 let (memory, range) = reads.place(&place)?;
                 let weighing = self.weighing(&of_tile);
-                if !weighing.pack_queries(self.pool, rows, (self.ahead, self.tiles), &mut memory[range]) {
+                let a = &mut memory[range][..self.plan.rows * self.plan.head * 2];
+                if !weighing.pack_queries(self.pool, rows, (self.ahead, self.tiles), a) {
                     finite.store(false, Relaxed);
                 }
                 Ok::<_, Error>(())
@@ -580,8 +582,8 @@ impl Flow<'_, '_> {
         let job = Job {
             spec: self.spec(head, padded),
             a: reads.bind(&self.queries_of(task))?,
-            b: reads.bind(&self.rings.keys.piece(task.packed, head * padded * 2))?,
-            c: writes.bind(&self.rings.scores.piece(index, self.plan.rows * padded * 4))?,
+            b: reads.bind(&self.rings.keys.piece(task.packed))?,
+            c: writes.bind(&self.rings.scores.piece(index))?,
         };
         self.give(index, job)
     }
@@ -595,9 +597,9 @@ impl Flow<'_, '_> {
         let (value, padded) = (self.plan.value, task.piece.padded);
         let job = Job {
             spec: self.spec(padded, value),
-            a: reads.bind(&self.rings.weights.piece(index, self.plan.rows * padded * 2))?,
-            b: reads.bind(&self.rings.values.piece(task.packed, value * padded * 2))?,
-            c: writes.bind(&self.rings.results.piece(index, self.plan.rows * value * 4))?,
+            a: reads.bind(&self.rings.weights.piece(index))?,
+            b: reads.bind(&self.rings.values.piece(task.packed))?,
+            c: writes.bind(&self.rings.results.piece(index))?,
         };
         self.give(index, job)
     }
@@ -615,14 +617,14 @@ impl Flow<'_, '_> {
         [reads, writes]: &mut [Slots; 2],
         rows: &mut rows::Room,
     ) -> Result<(), Error> {
-        let padded = task.piece.padded;
-        let scores = self.rings.scores.piece(index, self.plan.rows * padded * 4);
-        let weights = self.rings.weights.piece(index, self.plan.rows * padded * 2);
+        let elements = self.plan.rows * task.piece.padded;
+        let (scores, weights) = (self.rings.scores.piece(index), self.rings.weights.piece(index));
         self.stats.stage(Stage::Sync, || writes.sync_from_device(&scores))?;
         self.stats.stage(Stage::Weigh, || {
             let (memory, range) = reads.place(&weights)?;
             let ring = (index % (self.ahead + 1), self.ahead, self.tiles);
-            self.weighing(task).weigh(self.pool, rows, ring, writes.read(&scores), &mut memory[range]);
+            let (c, a) = (&writes.read(&scores)[..elements * 4], &mut memory[range][..elements * 2]);
+            self.weighing(task).weigh(self.pool, rows, ring, c, a);
             Ok::<_, Error>(())
         })?;
         self.stats.stage(Stage::Sync, || reads.sync_to_device(&weights))
@@ -636,13 +638,19 @@ impl Flow<'_, '_> {
         [_, writes]: &mut [Slots; 2],
         rows: &rows::Room,
     ) -> Result<(), Error> {
-        let results = self.rings.results.piece(index, self.plan.rows * self.plan.value * 4);
+        let results = self.rings.results.piece(index);
         self.stats.stage(Stage::Sync, || writes.sync_from_device(&results))?;
         let stats = self.stats.clone();
         stats.stage(Stage::Scale, || {
             let Attention { shape, sinks, out, .. } = &mut *self.attention;
             let adding = Adding { shape, plan: &self.plan, limits: self.limits, task, sinks: *sinks };
-            adding.add(self.pool, rows, index % (self.ahead + 1), writes.read(&results), out);
+            adding.add(
+                self.pool,
+                rows,
+                index % (self.ahead + 1),
+                &writes.read(&results)[..self.plan.rows * self.plan.value * 4],
+                out,
+            );
         });
         Ok(())
     }

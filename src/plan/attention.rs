@@ -99,8 +99,12 @@ impl AttentionPlan {
         let lengths = lengths.take_while(|length| *length >= PIECE_REST);
         let plans = lengths
             .flat_map(|longest| TILES.into_iter().map(move |rows| Self::of(shape, limits, rows, longest)));
-        let timed = plans.map(|plan| (plan, plan.ns(shape, timing, cores)));
-        timed.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are candidates")
+        // Chosen for a rounded length: a cache that grows keeps its plan, and with it its contexts.
+        let positions = shape.positions.next_power_of_two().clamp(PIECE_MIN, 2 * PIECE_MAX);
+        let rounded = AttentionShape { positions, ..*shape };
+        let timed = plans.map(|plan| (plan, plan.ns(&rounded, timing, cores)));
+        let (plan, _) = timed.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are candidates");
+        (plan, plan.ns(shape, timing, cores))
     }
 
     fn of(shape: &AttentionShape, limits: &TypeLimits, rows: usize, longest: usize) -> Self {
@@ -228,5 +232,13 @@ mod tests {
         assert_eq!(lengths(4096 + 1536), [2048, 2048, 1024, 512]);
         assert_eq!(lengths(200), [256]);
         assert_eq!(lengths(113), [128]);
+    }
+
+    #[test]
+    fn a_cache_that_grows_keeps_its_plan() {
+        let chip = Chip::by_name("rk3588").unwrap();
+        let limits = chip.limits(MatmulType::F16).unwrap();
+        let plan = |positions| AttentionPlan::best(&shape(512, 8, 2, positions), &chip.timing, limits, 3).0;
+        assert!((2049..40_000).step_by(97).all(|positions| plan(positions) == plan(2049)));
     }
 }
