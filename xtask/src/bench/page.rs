@@ -138,10 +138,7 @@ mod tests {
             let pair = Pair { model: model.into(), ..pair(Part::Attention) };
             save(&Found { pairs: vec![pair], ..Found::default() }, &path).unwrap();
             let with = fs::read_to_string(&path).unwrap();
-            assert!(
-                with.starts_with(page.trim_end()) && with.contains(&format!("## Attention\n\nA prompt")),
-                "{with}"
-            );
+            assert!(with.starts_with(page.trim_end()) && with.contains("## Attention\n\nA prompt"), "{with}");
             assert!(with.contains(&format!("| {model} |")) && with.matches("## ").count() == 4, "{with}");
         }
     }

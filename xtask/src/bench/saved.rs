@@ -59,7 +59,7 @@ mod tests {
             Found { rows: vec![row("a", Some(0.5)), row("b", None)], pairs: vec![pair(Part::Experts)] };
         let text = json(&found);
         fs::write(&path, format!("a line before\n{text}\n")).unwrap();
-        assert_eq!(json(&read(&[path.clone()]).unwrap()), text);
+        assert_eq!(json(&read(std::slice::from_ref(&path)).unwrap()), text);
         assert_eq!(read(&[path.clone(), path.clone()]).unwrap().rows.len(), 4);
         fs::write(&path, "no rows\n").unwrap();
         let error = read(&[path]).err().unwrap().to_string();
