@@ -43,7 +43,7 @@
 #define GGML_HOST_DEVICE_IGPU 2
 #define GGML_HOST_DEVICE_ACCEL 3
 
-/* ggml_tensor.flags: the node is to be computed */
+/* ggml_tensor.flags: the node is to be computed. ggml before 0.9.6 does not know it. */
 #define GGML_HOST_TENSOR_FLAG_COMPUTE 16
 
 /* enum ggml_type: part of the GGUF file format, so these never move. */
@@ -298,6 +298,11 @@ typedef int (*ggml_graph_n_nodes_fn)(struct ggml_cgraph *cgraph);
 typedef struct ggml_tensor *(*ggml_graph_node_fn)(struct ggml_cgraph *cgraph, int i);
 typedef struct ggml_context *(*ggml_init_fn)(struct ggml_init_params params);
 typedef void (*ggml_free_fn)(struct ggml_context *ctx);
+typedef size_t (*ggml_tensor_overhead_fn)(void);
+typedef struct ggml_tensor *(*ggml_new_tensor_2d_fn)(struct ggml_context *ctx, int32_t type, int64_t ne0, int64_t ne1);
+typedef struct ggml_tensor *(*ggml_mul_mat_fn)(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor *b);
+typedef struct ggml_tensor *(*ggml_set_name_fn)(struct ggml_tensor *tensor, const char *name);
+typedef void (*ggml_build_forward_expand_fn)(struct ggml_cgraph *cgraph, struct ggml_tensor *tensor);
 typedef size_t (*ggml_graph_overhead_custom_fn)(size_t size, bool grads);
 typedef struct ggml_cgraph *(*ggml_new_graph_custom_fn)(struct ggml_context *ctx, size_t size, bool grads);
 typedef void (*ggml_graph_add_node_fn)(struct ggml_cgraph *cgraph, struct ggml_tensor *tensor);
@@ -315,5 +320,9 @@ typedef void *(*ggml_backend_buffer_get_base_fn)(ggml_backend_buffer_t buffer);
 typedef void (*ggml_backend_buffer_free_fn)(ggml_backend_buffer_t buffer);
 typedef int32_t (*ggml_backend_tensor_alloc_fn)(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, void *addr);
 typedef void (*ggml_backend_tensor_set_fn)(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size);
+
+/* Optional: what a host may say of itself. The second is of the host's CPU backend. */
+typedef const char *(*ggml_version_fn)(void);
+typedef ggml_backend_reg_t (*ggml_backend_cpu_reg_fn)(void);
 
 #endif

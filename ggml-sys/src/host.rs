@@ -1,11 +1,11 @@
 //! The host's functions and op codes, resolved once when the plugin is loaded.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{c_int, CStr, CString};
 use std::ptr::NonNull;
 
 use crate::locate::{self, Scope};
 use crate::rows::RowReader;
-use crate::sys;
+use crate::{sample, sys};
 
 /// Which layout of the plugin ABI the host was built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub enum Generation {
     /// API version 3.
     V3,
 }
+
+/// A function that every ggml has.
+const MARKER: &CStr = c"ggml_backend_buffer_init";
 
 /// Why the host cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +40,16 @@ pub enum Error {
     },
     /// A generation that this version of the plugin does not speak.
     #[error(
-        "the host's ggml ({scope}) speaks a plugin ABI that is not known: it has {found}; known are v2 (neither), v2-2d \
-         (ggml_backend_tensor_set_2d) and v3 (both); a newer plugin may know it"
+        "the host's ggml {version} ({scope}) speaks a plugin ABI that is not known: {found}; known are v2 and v2-2d (version \
+         2) and v3 (version 3); a newer plugin may know it"
     )]
     Generation {
         /// Where ggml was found.
         scope: String,
+        /// Its version, as it says.
+        version: String,
         /// What tells it from those that are known.
-        found: &'static str,
+        found: String,
     },
 }
 
@@ -99,6 +104,11 @@ functions! {
     graph_node: ggml_graph_node_fn = "ggml_graph_node", "One node of a graph.";
     init: ggml_init_fn = "ggml_init", "A context for tensors and graphs.";
     free: ggml_free_fn = "ggml_free", "Frees that context.";
+    tensor_overhead: ggml_tensor_overhead_fn = "ggml_tensor_overhead", "Bytes a tensor needs in a context.";
+    new_tensor_2d: ggml_new_tensor_2d_fn = "ggml_new_tensor_2d", "A matrix in a context.";
+    mul_mat: ggml_mul_mat_fn = "ggml_mul_mat", "A node of a product.";
+    set_name: ggml_set_name_fn = "ggml_set_name", "Names a tensor.";
+    build_forward: ggml_build_forward_expand_fn = "ggml_build_forward_expand", "Adds a node and its sources.";
     graph_overhead: ggml_graph_overhead_custom_fn = "ggml_graph_overhead_custom", "Bytes a graph needs in a context.";
     new_graph: ggml_new_graph_custom_fn = "ggml_new_graph_custom", "A graph in a context.";
     graph_add_node: ggml_graph_add_node_fn = "ggml_graph_add_node", "Adds one node, not its sources.";
@@ -154,6 +164,8 @@ pub struct Host {
     pub ops: Ops,
     /// The layout of its tables of functions.
     pub generation: Generation,
+    /// Whether it marks the nodes that are to be computed, so that others are skipped.
+    marks_nodes: bool,
     /// Where its symbols were found.
     pub scope: String,
 }
@@ -164,11 +176,11 @@ impl Host {
     /// # Errors
     /// No ggml in the process, a function missing, or a generation that is not spoken.
     pub fn find() -> Result<Self, Error> {
-        let scope = locate::find(c"ggml_backend_buffer_init").map_err(|tried| Error::NotFound { tried })?;
-        let generation = match generation(|name| scope.symbol(name).is_some()) {
-            Ok(generation) => generation,
-            Err(found) => return Err(Error::Generation { scope: scope.name, found }),
-        };
+        let scope = locate::find(MARKER).map_err(|tried| Error::NotFound { tried })?;
+        let unknown =
+            |found| Error::Generation { scope: scope.name.clone(), version: version(&scope), found };
+        let generation =
+            generation(api_version(&scope), |name| scope.symbol(name).is_some()).map_err(unknown)?;
         let fns = Functions::resolve(&scope)?;
         // SAFETY: asked only for codes up to the op looked for, see `Ops::resolve`; names are static strings.
         let op_name = |op| unsafe { CStr::from_ptr((fns.op_name.get())(op)) }.to_string_lossy().into_owned();
@@ -177,7 +189,14 @@ impl Host {
             symbol: "ggml_op_name (of MUL_MAT, MUL_MAT_ID and the views)",
         };
         let ops = Ops::resolve(op_name).ok_or(missing)?;
-        Ok(Self { fns, ops, generation, scope: scope.name })
+        // SAFETY: the functions and codes are the host's own.
+        let marks_nodes = unsafe { sample::look(&fns, &ops) }.map_err(unknown)?;
+        Ok(Self { fns, ops, generation, marks_nodes, scope: scope.name })
+    }
+
+    /// Whether the host does not want the node computed.
+    pub fn skips(&self, node: &sys::ggml_tensor) -> bool {
+        self.marks_nodes && node.flags as u32 & sys::GGML_HOST_TENSOR_FLAG_COMPUTE == 0
     }
 
     /// [`Functions::buffer_init`] as hosts of v2 have it; only for those.
@@ -200,13 +219,50 @@ impl Host {
     }
 }
 
-/// Tells the generation by which functions exist; what was found if that fits none.
-fn generation(has: impl Fn(&CStr) -> bool) -> Result<Generation, &'static str> {
-    match (has(c"ggml_backend_tensor_set_2d"), has(c"ggml_backend_buft_alloc_buffer_n")) {
-        (true, true) => Ok(Generation::V3),
-        (true, false) => Ok(Generation::V2With2d),
-        (false, false) => Ok(Generation::V2),
-        (false, true) => Err("ggml_backend_buft_alloc_buffer_n without ggml_backend_tensor_set_2d"),
+/// Tells the generation by the API version of the host's own CPU backend, where that is known, and by which functions
+/// exist, which alone tell within version 2; what was found if that fits none.
+fn generation(version: Option<c_int>, has: impl Fn(&CStr) -> bool) -> Result<Generation, String> {
+    let (generation, expected, functions) =
+        match (has(c"ggml_backend_tensor_set_2d"), has(c"ggml_backend_buft_alloc_buffer_n")) {
+            (true, true) => (Generation::V3, sys::GGML_HOST_API_VERSION, "v3"),
+            (true, false) => (Generation::V2With2d, sys::GGML_HOST_API_VERSION_V2, "v2-2d"),
+            (false, false) => (Generation::V2, sys::GGML_HOST_API_VERSION_V2, "v2"),
+            (false, true) => {
+                return Err("ggml_backend_buft_alloc_buffer_n without ggml_backend_tensor_set_2d".to_owned());
+            }
+        };
+    match version {
+        Some(version) if version != expected as c_int => {
+            Err(format!("version {version}, with the functions of {functions}"))
+        }
+        _ => Ok(generation),
+    }
+}
+
+/// The API version that the host's own CPU backend was built with; `None` where no such backend is loaded yet.
+///
+/// The registry would know it too, but may be the one who is just asking for us.
+fn api_version(scope: &Scope) -> Option<c_int> {
+    let base = scope.symbol(MARKER);
+    // A process may hold another copy of ggml: only a backend of this one counts.
+    let backends = locate::loaded("libggml-cpu").filter(|backend| backend.symbol(MARKER) == base);
+    let address = std::iter::once(scope.clone())
+        .chain(backends)
+        .find_map(|scope| scope.symbol(c"ggml_backend_cpu_reg"))?;
+    // SAFETY: an `Option` of a function pointer has the layout of a pointer; the function has had this type in every
+    // version of ggml that has it.
+    let function: sys::ggml_backend_cpu_reg_fn = unsafe { std::mem::transmute(address) };
+    // SAFETY: it gives a static registration, which begins with the version in every generation.
+    unsafe { function?().as_ref() }.map(|reg| reg.api_version)
+}
+
+/// What the host says that its ggml is: "0.26.0".
+fn version(scope: &Scope) -> String {
+    let Some(address) = scope.symbol(c"ggml_version") else { return "of no known version".to_owned() };
+    // SAFETY: as in `api_version`; it gives a static string.
+    unsafe {
+        let function: sys::ggml_version_fn = std::mem::transmute(address);
+        function.map_or_else(String::new, |version| CStr::from_ptr(version()).to_string_lossy().into_owned())
     }
 }
 
@@ -215,13 +271,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_generation_follows_from_the_functions_that_exist() {
+    fn the_generation_follows_from_the_version_and_the_functions_that_exist() {
         let two_d = c"ggml_backend_tensor_set_2d";
         let batch = c"ggml_backend_buft_alloc_buffer_n";
-        assert_eq!(generation(|name| name == two_d || name == batch), Ok(Generation::V3));
-        assert_eq!(generation(|name| name == two_d), Ok(Generation::V2With2d));
-        assert_eq!(generation(|_| false), Ok(Generation::V2));
-        assert!(generation(|name| name == batch).is_err_and(|found| found.contains("without")));
+        let tell = |version, functions: &[&CStr]| generation(version, |name| functions.contains(&name));
+        for (version, functions, name, expected) in [
+            (2, &[][..], "v2", Generation::V2),
+            (2, &[two_d][..], "v2-2d", Generation::V2With2d),
+            (3, &[two_d, batch][..], "v3", Generation::V3),
+        ] {
+            assert_eq!(tell(Some(version), functions), Ok(expected));
+            assert_eq!(tell(None, functions), Ok(expected), "without a CPU backend the functions tell");
+            for other in [1, 4, 5 - version] {
+                let found = tell(Some(other), functions).unwrap_err();
+                assert_eq!(found, format!("version {other}, with the functions of {name}"));
+            }
+        }
+        assert!(tell(None, &[batch]).is_err_and(|found| found.contains("without")));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub fn find(marker: &CStr) -> Result<Scope, String> {
         .and_then(|path| Scope::loaded(&path))
         .into_iter()
         .chain(std::iter::once(Scope::default_scope()))
-        .chain(loaded_ggml_base().into_iter().filter_map(|path| Scope::loaded(&path)));
+        .chain(loaded("libggml-base"));
     for scope in candidates {
         if scope.symbol(marker).is_some() {
             return Ok(scope);
@@ -114,23 +114,27 @@ fn caller() -> Option<CString> {
     search.found
 }
 
-/// Paths of the loaded objects named `libggml-base*`.
-fn loaded_ggml_base() -> Vec<CString> {
+/// The loaded objects whose file name begins with `prefix`.
+pub fn loaded(prefix: &str) -> impl Iterator<Item = Scope> {
+    struct Search<'a> {
+        prefix: &'a [u8],
+        paths: Vec<CString>,
+    }
     extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, argument: *mut c_void) -> c_int {
-        // SAFETY: `argument` is the vector below; `info` is the loader's, alive during the callback.
-        let (paths, name) = unsafe { (&mut *argument.cast::<Vec<CString>>(), (*info).dlpi_name) };
+        // SAFETY: `argument` is the search below; `info` is the loader's, alive during the callback.
+        let (search, name) = unsafe { (&mut *argument.cast::<Search>(), (*info).dlpi_name) };
         if !name.is_null() {
             // SAFETY: a NUL-terminated path that belongs to the loader.
             let path: &CStr = unsafe { CStr::from_ptr(name.cast::<c_char>()) };
             let file = path.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            if file.starts_with(b"libggml-base") {
-                paths.push(path.to_owned());
+            if file.starts_with(search.prefix) {
+                search.paths.push(path.to_owned());
             }
         }
         0
     }
-    let mut paths: Vec<CString> = Vec::new();
-    // SAFETY: the callback matches dl_iterate_phdr's contract; `paths` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut paths).cast()) };
-    paths
+    let mut search = Search { prefix: prefix.as_bytes(), paths: Vec::new() };
+    // SAFETY: the callback matches dl_iterate_phdr's contract; `search` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+    search.paths.into_iter().filter_map(|path| Scope::loaded(&path))
 }

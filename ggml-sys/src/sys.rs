@@ -587,6 +587,22 @@ pub type ggml_graph_node_fn = ::core::option::Option<
 pub type ggml_init_fn =
     ::core::option::Option<unsafe extern "C" fn(params: ggml_init_params) -> *mut ggml_context>;
 pub type ggml_free_fn = ::core::option::Option<unsafe extern "C" fn(ctx: *mut ggml_context)>;
+pub type ggml_tensor_overhead_fn = ::core::option::Option<unsafe extern "C" fn() -> usize>;
+pub type ggml_new_tensor_2d_fn = ::core::option::Option<
+    unsafe extern "C" fn(ctx: *mut ggml_context, type_: i32, ne0: i64, ne1: i64) -> *mut ggml_tensor,
+>;
+pub type ggml_mul_mat_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        ctx: *mut ggml_context,
+        a: *mut ggml_tensor,
+        b: *mut ggml_tensor,
+    ) -> *mut ggml_tensor,
+>;
+pub type ggml_set_name_fn = ::core::option::Option<
+    unsafe extern "C" fn(tensor: *mut ggml_tensor, name: *const ::core::ffi::c_char) -> *mut ggml_tensor,
+>;
+pub type ggml_build_forward_expand_fn =
+    ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph, tensor: *mut ggml_tensor)>;
 pub type ggml_graph_overhead_custom_fn =
     ::core::option::Option<unsafe extern "C" fn(size: usize, grads: bool) -> usize>;
 pub type ggml_new_graph_custom_fn = ::core::option::Option<
@@ -640,3 +656,5 @@ pub type ggml_backend_tensor_set_fn = ::core::option::Option<
         size: usize,
     ),
 >;
+pub type ggml_version_fn = ::core::option::Option<unsafe extern "C" fn() -> *const ::core::ffi::c_char>;
+pub type ggml_backend_cpu_reg_fn = ::core::option::Option<unsafe extern "C" fn() -> ggml_backend_reg_t>;

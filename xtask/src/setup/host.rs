@@ -8,7 +8,9 @@ use std::thread;
 
 use flate2::read::GzDecoder;
 
-use super::download::{self, Fetch, Package, LLAMA_CPP, LLAMA_CPP_PYTHON, LLAMA_CPP_PYTHON_OLD};
+use super::download::{
+    self, Fetch, Package, LLAMA_CPP, LLAMA_CPP_PYTHON, LLAMA_CPP_PYTHON_OLD, LLAMA_CPP_SYS,
+};
 use crate::cache::{flags, Cache};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
@@ -25,6 +27,8 @@ pub struct Release {
     folder: &'static str,
     /// What is built. The CPU backend is a file of its own that nothing else depends on, so it is named too.
     targets: &'static [&'static str],
+    /// cmake's flags after those that all have.
+    flags: &'static [&'static str],
 }
 
 /// The one that everything is tried with; its plugin ABI is v3.
@@ -42,6 +46,7 @@ pub const CURRENT: Release = Release {
         "llama-server",
         "test-backend-ops",
     ],
+    flags: &[],
 };
 
 /// Of these only what their tests run is built.
@@ -53,6 +58,7 @@ pub const V2_2D: Release = Release {
     package: &LLAMA_CPP_PYTHON,
     folder: "llama_cpp_python-0.3.36/vendor/llama.cpp",
     targets: OLDER_TARGETS,
+    flags: &[],
 };
 
 /// With ggml 0.9.8, whose plugin ABI is v2 without them.
@@ -61,6 +67,22 @@ pub const V2: Release = Release {
     package: &LLAMA_CPP_PYTHON_OLD,
     folder: "llama_cpp_python-0.3.19/vendor/llama.cpp",
     targets: OLDER_TARGETS,
+    flags: &[],
+};
+
+/// With ggml 0.9.5, of v2 too, which does not mark the nodes that are to be computed: ggml alone, for a host in C.
+pub const V2_UNMARKED: Release = Release {
+    version: "sys-2-0.1.132",
+    package: &LLAMA_CPP_SYS,
+    folder: "llama-cpp-sys-2-0.1.132/llama.cpp",
+    targets: &["ggml", "ggml-cpu"],
+    // The package has no more than it needs.
+    flags: &[
+        "-DLLAMA_BUILD_COMMON=OFF",
+        "-DLLAMA_BUILD_TOOLS=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_BUILD_SERVER=OFF",
+    ],
 };
 
 /// Memory that a compiler may take, in bytes; small boards build with fewer of them at a time.
@@ -203,7 +225,7 @@ fn build(cache: &Cache, release: &Release) -> Result<()> {
     let step = Step::spinner(format!("configuring llama.cpp {version}"));
     let mut cmake = Command::new("cmake");
     cmake.args(["-G", "Ninja", "-S"]).arg(cache.source(version)).arg("-B").arg(&build);
-    cmake.args(flags(std::env::consts::ARCH));
+    cmake.args(flags(std::env::consts::ARCH)).args(release.flags);
     run_logged(&mut cmake, &log, &log_path, |_| {})?;
     step.done();
 

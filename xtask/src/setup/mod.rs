@@ -21,8 +21,8 @@ use std::env;
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
-use self::download::Pip;
-use self::host::{Host, Release, CURRENT, V2, V2_2D};
+use self::download::Indexes;
+use self::host::{Host, Release, CURRENT, V2, V2_2D, V2_UNMARKED};
 use self::packages::Need;
 use self::plugin::Plugin;
 use crate::cache::Cache;
@@ -37,6 +37,8 @@ pub const TEST_HOST_SOURCE: &str = "GGML_RKNPU_TEST_HOST_SOURCE";
 pub const TEST_HOST_V2_2D: &str = "GGML_RKNPU_TEST_HOST_V2_2D";
 /// The same with v2.
 pub const TEST_HOST_V2: &str = "GGML_RKNPU_TEST_HOST_V2";
+/// The folder of libraries of a ggml with v2 that does not mark the nodes that are to be computed, for tests.
+pub const TEST_HOST_V2_UNMARKED: &str = "GGML_RKNPU_TEST_HOST_V2_UNMARKED";
 /// The folder of llama-cpp-python, for tests.
 pub const TEST_PYTHON: &str = "GGML_RKNPU_TEST_PYTHON";
 /// The folder of node-llama-cpp, for tests.
@@ -126,10 +128,10 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
                 // Another set-up may have made it meanwhile.
                 let host = match known_host.or_else(|| Host::cached(&cache, &CURRENT)) {
                     Some(host) => host,
-                    None => host::prepare(&Pip, &cache, &CURRENT)?,
+                    None => host::prepare(&Indexes, &cache, &CURRENT)?,
                 };
                 if models_missing {
-                    models::prepare(&Pip, &host, &cache)?;
+                    models::prepare(&Indexes, &host, &cache)?;
                 }
                 Ok(host)
             })?
@@ -150,7 +152,9 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
 pub fn other_hosts() -> Result<Vec<(String, PathBuf)>> {
     let cache = Cache::from_env()?;
     let mut found = Vec::new();
-    for (variable, release) in [(TEST_HOST_V2_2D, V2_2D), (TEST_HOST_V2, V2)] {
+    for (variable, release) in
+        [(TEST_HOST_V2_2D, V2_2D), (TEST_HOST_V2, V2), (TEST_HOST_V2_UNMARKED, V2_UNMARKED)]
+    {
         let host = older_host(&cache, &release)?;
         if variable == TEST_HOST_V2_2D {
             found.push((TEST_PYTHON.to_owned(), bindings::python(&cache, &host)?));
@@ -173,7 +177,7 @@ fn older_host(cache: &Cache, release: &Release) -> Result<Host> {
     needs.sort();
     fill(cache, &needs, || match Host::cached(cache, release) {
         Some(host) => Ok(host),
-        None => host::prepare(&Pip, cache, release),
+        None => host::prepare(&Indexes, cache, release),
     })
 }
 
