@@ -2,18 +2,7 @@
 
 mod common;
 
-use common::{lab, output};
-
-/// Passed and all tests of `test-backend-ops` by its summary line ("  1044/1044 tests passed").
-fn summary(text: &str) -> (usize, usize) {
-    let line = text
-        .lines()
-        .find(|line| line.contains("tests passed"))
-        .unwrap_or_else(|| panic!("no summary:\n{text}"));
-    let fraction = line.split_whitespace().next().unwrap();
-    let (passed, all) = fraction.split_once('/').unwrap();
-    (passed.parse().unwrap(), all.parse().unwrap())
-}
+use common::{lab, output, summary};
 
 /// Cases of MUL_MAT_ID but those whose random weights take the host minutes to make: 512 or more experts in IQ3_S, and
 /// 128 experts of 4096 × 2048.

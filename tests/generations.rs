@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{lab, output, report, skip, Lab};
+use common::{lab, output, report, skip, summary, Lab};
 
 /// Cases of the op tests that are few and see all that differs: f16 and quantised weights, batches, rows few and many.
 const CASES: &str = "type_a=(f16|q8_0|q4_K)";
@@ -46,12 +46,9 @@ fn serves(lab: &Lab) {
     let mut suite = lab.npu("test-backend-ops", "rk3588");
     suite.args(["test", "-b", "RKNPU", "-o", "MUL_MAT", "-p", CASES]).env("RKNPU_REPORT", &path);
     let (out, err) = output(&mut suite);
-    let summary = out.lines().chain(err.lines()).find(|line| line.contains("tests passed"));
-    let summary = summary.unwrap_or_else(|| panic!("no summary: {out}{err}"));
-    let fraction = summary.split_whitespace().next().unwrap();
-    let (passed, all) = fraction.split_once('/').unwrap();
+    let (passed, all) = summary(&(out + &err));
     assert_eq!(passed, all);
-    assert!(all.parse::<u32>().unwrap() > 100, "a suite that ran {all} tests is no pass");
+    assert!(all > 100, "a suite that ran {all} tests is no pass");
     assert_eq!(report(&path)["fallbacks"], 0);
 }
 

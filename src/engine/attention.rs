@@ -12,7 +12,7 @@
 //! results are added to. Every size is bounded by the plan, whatever the lengths.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -109,13 +109,10 @@ pub struct Attention<'a> {
 
 impl Attention<'_> {
     /// Puts zeros for tokens of which all is masked.
-    fn clear(&mut self, sequence: usize, kv_head: usize, tokens: Range<usize>) {
-        let shape = self.shape;
-        let group = shape.group();
-        for token in tokens {
-            let row = (sequence * shape.tokens + token) * shape.heads + kv_head * group;
-            self.out[row * shape.value..(row + group) * shape.value].fill(0.0);
-        }
+    fn clear(&mut self, sequence: usize, tokens: Range<usize>) {
+        let AttentionShape { tokens: all, heads, value, .. } = self.shape;
+        let row = |token: usize| (sequence * all + token) * heads * value;
+        self.out[row(tokens.start)..row(tokens.end)].fill(0.0);
     }
 
     /// A head's factor of the mask, as the host defines it: powers of 2^(−max / heads).
@@ -284,6 +281,12 @@ impl Engine {
     }
 }
 
+/// The `elements` halves of B at a place.
+fn b_of<'a>(reads: &'a mut Slots, place: &Piece, elements: usize) -> Result<Divided<'a, u16>, Error> {
+    let (memory, range) = reads.place(place)?;
+    Ok(Divided::new(bytemuck::cast_slice_mut(&mut memory[range][..elements * 2])))
+}
+
 /// One node on its way.
 struct Flow<'a, 'b> {
     cores: &'a mut Cores,
@@ -311,21 +314,21 @@ impl Flow<'_, '_> {
         for (memory, end) in memories.iter_mut().zip([self.rings.weights.end(), self.rings.results.end()]) {
             memory.reserve(0, end / PAGE, PAGE)?;
         }
-        let finite = AtomicBool::new(true);
         let (ahead, count) = (self.ahead, tasks.len());
         let (mut packed, mut bands) = (0, 0);
         for step in 0..count + 2 * ahead {
             if let Some(task) = tasks.get(step) {
                 if packed == task.packed {
                     packed += 1;
-                    self.pack_piece(task, memories, &finite)?;
+                    if !self.pack_piece(task, memories)? {
+                        return Ok(false);
+                    }
                 }
                 if bands == task.band {
                     bands += 1;
-                    self.pack_queries(task, memories, rows, &finite)?;
-                }
-                if !finite.load(Relaxed) {
-                    return Ok(false);
+                    if !self.pack_queries(task, memories, rows)? {
+                        return Ok(false);
+                    }
                 }
                 self.give_scores(step, task, memories)?;
                 tickets[step % (ahead + 1)][0] = self.cores.ticket();
@@ -352,22 +355,35 @@ impl Flow<'_, '_> {
         let shape = self.attention.shape;
         let all = self.plan.tiles(&shape);
         for sequence in 0..shape.sequences {
-            for kv_head in 0..shape.kv_heads {
-                for start in (0..all).step_by(self.tiles) {
-                    self.list_band(sequence, kv_head, start..all.min(start + self.tiles), tasks);
+            let begin = tasks.len();
+            for start in (0..all).step_by(self.tiles) {
+                self.list_band(sequence, start..all.min(start + self.tiles), tasks);
+            }
+            // What the mask hides it hides of every head: the others have the same tasks.
+            let (Some(first), Some(last)) = (tasks.get(begin).copied(), tasks.last().copied()) else {
+                continue;
+            };
+            let (pieces, bands) = (last.packed + 1 - first.packed, last.band + 1 - first.band);
+            let end = tasks.len();
+            for kv_head in 1..shape.kv_heads {
+                for index in begin..end {
+                    let task = tasks[index];
+                    let (packed, band) = (task.packed + kv_head * pieces, task.band + kv_head * bands);
+                    tasks.push(Task { kv_head, packed, band, ..task });
                 }
             }
         }
     }
 
-    fn list_band(&mut self, sequence: usize, kv_head: usize, tiles: Range<usize>, tasks: &mut Vec<Task>) {
-        let shape = self.attention.shape;
+    /// Lists those of the first head of the cache.
+    fn list_band(&mut self, sequence: usize, tiles: Range<usize>, tasks: &mut Vec<Task>) {
+        let (shape, kv_head) = (self.attention.shape, 0);
         let begin = tasks.len();
         let (mut packed, band) = tasks.last().map_or((0, 0), |last| (last.packed + 1, last.band + 1));
         for piece in self.plan.pieces(shape.positions) {
             let before = tasks.len();
             for tile in tiles.clone() {
-                let masking = self.masking(sequence, kv_head, tile, &piece);
+                let masking = self.masking(sequence, tile, &piece);
                 if masking != Masking::Hides {
                     let (first, last) = (!tasks[begin..].iter().any(|task| task.tile == tile), false);
                     tasks.push(Task { sequence, kv_head, tile, piece, packed, band, masking, first, last });
@@ -378,12 +394,12 @@ impl Flow<'_, '_> {
         for tile in tiles {
             match tasks[begin..].iter_mut().rev().find(|task| task.tile == tile) {
                 Some(task) => task.last = true,
-                None => self.attention.clear(sequence, kv_head, self.plan.tokens_of(&shape, tile)),
+                None => self.attention.clear(sequence, self.plan.tokens_of(&shape, tile)),
             }
         }
     }
 
-    fn masking(&self, sequence: usize, kv_head: usize, tile: usize, piece: &Stretch) -> Masking {
+    fn masking(&self, sequence: usize, tile: usize, piece: &Stretch) -> Masking {
         let Some(mask) = &self.attention.mask else { return Masking::Nothing };
         let shape = self.attention.shape;
         if mask.extents[0] > 1 {
@@ -391,7 +407,7 @@ impl Flow<'_, '_> {
         }
         let (mut hides, mut nothing) = (true, true);
         for token in self.plan.tokens_of(&shape, tile) {
-            let row = mask.row(sequence, kv_head, token, piece.range());
+            let row = mask.row(sequence, 0, token, piece.range());
             hides = hides && row.iter().all(|half| *half == rows::MINUS_INFINITY);
             nothing = nothing && row.iter().all(|half| *half == 0);
             if !hides && !nothing {
@@ -417,46 +433,36 @@ impl Flow<'_, '_> {
         }
     }
 
-    /// Keys and values of a task's piece, each in its B.
-    fn pack_piece(&self, task: &Task, [reads, _]: &mut [Slots; 2], finite: &AtomicBool) -> Result<(), Error> {
-        let Task { piece, packed, .. } = task;
+    /// Keys and values of a task's piece, each in its B; false where one is no number.
+    fn pack_piece(&self, task: &Task, [reads, _]: &mut [Slots; 2]) -> Result<bool, Error> {
+        let Task { piece, packed, kv_head: head, sequence, .. } = task;
         let (keys, values) = (self.rings.keys.piece(*packed), self.rings.values.piece(*packed));
-        self.stats.stage(Stage::Pack, || {
-            for (place, wide, of_keys) in [(&keys, self.plan.head, true), (&values, self.plan.value, false)] {
-                let (memory, range) = reads.place(place)?;
-                let b = &mut memory[range][..wide * piece.padded * 2];
-                let b = Divided::new(bytemuck::cast_slice_mut(b));
-                let cached = if of_keys { &self.attention.keys } else { &self.attention.values };
-                let of = Positions { cached, head: task.kv_head, sequence: task.sequence, piece };
-                let done = if of_keys {
-                    of.pack_keys(self.pool, self.limits, &b)
-                } else {
-                    of.pack_values(self.pool, self.limits, &b)
-                };
-                if !done {
-                    finite.store(false, Relaxed);
-                }
-            }
-            Ok::<_, Error>(())
+        let of = |cached| Positions { cached, head: *head, sequence: *sequence, piece };
+        let finite = self.stats.stage(Stage::Pack, || {
+            let b = b_of(reads, &keys, self.plan.head * piece.padded)?;
+            let finite = of(&self.attention.keys).pack_keys(self.pool, self.limits, &b);
+            let b = b_of(reads, &values, self.plan.value * piece.padded)?;
+            Ok::<_, Error>(of(&self.attention.values).pack_values(self.pool, self.limits, &b) && finite)
         })?;
         self.stats.stage(Stage::Sync, || {
             reads.sync_to_device(&keys)?;
             reads.sync_to_device(&values)
-        })
+        })?;
+        Ok(finite)
     }
 
     fn queries_of(&self, task: &Task) -> Piece {
         self.rings.queries.piece(task.packed_tile(self.tiles))
     }
 
-    /// The queries of all tiles of a task's band.
+    /// The queries of all tiles of a task's band; false where one is no number.
     fn pack_queries(
         &self,
         task: &Task,
         [reads, _]: &mut [Slots; 2],
         rows: &mut rows::Room,
-        finite: &AtomicBool,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let mut finite = true;
         let start = task.tile / self.tiles * self.tiles;
         for tile in start..self.plan.tiles(&self.attention.shape).min(start + self.tiles) {
             let of_tile = Task { tile, ..*task };
@@ -465,14 +471,12 @@ impl Flow<'_, '_> {
                 let (memory, range) = reads.place(&place)?;
                 let weighing = self.weighing(&of_tile);
                 let a = &mut memory[range][..self.plan.rows * self.plan.head * 2];
-                if !weighing.pack_queries(self.pool, rows, (self.ahead, self.tiles), a) {
-                    finite.store(false, Relaxed);
-                }
+                finite &= weighing.pack_queries(self.pool, rows, (self.ahead, self.tiles), a);
                 Ok::<_, Error>(())
             })?;
             self.stats.stage(Stage::Sync, || reads.sync_to_device(&place))?;
         }
-        Ok(())
+        Ok(finite)
     }
 
     fn weighing<'c>(&'c self, task: &'c Task) -> Weighing<'c> {

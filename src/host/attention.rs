@@ -194,7 +194,7 @@ pub struct AttentionCosts(OnceLock<Option<Costs>>);
 
 /// Fewer tokens are left to the CPU by `auto`. llama.cpp asks once who would do attention of one token of each sequence, and
 /// without any of a model's layers being on a device it turns it off where that is not the CPU.
-pub(super) const FEW_TOKENS: usize = 64;
+const FEW_TOKENS: usize = 64;
 
 /// What the CPU takes.
 #[derive(Debug, Clone, Copy)]
@@ -208,11 +208,20 @@ pub(super) struct Costs {
 }
 
 impl Device {
+    /// Whether the NPU may do attention of so many tokens at all.
+    pub(super) fn may_attend(&self, tokens: usize) -> bool {
+        // One token's keys and values are read once: nothing is gained by packing them first.
+        let few = match self.attention {
+            Who::Auto => FEW_TOKENS,
+            Who::Npu => 2,
+            Who::Cpu => return false,
+        };
+        tokens >= few && !self.given_up.load(Relaxed)
+    }
+
     /// Whether the NPU is to do attention of that shape; the same answer for the same shape as long as the process lives.
     pub fn attends(&self, node: &AttentionNode) -> bool {
-        // One token's keys and values are read once: nothing is gained by packing them first.
-        let few = if self.attention == Who::Npu { 2 } else { FEW_TOKENS };
-        if self.attention == Who::Cpu || node.shape.tokens < few || self.given_up.load(Relaxed) {
+        if !self.may_attend(node.shape.tokens) {
             return false;
         }
         let engine = self.engine.lock();

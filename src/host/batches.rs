@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::attention::{Who, FEW_TOKENS};
+use super::attention::Who;
 use super::device::{Counted, Device, GROUP};
 use super::product::Product;
 use super::weight::{HostWeight, Job, Weight};
@@ -21,13 +21,7 @@ impl Device {
     /// Whether the NPU is to multiply by a matrix that is computed; the same answer for the same product as long as the
     /// process lives.
     pub fn multiplies_computed(&self, product: &Product) -> bool {
-        let few = if self.attention == Who::Npu { 2 } else { FEW_TOKENS };
-        if product.reader.name() != COMPUTED
-            || self.attention == Who::Cpu
-            || product.rows < few
-            || product.batch_count() < 2
-            || self.given_up.load(Relaxed)
-        {
+        if product.reader.name() != COMPUTED || product.batch_count() < 2 || !self.may_attend(product.rows) {
             return false;
         }
         let engine = self.engine.lock();

@@ -9,7 +9,7 @@
 
 pub use super::halves::from_halves;
 
-use super::fast::vectorised;
+use super::fast::{vectorised, ROUND};
 
 /// [`scores`] adds a mask.
 pub const MASKED: usize = 1;
@@ -18,8 +18,6 @@ pub const CAPPED: usize = 2;
 
 /// log₂ e.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// As [`super::fast`]: its low bits become the nearest integer of what is added to it.
-const ROUND: f32 = 12_582_912.0;
 /// 2^x for −½ ≤ x ≤ ½ by its Taylor series, whose next term is below 2·10⁻⁸: ln(2)ⁿ / n!.
 const EXP2: [f32; 7] =
     [1.0, std::f32::consts::LN_2, 0.240_226_5, 0.055_504_11, 0.009_618_129, 0.001_333_355_8, 0.000_154_035_3];

@@ -32,7 +32,7 @@ pub(super) use vectorised;
 
 /// Adding and subtracting this rounds a float below 2²² to the nearest integer, ties to even, and leaves it in
 /// the low bits of the sum.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 const SIGN_OFF: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
 

@@ -75,6 +75,17 @@ impl Lab {
     }
 }
 
+/// Passed and all tests of `test-backend-ops` by its summary line ("  1044/1044 tests passed").
+pub fn summary(text: &str) -> (usize, usize) {
+    let line = text
+        .lines()
+        .find(|line| line.contains("tests passed"))
+        .unwrap_or_else(|| panic!("no summary:\n{text}"));
+    let fraction = line.split_whitespace().next().unwrap();
+    let (passed, all) = fraction.split_once('/').unwrap();
+    (passed.parse().unwrap(), all.parse().unwrap())
+}
+
 /// Runs a command to its end; its stdout, and stderr after it. Fails the test when the command fails.
 pub fn output(command: &mut Command) -> (String, String) {
     let output = command.stdin(std::process::Stdio::null()).output().expect("the program starts");
