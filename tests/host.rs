@@ -114,6 +114,55 @@ fn a_weight_that_is_written_again_is_converted_again() {
     assert!(product.run(&activations).iter().all(|value| *value == 0.0));
 }
 
+/// What an RPC server gives us: a whole graph, whose buffers nobody marked. It multiplies by a leaf, writes to a part of it
+/// through a view, multiplies again, and by a sum that it has just computed.
+#[test]
+fn a_weight_that_a_served_graph_writes_is_converted_again() {
+    let Some(ggml) = host("a_weight_that_a_served_graph_writes_is_converted_again") else { return };
+    let (k, n, rows) = (256usize, 64usize, 4usize);
+    let (context, backend) = (ggml.context(), ggml.backend());
+    let old = numbers(1, k * n);
+    let activations = numbers(2, k * rows);
+    let new_rows = numbers(3, k * 8);
+    let mut new = old.clone();
+    new[k * 16..k * 24].copy_from_slice(&new_rows);
+    let doubled: Vec<f32> = new.iter().map(|value| value * 2.0).collect();
+    // SAFETY: the host's functions on its own live objects; what is copied fits.
+    unsafe {
+        let tensor = |n: usize| (ggml.ggml_new_tensor_4d)(context, F32, k as i64, n as i64, 1, 1);
+        let (weight, x, source) = (tensor(n), tensor(rows), tensor(8));
+        let row = k * 4;
+        let part = (ggml.ggml_view_4d)(context, weight, k as i64, 8, 1, 1, row, row * 8, row * 8, 16 * row);
+        let before = (ggml.ggml_mul_mat)(context, weight, x);
+        let written = (ggml.ggml_cpy)(context, source, part);
+        let after = (ggml.ggml_mul_mat)(context, weight, x);
+        let sum = (ggml.ggml_add)(context, weight, weight);
+        let by_sum = (ggml.ggml_mul_mat)(context, sum, x);
+        let graph = (ggml.ggml_new_graph)(context);
+        for node in [before, written, after, sum, by_sum] {
+            (ggml.ggml_build_forward_expand)(graph, node);
+        }
+        let buffer = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
+        for _ in 0..2 {
+            for (tensor, values) in [(weight, &old), (x, &activations), (source, &new_rows)] {
+                ggml.set(tensor, k, values);
+            }
+            assert_eq!((ggml.ggml_backend_graph_compute)(backend, graph), 0);
+            for (out, weight, what) in
+                [(before, &old, "before"), (after, &new, "after"), (by_sum, &doubled, "by a sum")]
+            {
+                let mut got = vec![0f32; rows * n];
+                (ggml.ggml_backend_tensor_get)(out, got.as_mut_ptr().cast(), 0, got.len() * 4);
+                let error = nmse(&got, &oracle(weight, &activations, k));
+                assert!(error < 1e-6, "{what}: NMSE {error}");
+            }
+        }
+        (ggml.ggml_backend_buffer_free)(buffer);
+        (ggml.ggml_backend_free)(backend);
+        (ggml.ggml_free)(context);
+    }
+}
+
 #[test]
 fn infinities_and_nans_stay_in_their_rows() {
     let Some(ggml) = host("infinities_and_nans_stay_in_their_rows") else { return };

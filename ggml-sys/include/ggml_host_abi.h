@@ -306,6 +306,7 @@ typedef void (*ggml_build_forward_expand_fn)(struct ggml_cgraph *cgraph, struct 
 typedef size_t (*ggml_graph_overhead_custom_fn)(size_t size, bool grads);
 typedef struct ggml_cgraph *(*ggml_new_graph_custom_fn)(struct ggml_context *ctx, size_t size, bool grads);
 typedef void (*ggml_graph_add_node_fn)(struct ggml_cgraph *cgraph, struct ggml_tensor *tensor);
+typedef void (*ggml_graph_clear_fn)(struct ggml_cgraph *cgraph);
 typedef int32_t (*ggml_backend_graph_compute_fn)(ggml_backend_t backend, struct ggml_cgraph *cgraph);
 typedef void (*ggml_backend_free_fn)(ggml_backend_t backend);
 typedef ggml_backend_t (*ggml_backend_init_by_type_fn)(int32_t type, const char *params);

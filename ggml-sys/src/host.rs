@@ -112,6 +112,7 @@ functions! {
     graph_overhead: ggml_graph_overhead_custom_fn = "ggml_graph_overhead_custom", "Bytes a graph needs in a context.";
     new_graph: ggml_new_graph_custom_fn = "ggml_new_graph_custom", "A graph in a context.";
     graph_add_node: ggml_graph_add_node_fn = "ggml_graph_add_node", "Adds one node, not its sources.";
+    graph_clear: ggml_graph_clear_fn = "ggml_graph_clear", "Takes all nodes out of a graph.";
     graph_compute: ggml_backend_graph_compute_fn = "ggml_backend_graph_compute", "Runs a graph on a backend.";
     backend_free: ggml_backend_free_fn = "ggml_backend_free", "Frees a backend.";
     init_by_type: ggml_backend_init_by_type_fn = "ggml_backend_init_by_type", "A backend from the registry, by device type.";

@@ -610,6 +610,7 @@ pub type ggml_new_graph_custom_fn = ::core::option::Option<
 >;
 pub type ggml_graph_add_node_fn =
     ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph, tensor: *mut ggml_tensor)>;
+pub type ggml_graph_clear_fn = ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph)>;
 pub type ggml_backend_graph_compute_fn =
     ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t, cgraph: *mut ggml_cgraph) -> i32>;
 pub type ggml_backend_free_fn = ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t)>;

@@ -146,7 +146,7 @@ pub fn costs(host: &Host, cpu: &mut HostCpu) -> Option<HostCosts> {
         for _ in 0..3 {
             let started = Instant::now();
             // SAFETY: a complete node, whose sources are in memory.
-            if unsafe { cpu.compute(host, node) } != sys::GGML_HOST_STATUS_SUCCESS as i32 {
+            if unsafe { cpu.compute(host, &[&raw mut *node]) } != sys::GGML_HOST_STATUS_SUCCESS as i32 {
                 return None;
             }
             best = best.min(started.elapsed().as_nanos() as f64);

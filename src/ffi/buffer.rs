@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use ggml_sys::sys;
 
-use super::registry::{state, with_device, State};
+use super::registry::{self, state, with_device, State};
 use super::{generation, shield};
 use crate::host::device::NAME;
 use crate::log;
@@ -173,41 +173,64 @@ unsafe fn context(buffer: sys::ggml_backend_buffer_t) -> *mut Region {
 /// `buffer` is null or live.
 pub unsafe fn is_lent(buffer: sys::ggml_backend_buffer_t) -> bool {
     // SAFETY: null or live; buffers of our type were made by `create`.
-    unsafe { is_of_type(buffer, super::device::buffer_type()) && region(buffer).owned.is_none() }
+    unsafe { is_ours(buffer) && region(buffer).owned.is_none() }
 }
 
-/// Whether a buffer is of that type.
+/// Whether a buffer is one of ours.
 ///
 /// # Safety
 /// `buffer` is null or live.
-pub unsafe fn is_of_type(buffer: sys::ggml_backend_buffer_t, kind: sys::ggml_backend_buffer_type_t) -> bool {
+pub unsafe fn is_ours(buffer: sys::ggml_backend_buffer_t) -> bool {
+    let ours = super::device::buffer_type();
     // SAFETY: live if it is not null.
     !buffer.is_null()
-        && state().is_some_and(|state| unsafe { (state.host.fns.buffer_type.get())(buffer) } == kind)
+        && state().is_some_and(|state| unsafe { (state.host.fns.buffer_type.get())(buffer) } == ours)
+}
+
+/// The addresses of a buffer, if it is one of ours that the host did not say the use of.
+///
+/// # Safety
+/// As [`is_ours`].
+pub unsafe fn unmarked(buffer: sys::ggml_backend_buffer_t) -> Option<(usize, usize)> {
+    // SAFETY: live if it is not null; buffers of our type were made by `create`.
+    unsafe {
+        let range = is_ours(buffer).then(|| region(buffer).range())?;
+        is_for(buffer, sys::GGML_HOST_USAGE_ANY).then_some((range.start, range.end))
+    }
 }
 
 /// Whether the host said that a buffer holds weights.
 ///
 /// # Safety
-/// As [`is_of_type`].
+/// As [`is_ours`].
 pub unsafe fn is_of_weights(buffer: sys::ggml_backend_buffer_t) -> bool {
-    // SAFETY: live if it is not null.
-    let usage = |state: &State| unsafe { (state.host.fns.buffer_usage.get())(buffer) };
-    !buffer.is_null() && state().is_some_and(|state| usage(state) as u32 == sys::GGML_HOST_USAGE_WEIGHTS)
+    // SAFETY: by the contract.
+    unsafe { is_for(buffer, sys::GGML_HOST_USAGE_WEIGHTS) }
 }
 
-/// Forgets the converted copies of weights in `range`.
-fn invalidate(range: &Range<usize>) {
-    if let Some((_, registered)) = with_device() {
-        registered.device.invalidate(range);
-    }
+/// Whether the host said that a buffer has that use.
+///
+/// # Safety
+/// As [`is_ours`].
+unsafe fn is_for(buffer: sys::ggml_backend_buffer_t, usage: u32) -> bool {
+    // SAFETY: live if it is not null.
+    let is = |state: &State| unsafe { (state.host.fns.buffer_usage.get())(buffer) } as u32 == usage;
+    !buffer.is_null() && state().is_some_and(is)
+}
+
+/// Forgets the converted copies of weights in `range`; whether there were any.
+fn invalidate(range: &Range<usize>) -> bool {
+    with_device().is_some_and(|(_, registered)| registered.device.invalidate(range))
 }
 
 unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
     shield("free_buffer", (), || {
         // SAFETY: made by `create`; the host frees it once.
         let region = unsafe { Box::from_raw(context(buffer)) };
-        invalidate(&region.range());
+        // A model goes. A server that is killed by a signal writes no report any more.
+        if invalidate(&region.range()) {
+            registry::write_report();
+        }
     });
 }
 

@@ -6,6 +6,8 @@ use super::host_copy::{empty, shape};
 use crate::engine::Activations;
 
 const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
+/// The most nodes that are computed at once.
+pub const NODES: usize = 128;
 
 /// The backend, made when it is first needed; freed never, as the host's backends are.
 pub struct HostCpu {
@@ -13,6 +15,8 @@ pub struct HostCpu {
     threads: usize,
     applied: usize,
     product: Option<SingleProduct>,
+    /// A graph of up to [`NODES`] nodes, made once.
+    nodes: *mut sys::ggml_cgraph,
 }
 
 /// A graph of one product, made once: only what its tensors say changes.
@@ -29,7 +33,8 @@ unsafe impl Send for HostCpu {}
 
 impl Default for HostCpu {
     fn default() -> Self {
-        Self { backend: std::ptr::null_mut(), threads: 0, applied: 0, product: None }
+        let (backend, nodes) = (std::ptr::null_mut(), std::ptr::null_mut());
+        Self { backend, threads: 0, applied: 0, product: None, nodes }
     }
 }
 
@@ -64,22 +69,29 @@ impl HostCpu {
         true
     }
 
-    /// Computes one node, whose sources are in host memory; the host's status.
+    /// Computes nodes in their order, at most [`NODES`] of them, whose sources are in host memory; the host's status.
     ///
     /// # Safety
-    /// `node` is a live node with allocated sources.
-    pub unsafe fn compute(&mut self, host: &Host, node: *mut sys::ggml_tensor) -> i32 {
+    /// They are live nodes with allocated sources, which are computed already or among the nodes before.
+    pub unsafe fn compute(&mut self, host: &Host, nodes: &[*mut sys::ggml_tensor]) -> i32 {
         if !self.is_ready(host) {
             return FAILED;
         }
+        if self.nodes.is_null() {
+            self.nodes = graph_of(host, NODES).unwrap_or(std::ptr::null_mut());
+        }
+        if self.nodes.is_null() || nodes.len() > NODES {
+            return FAILED;
+        }
         let fns = &host.fns;
-        // SAFETY: a graph of one node in a context of its own, which is freed before return. The node's sources
-        // are not part of the graph: they are computed already.
+        // SAFETY: our own graph with room for the nodes, which are live by the contract. Nothing reads what the graph
+        // holds after this call.
         unsafe {
-            let Some((context, graph)) = graph_of(host, node) else { return FAILED };
-            let status = (fns.graph_compute.get())(self.backend, graph);
-            (fns.free.get())(context);
-            status
+            (fns.graph_clear.get())(self.nodes);
+            for node in nodes {
+                (fns.graph_add_node.get())(self.nodes, *node);
+            }
+            (fns.graph_compute.get())(self.backend, self.nodes)
         }
     }
 
@@ -143,32 +155,22 @@ impl SingleProduct {
         product.op = host.ops.mul_mat;
         product.flags = sys::GGML_HOST_TENSOR_FLAG_COMPUTE as i32;
         let node = Box::into_raw(Box::new(product));
-        // SAFETY: the node is never freed.
-        let (_, graph) = unsafe { graph_of(host, node) }?;
+        let graph = graph_of(host, 1)?;
+        // SAFETY: the graph has room for it, and it is never freed.
+        unsafe { (host.fns.graph_add_node.get())(graph, node) };
         Some(Self { graph, rows: Box::new(empty()), node })
     }
 }
 
-/// A graph of one node, and the context that holds it.
-///
-/// # Safety
-/// `node` is live as long as the graph is used.
-unsafe fn graph_of(
-    host: &Host,
-    node: *mut sys::ggml_tensor,
-) -> Option<(*mut sys::ggml_context, *mut sys::ggml_cgraph)> {
+/// An empty graph with room for so many nodes, which stays as long as the process, as the backend does.
+fn graph_of(host: &Host, nodes: usize) -> Option<*mut sys::ggml_cgraph> {
     let fns = &host.fns;
     // SAFETY: plain parameters, then the host's own objects.
     unsafe {
-        let size = (fns.graph_overhead.get())(1, false) + 1024;
+        let size = (fns.graph_overhead.get())(nodes, false) + 1024;
         let params =
             sys::ggml_init_params { mem_size: size, mem_buffer: std::ptr::null_mut(), no_alloc: true };
         let context = (fns.init.get())(params);
-        if context.is_null() {
-            return None;
-        }
-        let graph = (fns.new_graph.get())(context, 1, false);
-        (fns.graph_add_node.get())(graph, node);
-        Some((context, graph))
+        (!context.is_null()).then(|| (fns.new_graph.get())(context, nodes, false))
     }
 }

@@ -106,7 +106,7 @@ unsafe extern "C" fn supports_op(_dev: sys::ggml_backend_dev_t, op: *const sys::
             return false;
         };
         // SAFETY: as above.
-        unsafe { tensor::supports(state, &registered.device, op, buffer_type()) }
+        unsafe { tensor::supports(state, &registered.device, op) }
     })
 }
 

@@ -1,5 +1,6 @@
 //! A graph's nodes in groups: products that do not wait for each other go to the engine together, so that the NPU
-//! runs on from one to the next and rows that they share are prepared once. Everything else is done at its turn.
+//! runs on from one to the next and rows that they share are prepared once. What the NPU does not do waits likewise, for
+//! the host's CPU backend. The two never wait at once, so that every node finds its sources computed.
 
 use std::ops::Range;
 
@@ -7,11 +8,12 @@ use ggml_sys::sys;
 
 use super::attention;
 use super::backend::{FAILED, SUCCESS};
+use super::cpu::NODES;
 use super::registry::{Registered, State};
 use super::tensor;
 use crate::host::device::{Job, GROUP};
 use crate::host::experts::ExpertProduct;
-use crate::host::mixture::{Mixture, NODES};
+use crate::host::mixture::{Mixture, NODES as MIXTURES};
 use crate::host::product::Product;
 use crate::log;
 
@@ -19,6 +21,7 @@ use crate::log;
 struct Waiting {
     node: *mut sys::ggml_tensor,
     product: Product,
+    weight: Range<usize>,
     reads: Range<usize>,
     writes: Range<usize>,
 }
@@ -29,13 +32,16 @@ struct WaitingExperts {
     product: ExpertProduct,
 }
 
-/// Products that wait for their group to be full.
+/// Nodes that wait for their group to be full.
 pub struct Group<'a> {
     state: &'a State,
     registered: &'a Registered,
     waiting: [Option<Waiting>; GROUP],
     count: usize,
-    experts: [Option<WaitingExperts>; NODES],
+    experts: [Option<WaitingExperts>; MIXTURES],
+    /// Nodes that wait for the host's CPU backend.
+    others: [*mut sys::ggml_tensor; NODES],
+    other_count: usize,
 }
 
 impl<'a> Group<'a> {
@@ -46,24 +52,27 @@ impl<'a> Group<'a> {
             registered,
             waiting: [const { None }; GROUP],
             count: 0,
-            experts: [const { None }; NODES],
+            experts: [const { None }; MIXTURES],
+            others: [std::ptr::null_mut(); NODES],
+            other_count: 0,
         }
     }
 
     /// Takes the graph's next node; the host's status, SUCCESS while it waits.
     ///
     /// # Safety
-    /// `node` and its sources are live until [`Self::finish`], allocated, and computed but for the nodes taken before.
+    /// `node` is null, or it and its sources are live until [`Self::finish`], allocated, and computed but for the nodes
+    /// taken before.
     pub unsafe fn take(&mut self, node: *mut sys::ggml_tensor) -> i32 {
         let ops = &self.state.host.ops;
         // SAFETY: live by the contract; the reference ends before anybody writes through the pointer.
-        let tensor = unsafe { &*node };
+        let Some(tensor) = (unsafe { node.as_ref() }) else { return SUCCESS };
         if self.state.host.skips(tensor) || tensor.op == ops.none || ops.views.contains(&tensor.op) {
             return SUCCESS;
         }
         if tensor.op == ops.mul_mat {
             // SAFETY: by the contract.
-            match unsafe { tensor::product(self.state, tensor) } {
+            match unsafe { tensor::taken_product(self.state, &self.registered.device, tensor) } {
                 Ok(product) if product.is_empty() => return SUCCESS,
                 // SAFETY: by the contract.
                 Ok(product) => return unsafe { self.wait(node, product) },
@@ -72,23 +81,47 @@ impl<'a> Group<'a> {
         }
         if tensor.op == ops.mul_mat_id {
             // SAFETY: by the contract.
-            match unsafe { tensor::experts(self.state, tensor) } {
+            match unsafe { tensor::taken_experts(self.state, &self.registered.device, tensor) } {
                 Ok(product) if product.is_empty() => return SUCCESS,
                 // SAFETY: by the contract.
                 Ok(product) => return unsafe { self.wait_for_experts(node, product) },
                 Err(reason) => log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor)),
             }
         }
-        let status = self.finish();
-        if status != SUCCESS {
-            return status;
-        }
-        // SAFETY: by the contract.
-        if tensor.op == ops.flash_attn_ext && unsafe { self.attend(node) } {
-            return SUCCESS;
+        if tensor.op == ops.flash_attn_ext {
+            let status = self.finish();
+            // SAFETY: by the contract.
+            if status != SUCCESS || unsafe { self.attend(node) } {
+                return status;
+            }
         }
         // SAFETY: as above.
-        unsafe { self.on_the_cpu(node) }
+        unsafe { self.wait_for_cpu(node) }
+    }
+
+    /// Lets a node wait for the host's CPU backend.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn wait_for_cpu(&mut self, node: *mut sys::ggml_tensor) -> i32 {
+        let status = match self.finish_npu() {
+            SUCCESS if self.other_count == NODES => self.finish_others(),
+            status => status,
+        };
+        self.others[self.other_count % NODES] = node;
+        self.other_count += 1;
+        // SAFETY: live by the contract.
+        self.wrote(unsafe { &*node });
+        status
+    }
+
+    /// Notes that a node's data is written, now or before anything else is begun: it may be a weight of a later product.
+    fn wrote(&self, node: &sys::ggml_tensor) {
+        let bytes = (0..4).map(|i| node.ne[i].max(0) as usize * node.nb[i]);
+        // Of the first dimension a block may hold several elements; the second one's stride covers it.
+        let bytes = bytes.skip(1).max().unwrap_or(0).max(node.nb[0]);
+        let start = node.data as usize;
+        self.registered.device.wrote(&(start..start.saturating_add(bytes)));
     }
 
     /// Does attention; false when the CPU is to do it.
@@ -117,10 +150,25 @@ impl<'a> Group<'a> {
 
     /// Does what waits; the host's status.
     pub fn finish(&mut self) -> i32 {
+        match self.finish_npu() {
+            SUCCESS => self.finish_others(),
+            status => status,
+        }
+    }
+
+    /// Does what waits for the NPU.
+    fn finish_npu(&mut self) -> i32 {
         match self.finish_products() {
             SUCCESS => self.finish_experts(),
             status => status,
         }
+    }
+
+    /// Does what waits for the CPU.
+    fn finish_others(&mut self) -> i32 {
+        let count = std::mem::take(&mut self.other_count);
+        // SAFETY: by the contract of `take`.
+        unsafe { self.on_the_cpu(&self.others[..count]) }
     }
 
     fn finish_products(&mut self) -> i32 {
@@ -133,7 +181,7 @@ impl<'a> Group<'a> {
             let mut before: Option<(usize, usize)> = None;
             for (job, Waiting { node, product, .. }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
                 // SAFETY: by the contract of `take`; no two of the group overlap in what they write.
-                *job = unsafe { tensor::jobs(&**node, product) }.and_then(|mut jobs| jobs.next());
+                *job = unsafe { tensor::jobs(self.state, &**node, product) }.and_then(|mut jobs| jobs.next());
                 let rows =
                     job.as_ref().map(|job| (job.activations.data.as_ptr() as usize, job.activations.stride));
                 if let Some(job) = job {
@@ -150,15 +198,15 @@ impl<'a> Group<'a> {
     }
 
     fn finish_experts(&mut self) -> i32 {
-        let waiting = std::mem::replace(&mut self.experts, [const { None }; NODES]);
+        let waiting = std::mem::replace(&mut self.experts, [const { None }; MIXTURES]);
         let Some(WaitingExperts { node: first, product }) = &waiting[0] else { return SUCCESS };
-        let mut done = [false; NODES];
+        let mut done = [false; MIXTURES];
         {
-            let mut jobs = [const { None }; NODES];
+            let mut jobs = [const { None }; MIXTURES];
             let mut activations = None;
             for (job, WaitingExperts { node, product }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
                 // SAFETY: by the contract of `take`; no two of them overlap in what they write.
-                if let Some((one, rows)) = unsafe { tensor::expert_job(&**node, product) } {
+                if let Some((one, rows)) = unsafe { tensor::expert_job(self.state, &**node, product) } {
                     (*job, activations) = (Some(one), Some(rows));
                 }
             }
@@ -191,6 +239,12 @@ impl<'a> Group<'a> {
     /// # Safety
     /// As [`Self::take`].
     unsafe fn wait_for_experts(&mut self, node: *mut sys::ggml_tensor, product: ExpertProduct) -> i32 {
+        let status = self.finish_others();
+        if status != SUCCESS {
+            return status;
+        }
+        // SAFETY: live by the contract.
+        self.wrote(unsafe { &*node });
         let full = self.experts.iter().all(Option::is_some);
         // SAFETY: live by the contract.
         let joins = self.experts.iter().flatten().all(|other| unsafe { alike(&*other.node, &*node) });
@@ -211,6 +265,10 @@ impl<'a> Group<'a> {
     /// # Safety
     /// As [`Self::take`].
     unsafe fn wait(&mut self, node: *mut sys::ggml_tensor, product: Product) -> i32 {
+        let status = self.finish_others();
+        if status != SUCCESS {
+            return status;
+        }
         let several = product.batches().nth(1).is_some();
         if several || self.experts[0].is_some() {
             let status = self.finish();
@@ -218,15 +276,22 @@ impl<'a> Group<'a> {
                 return status;
             }
         }
+        // SAFETY: live by the contract.
+        self.wrote(unsafe { &*node });
         if several {
             // SAFETY: as above.
             return unsafe { self.batches(node, &product) };
         }
         // SAFETY: live by the contract.
-        let (reads, writes) = unsafe { (span(&*(*node).src[1]), span(&*node)) };
+        let (weight, reads, writes) =
+            unsafe { (span(&*(*node).src[0]), span(&*(*node).src[1]), span(&*node)) };
         let meets = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
         let waits = self.waiting.iter().flatten().any(|other| {
-            meets(&reads, &other.writes) || meets(&writes, &other.writes) || meets(&writes, &other.reads)
+            meets(&reads, &other.writes)
+                || meets(&weight, &other.writes)
+                || meets(&writes, &other.writes)
+                || meets(&writes, &other.reads)
+                || meets(&writes, &other.weight)
         });
         if waits || self.count == GROUP {
             let status = self.finish();
@@ -234,7 +299,7 @@ impl<'a> Group<'a> {
                 return status;
             }
         }
-        self.waiting[self.count] = Some(Waiting { node, product, reads, writes });
+        self.waiting[self.count] = Some(Waiting { node, product, weight, reads, writes });
         self.count += 1;
         SUCCESS
     }
@@ -245,13 +310,13 @@ impl<'a> Group<'a> {
     /// As [`Self::take`].
     unsafe fn batches(&mut self, node: *mut sys::ggml_tensor, product: &Product) -> i32 {
         // SAFETY: by the contract.
-        let done = unsafe { tensor::jobs(&*node, product) }
+        let done = unsafe { tensor::jobs(self.state, &*node, product) }
             .is_some_and(|jobs| self.registered.device.multiply_batches(jobs));
         if done {
             return SUCCESS;
         }
         // SAFETY: as above.
-        unsafe { self.on_the_cpu(node) }
+        unsafe { self.on_the_cpu(&[node]) }
     }
 
     /// Has the host's CPU backend compute the nodes that are not done; the host's status.
@@ -261,7 +326,7 @@ impl<'a> Group<'a> {
     unsafe fn do_the_rest(&self, nodes: impl Iterator<Item = (*mut sys::ggml_tensor, bool)>) -> i32 {
         for (node, _) in nodes.filter(|(_, done)| !done) {
             // SAFETY: by the contract.
-            let status = unsafe { self.on_the_cpu(node) };
+            let status = unsafe { self.on_the_cpu(&[node]) };
             if status != SUCCESS {
                 return status;
             }
@@ -269,16 +334,18 @@ impl<'a> Group<'a> {
         SUCCESS
     }
 
-    /// Has the host's CPU backend compute a node.
+    /// Has the host's CPU backend compute some nodes.
     ///
     /// # Safety
     /// As [`Self::take`].
-    unsafe fn on_the_cpu(&self, node: *mut sys::ggml_tensor) -> i32 {
+    unsafe fn on_the_cpu(&self, nodes: &[*mut sys::ggml_tensor]) -> i32 {
+        let Some(first) = nodes.first() else { return SUCCESS };
         // SAFETY: by the contract.
-        let status = unsafe { self.state.cpu.lock().compute(&self.state.host, node) };
+        let status = unsafe { self.state.cpu.lock().compute(&self.state.host, nodes) };
         if status != SUCCESS {
             // SAFETY: as above.
-            log!(Error, "the host's CPU backend failed at {} ({status})", tensor::name(unsafe { &*node }));
+            let name = tensor::name(unsafe { &**first });
+            log!(Error, "the host's CPU backend failed in {} nodes from {name} on ({status})", nodes.len());
         }
         status
     }

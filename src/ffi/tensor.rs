@@ -2,8 +2,8 @@
 
 use ggml_sys::sys;
 
-use super::attention;
 use super::registry::State;
+use super::{attention, buffer};
 use crate::engine::Activations;
 use crate::host::device::{Device, HostWeight, Job};
 use crate::host::experts::ExpertProduct;
@@ -15,22 +15,15 @@ use crate::weights::Source;
 ///
 /// # Safety
 /// `op`, its sources and what they are views of are live tensors.
-pub unsafe fn supports(
-    state: &State,
-    device: &Device,
-    op: &sys::ggml_tensor,
-    ours: sys::ggml_backend_buffer_type_t,
-) -> bool {
+pub unsafe fn supports(state: &State, device: &Device, op: &sys::ggml_tensor) -> bool {
     let ops = &state.host.ops;
     if op.op == ops.none || ops.views.contains(&op.op) {
         return true;
     }
     // SAFETY: by this function's contract.
     unsafe {
-        let is_ours = || weight_is_ours(state, op, ours) && !is_left_to_cpu(device, op);
-        (op.op == ops.mul_mat
-            && product(state, op).is_ok_and(|of| is_ours() || device.multiplies_computed(&of)))
-            || (op.op == ops.mul_mat_id && is_ours() && experts(state, op).is_ok())
+        (op.op == ops.mul_mat && taken_product(state, device, op).is_ok())
+            || (op.op == ops.mul_mat_id && taken_experts(state, device, op).is_ok())
             || (op.op == ops.flash_attn_ext
                 && attention::node(state, op).is_ok_and(|node| device.attends(&node)))
     }
@@ -45,28 +38,71 @@ unsafe fn is_left_to_cpu(device: &Device, op: &sys::ggml_tensor) -> bool {
     unsafe { op.src[0].as_ref() }.is_some_and(|weight| device.leaves_to_cpu(weight_name(weight)))
 }
 
-/// Whether the weight lies in one of our buffers, or has no place yet, and is a leaf of the graph.
+/// The node's product if it is the device's, or why the CPU does it.
+///
+/// # Safety
+/// As [`supports`].
+pub unsafe fn taken_product(
+    state: &State,
+    device: &Device,
+    op: &sys::ggml_tensor,
+) -> Result<Product, &'static str> {
+    // SAFETY: by the contract.
+    let product = unsafe { product(state, op) }?;
+    // SAFETY: as above.
+    if unsafe { multiplies_by_weight(state, device, op) } || device.multiplies_computed(&product) {
+        Ok(product)
+    } else {
+        Err("no weight of the device's, and no attention that is worth it")
+    }
+}
+
+/// The node's product with experts if it is the device's, or why the CPU does it.
+///
+/// # Safety
+/// As [`supports`].
+pub unsafe fn taken_experts(
+    state: &State,
+    device: &Device,
+    op: &sys::ggml_tensor,
+) -> Result<ExpertProduct, &'static str> {
+    // SAFETY: by the contract.
+    let product = unsafe { experts(state, op) }?;
+    // SAFETY: as above.
+    if unsafe { multiplies_by_weight(state, device, op) } {
+        Ok(product)
+    } else {
+        Err("no weights of the device's")
+    }
+}
+
+/// Whether the node multiplies by a weight that is ours and not left to the CPU by its name.
+///
+/// # Safety
+/// As [`supports`].
+unsafe fn multiplies_by_weight(state: &State, device: &Device, op: &sys::ggml_tensor) -> bool {
+    // SAFETY: by the contract.
+    unsafe { op.src[0].as_ref().is_some_and(|weight| lasts(state, weight)) && !is_left_to_cpu(device, op) }
+}
+
+/// Whether the tensor is a weight that may be ours: in one of our buffers, or without a place yet, and a leaf of the
+/// graph. In a buffer that is not marked as weights what is seen through a view is none, but a cache.
 ///
 /// What the graph computes has to be converted on every use, which pays for attention's long prompts alone.
 ///
 /// # Safety
-/// As [`supports`].
-unsafe fn weight_is_ours(
-    state: &State,
-    op: &sys::ggml_tensor,
-    ours: sys::ggml_backend_buffer_type_t,
-) -> bool {
-    // SAFETY: a source is null or live.
-    let Some(weight) = (unsafe { op.src[0].as_ref() }) else { return false };
-    let mut root = weight;
-    // SAFETY: as above; ggml keeps view_src at the root, the loop costs nothing.
-    while let Some(parent) = unsafe { root.view_src.as_ref() } {
-        root = parent;
-    }
-    let buffer = if weight.buffer.is_null() { root.buffer } else { weight.buffer };
+/// `weight`, its buffer and what it is a view of are live.
+unsafe fn lasts(state: &State, weight: &sys::ggml_tensor) -> bool {
+    // SAFETY: as above; ggml keeps view_src at the root.
+    let root = unsafe { weight.view_src.as_ref() }.unwrap_or(weight);
+    let place = if weight.buffer.is_null() { root.buffer } else { weight.buffer };
+    let none = state.host.ops.none;
     // SAFETY: a tensor's buffer is null or live.
-    let placed = buffer.is_null() || unsafe { super::buffer::is_of_type(buffer, ours) };
-    placed && root.op == state.host.ops.none
+    unsafe {
+        root.op == none
+            && (place.is_null()
+                || buffer::is_ours(place) && (buffer::is_of_weights(place) || weight.op == none))
+    }
 }
 
 /// The node's product, or why the CPU does it.
@@ -123,6 +159,7 @@ pub unsafe fn ids<'a>(
 /// # Safety
 /// As [`jobs`], of a MUL_MAT_ID node.
 pub unsafe fn expert_job<'a>(
+    state: &State,
     op: &'a sys::ggml_tensor,
     product: &ExpertProduct,
 ) -> Option<(ExpertJob<'a>, Activations<'a>)> {
@@ -143,7 +180,7 @@ pub unsafe fn expert_job<'a>(
         )
     };
     // SAFETY: by this function's contract.
-    let first = unsafe { host_weight(weight, &all[..each.weight_bytes()], each) };
+    let first = unsafe { host_weight(state, weight, &all[..each.weight_bytes()], each) };
     let first = HostWeight { expert: true, ..first };
     let job = ExpertJob { first, all, stride: product.expert_stride, out };
     Some((job, Activations::new(rows, each.activation_stride(), each.rows)))
@@ -158,18 +195,22 @@ pub fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
     Ok(Operand { ggml_type: tensor.type_, ne, nb: tensor.nb })
 }
 
-/// Whether the host marked the tensor's buffer as weights, so that its bytes stay as they are until it says so.
+/// Whether a tensor's bytes stay as they are until the host says otherwise: those of a buffer that it marked as weights.
+/// So do leaves of a buffer of ours without a mark, until a graph of ours writes them, and the addresses of that buffer are
+/// given too; marks do not cross a network, so that all buffers of an RPC server are such.
 ///
 /// # Safety
 /// `tensor`, its buffer and its view's source are live.
-unsafe fn is_constant(tensor: &sys::ggml_tensor) -> bool {
+unsafe fn constancy(state: &State, tensor: &sys::ggml_tensor) -> (bool, Option<(usize, usize)>) {
     // SAFETY: pointers are null or live.
-    let buffer = match unsafe { tensor.view_src.as_ref() } {
-        Some(source) if tensor.buffer.is_null() => source.buffer,
-        _ => tensor.buffer,
-    };
-    // SAFETY: as above.
-    unsafe { super::buffer::is_of_weights(buffer) }
+    unsafe {
+        let place = match tensor.view_src.as_ref() {
+            Some(source) if tensor.buffer.is_null() => source.buffer,
+            _ => tensor.buffer,
+        };
+        let watched = if tensor.op == state.host.ops.none { buffer::unmarked(place) } else { None };
+        (watched.is_some() || buffer::is_of_weights(place), watched)
+    }
 }
 
 /// The job of each batch of a node; nothing for data that cannot be reached.
@@ -178,6 +219,7 @@ unsafe fn is_constant(tensor: &sys::ggml_tensor) -> bool {
 /// `op` is a MUL_MAT node with allocated sources, of which `product` was made; nobody else writes to them or to
 /// its data while the jobs live.
 pub unsafe fn jobs<'a>(
+    state: &'a State,
     op: &'a sys::ggml_tensor,
     product: &'a Product,
 ) -> Option<impl Iterator<Item = Job<'a>> + 'a> {
@@ -208,7 +250,7 @@ pub unsafe fn jobs<'a>(
             };
             Job {
                 // SAFETY: by this function's contract.
-                weight: unsafe { host_weight(weight, bytes, product) },
+                weight: unsafe { host_weight(state, weight, bytes, product) },
                 activations: Activations::new(rows, product.activation_stride(), product.rows),
                 same: false,
                 out,
@@ -227,12 +269,18 @@ fn are_reachable(weight: &sys::ggml_tensor, activations: &sys::ggml_tensor, out:
 ///
 /// # Safety
 /// `tensor`, its buffer and its view's source are live.
-unsafe fn host_weight<'a>(tensor: &'a sys::ggml_tensor, data: &'a [u8], product: &Product) -> HostWeight<'a> {
+unsafe fn host_weight<'a>(
+    state: &State,
+    tensor: &'a sys::ggml_tensor,
+    data: &'a [u8],
+    product: &Product,
+) -> HostWeight<'a> {
     let Product { reader, k, n, .. } = *product;
     // SAFETY: by this function's contract.
-    let (constant, lent) = unsafe { (is_constant(tensor), super::buffer::is_lent(tensor.buffer)) };
+    let ((constant, watched), lent) = unsafe { (constancy(state, tensor), buffer::is_lent(tensor.buffer)) };
     let source = Source { data, reader, k, n, row_stride: product.weight_stride() };
-    HostWeight { name: weight_name(tensor), source, constant, lent, expert: false, computed: false }
+    let name = weight_name(tensor);
+    HostWeight { name, source, constant, watched, lent, expert: false, computed: false }
 }
 
 /// A weight's name up to what is no UTF-8.

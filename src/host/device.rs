@@ -72,6 +72,8 @@ pub struct Device {
     /// Whether the user knows that accuracy is lost.
     cost_is_said: AtomicBool,
     weights: Mutex<Cache<Weight>>,
+    /// Whether a graph's writes may concern a weight.
+    watches: AtomicBool,
     copies: HostCopies,
     /// Who does attention, and what is known of those who could.
     pub(super) attention: Who,
@@ -174,6 +176,7 @@ impl Device {
             progress: Mutex::default(),
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
+            watches: AtomicBool::new(false),
             copies: HostCopies::new(kernels, config.keep.effective(config.decode, emulated), &stats),
             attention: config.attention,
             attention_costs: AttentionCosts::default(),
@@ -361,7 +364,12 @@ impl Device {
                     pages::give_back(host.source.data);
                 }
             }
-            self.weights.lock().insert(key, weight.clone());
+            let mut weights = self.weights.lock();
+            weights.insert(key, weight.clone());
+            if let Some((start, end)) = host.watched {
+                weights.watch(start..end);
+                self.watches.store(true, Relaxed);
+            }
         }
         weight
     }
@@ -437,12 +445,21 @@ impl Device {
         }
     }
 
-    /// Drops the converted copies of what lies in the addresses `range`, which the host wrote or frees.
-    pub fn invalidate(&self, range: &Range<usize>) {
+    /// Drops the converted copies of what lies in the addresses `range`, which the host wrote or frees;
+    /// whether there were any.
+    pub fn invalidate(&self, range: &Range<usize>) -> bool {
         // Two statements: a product locks the engine first and the weights within.
         let dropped = self.weights.lock().invalidate(range);
         if dropped {
             self.engine.lock().release();
+        }
+        dropped
+    }
+
+    /// Notes that a graph writes to the addresses `range`.
+    pub fn wrote(&self, range: &Range<usize>) {
+        if self.watches.load(Relaxed) && self.weights.lock().is_watched(range) {
+            self.invalidate(range);
         }
     }
 

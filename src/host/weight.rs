@@ -23,6 +23,8 @@ pub struct HostWeight<'a> {
     pub source: Source<'a>,
     /// Whether its bytes stay until the host says otherwise, so that a converted copy may be kept.
     pub constant: bool,
+    /// The addresses among which a write by a graph ends that; `None` where graphs write nothing.
+    pub watched: Option<(usize, usize)>,
     /// Whether its bytes are the host's, such as a mapped file's, and not in a buffer of ours.
     pub lent: bool,
     /// Whether it is one of a mixture's experts, of which the host's kernels get no copy.

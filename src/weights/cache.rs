@@ -1,8 +1,8 @@
 //! Which tensors of the host have a converted copy on the NPU.
 //!
 //! A tensor is known by where it lies and how it is seen; a copy is dropped as soon as the host writes to, or
-//! frees, any byte of it. Only tensors of buffers that the host marked as weights are kept here: everything else
-//! may change without notice.
+//! frees, any byte of it. Tensors of buffers that the host marked as weights are kept here, and those that only
+//! graphs of ours write to, which are watched: everything else may change without notice.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -42,11 +42,13 @@ impl Key {
 /// Converted copies by tensor. `None` marks a weight that stays with the CPU.
 pub struct Cache<W> {
     entries: HashMap<Key, Option<Arc<W>>>,
+    /// Addresses in which there are, or were, tensors that graphs may write to: of a few buffers.
+    watched: Vec<Range<usize>>,
 }
 
 impl<W> Default for Cache<W> {
     fn default() -> Self {
-        Self { entries: HashMap::new() }
+        Self { entries: HashMap::new(), watched: Vec::new() }
     }
 }
 
@@ -59,6 +61,20 @@ impl<W> Cache<W> {
     /// Remembers a copy, or that there will be none.
     pub fn insert(&mut self, key: Key, weight: Option<Arc<W>>) {
         self.entries.insert(key, weight);
+    }
+
+    /// Notes that graphs may write to `range`, the whole of a buffer.
+    pub fn watch(&mut self, range: Range<usize>) {
+        if !self.watched.contains(&range) {
+            // Of buffers that have gone, and whose addresses another one has.
+            self.watched.retain(|old| old.end <= range.start || range.end <= old.start);
+            self.watched.push(range);
+        }
+    }
+
+    /// Whether what a graph writes to `range` may concern a tensor.
+    pub fn is_watched(&self, range: &Range<usize>) -> bool {
+        self.watched.iter().any(|watched| watched.start < range.end && range.start < watched.end)
     }
 
     /// Forgets what overlaps the addresses `range`; tells whether anything did.
@@ -88,6 +104,12 @@ mod tests {
         assert!(cache.invalidate(&(base + 128..base + 129)));
         assert_eq!(cache.get(&Key::of(&second)), None);
         assert_eq!(cache.get(&Key::of(&first)), Some(Some(Arc::new(1))));
+        assert!(!cache.is_watched(&(base..base + 1)));
+        cache.watch(base..base + 256);
+        assert!(cache.is_watched(&(base + 255..base + 300)) && !cache.is_watched(&(base + 256..base + 300)));
+        // Another buffer in the place of the first.
+        cache.watch(base..base + 128);
+        assert!(!cache.is_watched(&(base + 128..base + 256)));
         // The same bytes seen as another matrix are another weight.
         assert_eq!(cache.get(&Key::of(&Source { k: 4, n: 8, row_stride: 16, ..first })), None);
     }

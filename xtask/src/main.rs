@@ -5,7 +5,9 @@
 //! | `setup` | fetches and builds what is missing: system packages, the host, the models, the plugin |
 //! | `run` | a stock llama.cpp answers a prompt through the plugin; shows what ran where |
 //! | `exec` | any program of the host with the plugin and the NPU |
+//! | `cluster` | a model split over several NPUs by llama.cpp's RPC |
 //! | `accuracy` | KL divergence of files and pipelines to the reference, CPU and NPU side by side |
+//! | `architectures` | every architecture that the host knows, with the plugin and without |
 //! | `bench` | what schedules and host-side work cost, by the modelled clock and by paced runs |
 //! | `synth` | writes models of random weights with the widths of real ones |
 //! | `test` | the whole test suite |
@@ -16,8 +18,11 @@
 //! with exit code 1 (2 for a wrong command line).
 
 mod accuracy;
+mod architectures;
 mod bench;
 mod cache;
+mod cluster;
+mod completion;
 mod conformance;
 mod env;
 mod error;
@@ -54,8 +59,12 @@ enum Command {
     Run(Box<run::Options>),
     /// Run any program of the host with the plugin and the NPU
     Exec(exec::Options),
+    /// Split a model over several servers by llama.cpp's RPC, each with an NPU, and compare with one process
+    Cluster(Box<cluster::Options>),
     /// Measure how far files and pipelines are from the reference's logits, on CPU and NPU
     Accuracy(Box<accuracy::Options>),
+    /// Compare the logits of every architecture that the host knows with the CPU's
+    Architectures(architectures::Options),
     /// Measure schedules against the best there are, and host-side work, by the emulator's modelled clock
     Bench(Box<bench::Options>),
     /// Write models of random weights with the widths of real ones, into the cache, and print where they are
@@ -71,7 +80,9 @@ fn main() -> ExitCode {
         Command::Setup => setup::command(),
         Command::Run(options) => run::command(&options),
         Command::Exec(options) => exec::command(&options),
+        Command::Cluster(options) => cluster::command(&options),
         Command::Accuracy(options) => accuracy::command(&options),
+        Command::Architectures(options) => architectures::command(&options),
         Command::Bench(options) => bench::command(&options),
         Command::Synth(options) => synth::command(&options),
         Command::Test(options) => test::command(&options),

@@ -1,26 +1,21 @@
 //! `cargo xtask run`: a stock llama.cpp answers a prompt through the plugin, and what ran where is shown.
 
 use std::env;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
-use std::thread;
-use std::time::Instant;
+use std::process::Command;
 
 use clap::Args;
 
+use crate::completion::{watch, Ran, PROGRAM};
 use crate::env::{Npu, NpuOptions};
 use crate::error::{Error, IoContext, Result};
 use crate::flops;
 use crate::gguf::Gguf;
-use crate::host_output::{HostLog, TextFilter};
+use crate::host_output::HostLog;
 use crate::model::Model;
-use crate::process;
 use crate::report::{share, Outcome, PluginReport};
 use crate::setup::{self, Wants};
-
-/// The program that is run.
-const PROGRAM: &str = "llama-completion";
 
 /// The context that is used unless another is asked for, bounded by what the model was trained on.
 const DEFAULT_CONTEXT: u64 = 4096;
@@ -111,62 +106,6 @@ fn add_arguments(host: &mut Command, options: &Options, path: &Path, head: &Gguf
     // A warm-up would be counted as work of the run. The log level tells which backends were loaded.
     host.args(["--no-display-prompt", "--no-warmup", "-lv", "4"]);
     host.args(&options.host_args);
-}
-
-/// A host that ran to its end.
-struct Ran {
-    text: String,
-    log: HostLog,
-    seconds: f64,
-}
-
-/// Runs the host to its end, showing its text as it comes where that is wanted.
-fn watch(mut host: Command, is_shown: bool) -> Result<Ran> {
-    let started = Instant::now();
-    host.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = process::spawn(&mut host)?;
-    let broken = |source| Error::Io { doing: format!("read the output of {PROGRAM}"), source };
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (text, log) = thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let mut log = HostLog::default();
-            let read = stderr.map_or(Ok(()), |stderr| {
-                process::for_each_line(stderr, |line| {
-                    if log.push(line) {
-                        eprintln!("{line}");
-                    }
-                })
-            });
-            read.map(|()| log)
-        });
-        let text = stdout.map_or(Ok(String::new()), |stdout| stream(stdout, is_shown));
-        (text, reader.join())
-    });
-    let status = child.wait().map_err(|source| Error::Io { doing: format!("wait for {PROGRAM}"), source })?;
-    let log = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(broken)?;
-    if !status.success() {
-        let outcome = process::outcome(status);
-        return Err(Error::Tool { program: PROGRAM.to_owned(), outcome, tail: log.into_tail(), log: None });
-    }
-    Ok(Ran { text: text.map_err(broken)?, log, seconds: started.elapsed().as_secs_f64() })
-}
-
-/// Reads the text to its end. A reader of ours who went away does not stop the host.
-fn stream(mut from: ChildStdout, is_shown: bool) -> io::Result<String> {
-    let mut filter = TextFilter::default();
-    let mut out = io::stdout();
-    let mut buffer = [0; 4096];
-    let mut is_shown = is_shown;
-    loop {
-        let (bytes, is_end) = match from.read(&mut buffer)? {
-            0 => ([filter.finish(), b"\n".to_vec()].concat(), true),
-            n => (filter.push(&buffer[..n]), false),
-        };
-        is_shown = is_shown && out.write_all(&bytes).and_then(|()| out.flush()).is_ok();
-        if is_end {
-            return Ok(filter.text());
-        }
-    }
 }
 
 /// A missing report is an error when the plugin gave the host no device against the user's wish.

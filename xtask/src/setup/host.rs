@@ -45,8 +45,14 @@ pub const CURRENT: Release = Release {
         "llama-cli",
         "llama-server",
         "test-backend-ops",
+        "test-llama-archs",
+        "test-thread-safety",
+        "test-model-load-cancel",
+        "test-save-load-state",
+        "ggml-rpc",
+        "ggml-rpc-server",
     ],
-    flags: &[],
+    flags: &["-DGGML_RPC=ON"],
 };
 
 /// Of these only what their tests run is built.
