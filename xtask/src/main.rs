@@ -11,6 +11,7 @@
 //! | `bench` | what schedules and host-side work cost, by the modelled clock and by paced runs |
 //! | `synth` | writes models of random weights with the widths of real ones |
 //! | `test` | the whole test suite |
+//! | `package` | plugin, doctor and emulator for the boards, as a `.tar.gz` and a `.deb` |
 //! | `conformance` | what we rely on, checked against a librknnrt.so: ours, or the vendor's on a board |
 //!
 //! `LLAMA_CPP_DIR` names a llama.cpp of your own, `RKNPU_MODEL` a model, `RKNPU_LIBRARY` an NPU library.
@@ -31,6 +32,7 @@ mod flops;
 mod gguf;
 mod host_output;
 mod model;
+mod package;
 mod process;
 mod progress;
 mod report;
@@ -71,6 +73,8 @@ enum Command {
     Synth(synth::Options),
     /// Run the whole test suite
     Test(test::Options),
+    /// Pack plugin, doctor and emulator for the boards, as a .tar.gz and a .deb
+    Package(package::Options),
     /// Check a librknnrt.so against everything that we rely on: the emulator, or the vendor's on a board
     Conformance(conformance::Options),
 }
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::command(&options),
         Command::Synth(options) => synth::command(&options),
         Command::Test(options) => test::command(&options),
+        Command::Package(options) => package::command(&options),
         Command::Conformance(options) => conformance::command(&options),
     };
     match result {

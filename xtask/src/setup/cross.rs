@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::packages::{self, on_path};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::process;
+use crate::progress::Step;
 
 /// The boards' target.
 pub const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -70,17 +72,12 @@ impl Cross {
         if !packages::can_install() {
             return Err(advice(&missing));
         }
-        install(&missing)
-            .map_err(|error| {
-                error.details().iter().for_each(|line| eprintln!("  {line}"));
-                format!("{error}; {}", advice(&missing))
-            })
-            .and_then(|()| Self::find().map_err(|still| format!("installed, and yet {}", advice(&still))))
+        installed(&missing)?;
+        Self::find().map_err(|still| format!("installed, and yet {}", advice(&still)))
     }
 
     fn find() -> Result<Self, Vec<Missing>> {
-        let own = env::var_os("RUSTC").filter(|rustc| !rustc.is_empty()).unwrap_or_else(|| "rustc".into());
-        let rustc = [own, DEBIANS_RUSTC.into()].into_iter().find(serves);
+        let rustc = find_rustc(TARGET);
         let qemu = ["qemu-aarch64-static", "qemu-aarch64"].into_iter().find_map(on_path);
         let mut missing = Vec::new();
         missing.extend(rustc.is_none().then_some(Missing::Std));
@@ -109,19 +106,51 @@ impl Cross {
     }
 }
 
+/// A rustc that builds for `target`. Where there is none, it installs Debian's for the boards' target when this is root
+/// on a system with apt, and else has rustup, if it is there, fetch the target's standard library.
+///
+/// # Errors
+/// Why it cannot be had, with what to do about it, in one line.
+pub fn rustc_for(target: &str) -> Result<OsString, String> {
+    if let Some(found) = find_rustc(target) {
+        return Ok(found);
+    }
+    let missing = [Missing::Std];
+    let what_to_do = || match target {
+        TARGET => advice(&missing),
+        _ => {
+            format!("there is no rustc {} or later with {target}; run: rustup target add {target}", oldest())
+        }
+    };
+    if target == TARGET && packages::can_install() {
+        installed(&missing)?;
+    } else if on_path("rustup").is_some() {
+        let step = Step::spinner(format!("fetching the standard library of {target}"));
+        process::run_quietly(Command::new("rustup").args(["target", "add", target]))
+            .map_err(|error| explained(&error, &what_to_do()))?;
+        step.done();
+    }
+    find_rustc(target).ok_or_else(what_to_do)
+}
+
+fn find_rustc(target: &str) -> Option<OsString> {
+    let own = env::var_os("RUSTC").filter(|rustc| !rustc.is_empty()).unwrap_or_else(|| "rustc".into());
+    [own, DEBIANS_RUSTC.into()].into_iter().find(|rustc| serves(rustc, target))
+}
+
 /// The oldest rustc that builds this workspace.
 fn oldest() -> &'static str {
     env!("CARGO_PKG_RUST_VERSION")
 }
 
 /// Whether it is new enough and has the target's standard library.
-fn serves(rustc: &OsString) -> bool {
+fn serves(rustc: &OsString, target: &str) -> bool {
     let answer = |arguments: &[&str]| {
         let output = Command::new(rustc).args(arguments).stdin(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     answer(&["--version"]).is_some_and(|version| is_new_enough(&version))
-        && answer(&["--print", "target-libdir", "--target", TARGET])
+        && answer(&["--print", "target-libdir", "--target", target])
             .is_some_and(|dir| has_std(Path::new(&dir)))
 }
 
@@ -140,6 +169,17 @@ fn has_std(dir: &Path) -> bool {
         let name = entry.file_name().to_string_lossy().into_owned();
         name.starts_with("libstd-") && name.ends_with(".rlib")
     })
+}
+
+/// As [`install`], with what else to do in the error.
+fn installed(missing: &[Missing]) -> Result<(), String> {
+    install(missing).map_err(|error| explained(&error, &advice(missing)))
+}
+
+/// An error and what to do, in one line; what else there is to show is shown above.
+fn explained(error: &Error, what_to_do: &str) -> String {
+    error.details().iter().for_each(|line| eprintln!("  {line}"));
+    format!("{error}; {what_to_do}")
 }
 
 fn install(missing: &[Missing]) -> Result<()> {
@@ -199,7 +239,7 @@ mod tests {
         for old in ["rustc 1.63.0 (4b91a6ea7 2022-08-08)", "rustc 1.9.0", "rustc", "", "rustc x.y"] {
             assert!(!is_new_enough(old), "{old}");
         }
-        assert!(!serves(&"/nowhere/rustc".into()));
+        assert!(!serves(&"/nowhere/rustc".into(), TARGET));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod host;
 pub mod models;
 pub mod packages;
 pub mod plugin;
+pub mod zig;
 
 use std::env;
 use std::fs::{self, OpenOptions};
@@ -43,6 +44,8 @@ pub const TEST_HOST_V2_UNMARKED: &str = "GGML_RKNPU_TEST_HOST_V2_UNMARKED";
 pub const TEST_PYTHON: &str = "GGML_RKNPU_TEST_PYTHON";
 /// The folder of node-llama-cpp, for tests.
 pub const TEST_NODE: &str = "GGML_RKNPU_TEST_NODE";
+/// The folder of node-llama-cpp for the boards' processor, on a machine of another one, for tests.
+pub const TEST_NODE_FOR_BOARDS: &str = "GGML_RKNPU_TEST_NODE_FOR_BOARDS";
 /// The folder of models, for tests.
 pub const TEST_MODELS: &str = "GGML_RKNPU_TEST_MODELS";
 /// The plugin, for tests.
@@ -163,6 +166,9 @@ pub fn other_hosts() -> Result<Vec<(String, PathBuf)>> {
         found.extend(host.source.map(|source| (format!("{variable}_SOURCE"), source)));
     }
     found.push((TEST_NODE.to_owned(), bindings::node(&cache)?));
+    if env::consts::ARCH != "aarch64" {
+        found.push((TEST_NODE_FOR_BOARDS.to_owned(), bindings::node_for_boards(&cache)?));
+    }
     Ok(found)
 }
 
