@@ -168,7 +168,7 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
         host.env("BOARDS_NODE", &node);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         host.arg(root.join("../tests/common/complete.mjs")).arg(&folder);
-        host.arg(models.join("SmolLM2-135M-Instruct.Q8_0.gguf"));
+        host.arg(models.join("SmolLM2-135M-Instruct.F16.gguf"));
         host.args(["The three largest cities of Italy, with one sentence on each, are these three:", "16"]);
         let output = host.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
