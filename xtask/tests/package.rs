@@ -118,7 +118,8 @@ fn packages(test: &str) -> Option<&'static (TempDir, String)> {
     }))
 }
 
-/// A stock llama.cpp for the boards' processor, as node-llama-cpp ships it prebuilt, in qemu.
+/// A stock llama.cpp for the boards' processor, as node-llama-cpp ships it prebuilt, in qemu. In eight bits, though its CPU
+/// rounds otherwise than the NPU: halves take qemu many minutes. This text does not depend on it.
 #[test]
 fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
     let test = "a_stock_host_for_boards_generates_through_the_packaged_plugin";
@@ -160,16 +161,15 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
                 .env("RKNPU_EMU_SOC", "rk3588")
                 .env("RKNPU_EMU_STRICT", "1")
                 .env("RKNPU_ATTENTION", "cpu")
-                // The prompt is the NPU's, its tokens are our kernels' for this processor.
-                .env("RKNPU_DECODE", "auto")
+                .env("RKNPU_DECODE", "npu")
                 .env("RKNPU_REPORT", &report);
         }
         host.args(["--import", "data:text/javascript,process.execPath=process.env.BOARDS_NODE"]);
         host.env("BOARDS_NODE", &node);
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         host.arg(root.join("../tests/common/complete.mjs")).arg(&folder);
-        host.arg(models.join("SmolLM2-135M-Instruct.F16.gguf"));
-        host.args(["The three largest cities of Italy, with one sentence on each, are these three:", "16"]);
+        host.arg(models.join("SmolLM2-135M-Instruct.Q8_0.gguf"));
+        host.args(["The three largest cities of Italy are", "16"]);
         let output = host.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
@@ -184,7 +184,7 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
         "{report}"
     );
     let by = |key: &str| report[key].as_u64().unwrap();
-    assert!(by("npu_runs") > 100 && by("routed_flops") > 1_000_000_000, "{report}");
+    assert!(by("npu_runs") > 5000 && by("npu_flops") > 1_000_000_000, "{report}");
 }
 
 #[test]
