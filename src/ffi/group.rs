@@ -104,22 +104,21 @@ impl<'a> Group<'a> {
     /// # Safety
     /// As [`Self::take`].
     unsafe fn wait_for_cpu(&mut self, node: *mut sys::ggml_tensor) -> i32 {
-        let status = match self.finish_npu() {
-            SUCCESS if self.other_count == NODES => self.finish_others(),
-            status => status,
-        };
-        self.others[self.other_count % NODES] = node;
+        let status = if self.other_count == NODES { self.finish() } else { self.finish_npu() };
+        if status != SUCCESS {
+            return status;
+        }
+        self.others[self.other_count] = node;
         self.other_count += 1;
         // SAFETY: live by the contract.
         self.wrote(unsafe { &*node });
-        status
+        SUCCESS
     }
 
     /// Notes that a node's data is written, now or before anything else is begun: it may be a weight of a later product.
     fn wrote(&self, node: &sys::ggml_tensor) {
-        let bytes = (0..4).map(|i| node.ne[i].max(0) as usize * node.nb[i]);
-        // Of the first dimension a block may hold several elements; the second one's stride covers it.
-        let bytes = bytes.skip(1).max().unwrap_or(0).max(node.nb[0]);
+        // A block may hold several elements of the first dimension; the second one's stride covers the row.
+        let bytes = (1..4).map(|i| node.ne[i].max(0) as usize * node.nb[i]).fold(node.nb[0], usize::max);
         let start = node.data as usize;
         self.registered.device.wrote(&(start..start.saturating_add(bytes)));
     }

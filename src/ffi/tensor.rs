@@ -93,15 +93,25 @@ unsafe fn multiplies_by_weight(state: &State, device: &Device, op: &sys::ggml_te
 /// # Safety
 /// `weight`, its buffer and what it is a view of are live.
 unsafe fn lasts(state: &State, weight: &sys::ggml_tensor) -> bool {
-    // SAFETY: as above; ggml keeps view_src at the root.
-    let root = unsafe { weight.view_src.as_ref() }.unwrap_or(weight);
-    let place = if weight.buffer.is_null() { root.buffer } else { weight.buffer };
     let none = state.host.ops.none;
-    // SAFETY: a tensor's buffer is null or live.
+    // SAFETY: as above; ggml keeps view_src at the root. A tensor's buffer is null or live.
     unsafe {
-        root.op == none
+        let place = place(weight);
+        weight.view_src.as_ref().unwrap_or(weight).op == none
             && (place.is_null()
                 || buffer::is_ours(place) && (buffer::is_of_weights(place) || weight.op == none))
+    }
+}
+
+/// The buffer in which a tensor's data lies, or null: its own, or that of what it is a view of.
+///
+/// # Safety
+/// What it is a view of is live.
+unsafe fn place(tensor: &sys::ggml_tensor) -> sys::ggml_backend_buffer_t {
+    // SAFETY: by the contract.
+    match unsafe { tensor.view_src.as_ref() } {
+        Some(source) if tensor.buffer.is_null() => source.buffer,
+        _ => tensor.buffer,
     }
 }
 
@@ -204,10 +214,7 @@ pub fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
 unsafe fn constancy(state: &State, tensor: &sys::ggml_tensor) -> (bool, Option<(usize, usize)>) {
     // SAFETY: pointers are null or live.
     unsafe {
-        let place = match tensor.view_src.as_ref() {
-            Some(source) if tensor.buffer.is_null() => source.buffer,
-            _ => tensor.buffer,
-        };
+        let place = place(tensor);
         let watched = if tensor.op == state.host.ops.none { buffer::unmarked(place) } else { None };
         (watched.is_some() || buffer::is_of_weights(place), watched)
     }

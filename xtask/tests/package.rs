@@ -1,21 +1,20 @@
 //! `cargo xtask package`: what is in the packages, as other programs see it. Builds the plugin for the boards, so it runs
 //! only where the tools for that are there.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use common::{skip, texts};
 use flate2::read::GzDecoder;
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSymbol};
 use tempfile::TempDir;
-
-#[allow(dead_code)]
-#[path = "../../tests/common/skip.rs"]
-mod skip;
 
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
@@ -24,10 +23,6 @@ fn package(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     command.arg("package").args(arguments);
     command
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn answers(program: &str, arguments: &[&str]) -> bool {
@@ -107,13 +102,13 @@ fn needed(content: &[u8]) -> Vec<String> {
 fn packages(test: &str) -> Option<&'static (TempDir, String)> {
     static MADE: OnceLock<(TempDir, String)> = OnceLock::new();
     if let Some(why) = missing() {
-        skip::skip(test, &why);
+        skip(test, &why);
         return None;
     }
     Some(MADE.get_or_init(|| {
         let out = tempfile::tempdir().unwrap();
         let output = package(&["--target", TRIPLE, "--out"]).arg(out.path()).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.status.success(), "{}", texts(&output).1);
         (out, String::from_utf8(output.stdout).unwrap())
     }))
 }
@@ -126,11 +121,11 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
     let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let (node, models) = (path("GGML_RKNPU_TEST_NODE_FOR_BOARDS"), path("GGML_RKNPU_TEST_MODELS"));
     let (Some(folder), Some(models)) = (node, models) else {
-        skip::skip(test, "GGML_RKNPU_TEST_NODE_FOR_BOARDS or _MODELS is not set, run cargo xtask test");
+        skip(test, "GGML_RKNPU_TEST_NODE_FOR_BOARDS or _MODELS is not set, run cargo xtask test");
         return;
     };
     if !answers("qemu-aarch64-static", &["-version"]) {
-        skip::skip(test, "there is no qemu-aarch64-static");
+        skip(test, "there is no qemu-aarch64-static");
         return;
     }
     let Some((out, _)) = packages(test) else { return };
@@ -171,7 +166,7 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
         host.arg(models.join("SmolLM2-135M-Instruct.Q8_0.gguf"));
         host.args(["The three largest cities of Italy are", "16"]);
         let output = host.stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.status.success(), "{}", texts(&output).1);
         String::from_utf8(output.stdout).unwrap()
     };
     let (want, got) = (text(false), text(true));
@@ -271,5 +266,5 @@ fn the_packages_hold_what_boards_need_and_no_more() {
 fn other_processors_are_refused_with_those_that_are_known() {
     let output = package(&["--target", "riscv64gc-unknown-linux-gnu"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("expected one of aarch64-unknown-linux-gnu"), "{}", stderr(&output));
+    assert!(texts(&output).1.contains("expected one of aarch64-unknown-linux-gnu"), "{}", texts(&output).1);
 }
