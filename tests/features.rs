@@ -152,12 +152,15 @@ fn the_hosts_suites_for_states_threads_and_cancelled_loads_pass() {
     let Some(lab) = lab("the_hosts_suites_for_states_threads_and_cancelled_loads_pass") else { return };
     // They leave files where they run.
     let dir = tempfile::tempdir().unwrap();
+    let flush = dir.path().join("flush_log.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/xtask/src/architectures/flush_log.c");
+    output(Command::new("cc").args(["-shared", "-fPIC", source, "-ldl", "-o"]).arg(&flush));
     for model in ["F16", "Q4_0"] {
         let model = lab.model(model);
         let run = |program: &str, arguments: &[&str]| {
             let mut suite = lab.npu(program, "rk3588");
             suite.env("RKNPU_DECODE", "npu").env("OMP_WAIT_POLICY", "passive").args(arguments);
-            suite.current_dir(dir.path());
+            suite.current_dir(dir.path()).env("LD_PRELOAD", &flush);
             let (out, err) = output(&mut suite);
             out + &err
         };

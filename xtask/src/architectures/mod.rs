@@ -26,7 +26,8 @@ use crate::setup::{self, Wants};
 /// The host's program.
 const PROGRAM: &str = "test-llama-archs";
 /// What is preloaded into it.
-const PRELOAD: &str = include_str!("preload.c");
+const PRELOAD: [(&str, &str); 2] =
+    [("preload.c", include_str!("preload.c")), ("flush_log.c", include_str!("flush_log.c"))];
 
 /// The options of `architectures`.
 #[derive(Debug, Args)]
@@ -127,10 +128,15 @@ pub fn command(options: &Options) -> Result<()> {
 
 /// Compiles what is preloaded; where it is.
 fn compile(folder: &Path) -> Result<PathBuf> {
-    let (source, library) = (folder.join("preload.c"), folder.join("preload.so"));
-    fs::write(&source, PRELOAD).at("write", &source)?;
+    let library = folder.join("preload.so");
     let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]).arg(&source).arg("-o").arg(&library).arg("-ldl");
+    cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library);
+    for (name, text) in PRELOAD {
+        let source = folder.join(name);
+        fs::write(&source, text).at("write", &source)?;
+        cc.arg(&source);
+    }
+    cc.arg("-ldl");
     process::run_quietly(&mut cc)?;
     Ok(library)
 }

@@ -16,15 +16,6 @@ __attribute__((constructor)) static void load_backends(void) {
     }
 }
 
-// The program's log is written by a thread, and the host does not wait for it at the end: the summary may be lost.
-__attribute__((destructor)) static void flush_log(void) {
-    void *(*log)(void) = (void *(*)(void)) dlsym(RTLD_DEFAULT, "_Z15common_log_mainv");
-    void (*flush)(void *) = (void (*)(void *)) dlsym(RTLD_DEFAULT, "_Z16common_log_flushP10common_log");
-    if (log && flush) {
-        flush(log());
-    }
-}
-
 float *llama_get_logits_ith(void *context, int32_t index) {
     static float *(*logits)(void *, int32_t);
     static const void *(*model_of)(const void *);
