@@ -98,7 +98,9 @@ fn compile(source: &std::path::Path, code: &str) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("layout.c");
     std::fs::write(&file, code).unwrap();
-    let output = Command::new("cc")
+    // On another machine's processor, in qemu, that of the processor.
+    let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let output = Command::new(cc)
         .args(["-std=c11", "-fsyntax-only", "-I"])
         .arg(source.join("ggml/include"))
         .arg("-I")

@@ -10,6 +10,7 @@ mod skip;
 pub use skip::skip;
 
 /// What the tests that need a real host work with.
+#[derive(Debug, Clone)]
 pub struct Lab {
     /// The host's programs and libraries.
     pub host: PathBuf,
@@ -110,12 +111,23 @@ pub fn generate(
     (prompt, tokens): (&str, u32),
     variables: &[(&str, &str)],
 ) -> (String, String, serde_json::Value) {
+    generate_with(lab, model, (prompt, tokens), variables, |command| command)
+}
+
+/// As [`generate`], with a last change of the command.
+pub fn generate_with(
+    lab: &Lab,
+    model: &str,
+    (prompt, tokens): (&str, u32),
+    variables: &[(&str, &str)],
+    change: impl FnOnce(&mut Command) -> &mut Command,
+) -> (String, String, serde_json::Value) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("report.json");
     let mut command = lab.npu("llama-completion", "rk3588");
     command.arg("-m").arg(lab.model(model)).args(["-p", prompt, "-n", &tokens.to_string()]);
     command.args(["--temp", "0", "-no-cnv", "-t", "2", "--seed", "1"]);
     command.envs(variables.iter().copied()).env("RKNPU_REPORT", &path);
-    let (text, err) = output(&mut command);
+    let (text, err) = output(change(&mut command));
     (text, err, report(&path))
 }

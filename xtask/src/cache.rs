@@ -67,6 +67,11 @@ impl Cache {
         self.host(version).join(format!("build-{}", flag_hash(&flags(env::consts::ARCH))))
     }
 
+    /// What ccache keeps of the hosts' builds.
+    pub fn ccache(&self) -> PathBuf {
+        self.root.join("ccache")
+    }
+
     /// The models.
     pub fn models(&self) -> PathBuf {
         self.root.join("models")

@@ -47,8 +47,8 @@ pub struct Options {
     /// How many tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
     tokens: u32,
-    /// Runs of which the fastest counts
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Pairs of runs, over one node and over all, of which the middle one counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     #[command(flatten)]
     npu: NpuOptions,
@@ -69,7 +69,33 @@ struct Outcome {
     one_node_ms: f64,
     all_nodes_ms: f64,
     /// What a hop costs, in milliseconds a token; nothing for one node.
-    hop_ms: Option<f64>,
+    hop_ms: Option<Hop>,
+}
+
+/// What a token takes longer for each node after the first, in milliseconds, by pairs of runs.
+#[derive(Debug, Serialize)]
+struct Hop {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Hop {
+    fn of(differences: &mut [f64]) -> Self {
+        let median = median(differences);
+        Self { median, least: differences[0], most: differences[differences.len() - 1] }
+    }
+}
+
+/// The middle one; sorts them.
+fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let half = numbers.len() / 2;
+    if numbers.len() % 2 == 1 {
+        numbers[half]
+    } else {
+        (numbers[half - 1] + numbers[half]) / 2.0
+    }
 }
 
 /// A server and what it did; of those that were only joined nothing is known but the address.
@@ -98,29 +124,18 @@ pub fn command(options: &Options) -> Result<()> {
     let model = Model::named(options.model.clone())?;
     let ready = setup::prepare(Wants { models: model.is_cached(), plugin: true })?;
     let (path, _) = model.open(&ready.models)?;
-    let run = |servers: &[String], step: &str| -> Result<(String, f64)> {
-        let step = Step::spinner(step.to_owned());
-        let mut best: Option<(String, f64)> = None;
-        for _ in 0..options.runs {
-            let mut host = Command::new(ready.host.program(PROGRAM)?);
-            // The nodes multiply; whoever asks them needs no NPU.
-            let own = if servers.is_empty() { &npu } else { &Npu::Cpu };
-            own.apply(ready.plugin.as_ref(), &mut host);
-            host.args(["-no-cnv", "--no-display-prompt", "--temp", "0", "-c", "2048", "-lv", "4"]);
-            host.arg("-m")
-                .arg(&path)
-                .arg("-p")
-                .arg(&options.prompt)
-                .args(["-n", &options.tokens.to_string()]);
-            if !servers.is_empty() {
-                host.args(["--rpc", &servers.join(","), "-ngl", "999"]);
-            }
-            let Ran { text, log, .. } = watch(host, false)?;
-            let ms = 1e3 / log.decode_per_second();
-            best = Some(best.map_or((text.clone(), ms), |(_, least)| (text, least.min(ms))));
+    let run = |servers: &[String]| -> Result<(String, f64)> {
+        let mut host = Command::new(ready.host.program(PROGRAM)?);
+        // The nodes multiply; whoever asks them needs no NPU.
+        let own = if servers.is_empty() { &npu } else { &Npu::Cpu };
+        own.apply(ready.plugin.as_ref(), &mut host);
+        host.args(["-no-cnv", "--no-display-prompt", "--temp", "0", "-c", "2048", "-lv", "4"]);
+        host.arg("-m").arg(&path).arg("-p").arg(&options.prompt).args(["-n", &options.tokens.to_string()]);
+        if !servers.is_empty() {
+            host.args(["--rpc", &servers.join(","), "-ngl", "999"]);
         }
-        step.done();
-        best.ok_or_else(|| Error::Refused("--runs 0: expected at least 1".to_owned()))
+        let Ran { text, log, .. } = watch(host, false)?;
+        Ok((text, 1e3 / log.decode_per_second()))
     };
     let servers = if options.join.is_empty() {
         let program = ready.host.program(SERVER)?;
@@ -134,11 +149,28 @@ pub fn command(options: &Options) -> Result<()> {
         joined => joined.to_vec(),
     };
 
-    let (want, process_ms) = run(&[], "generating in one process")?;
-    let (_, one_node_ms) = run(&addresses[..1], "generating over one node")?;
-    servers.iter().for_each(Server::forget);
-    let (text, all_nodes_ms) = run(&addresses, &format!("generating over {} nodes", addresses.len()))?;
+    let step = Step::spinner("generating in one process".to_owned());
+    let (want, process_ms) = run(&[])?;
+    step.done();
+    let step = Step::spinner(format!("generating over one node and over {}, in turns", addresses.len()));
+    let (mut text, mut one, mut all) = (String::new(), Vec::new(), Vec::new());
+    for turn in 0..options.runs {
+        // Who is first changes: what warms up, or gets slower with time, then cancels out. All are last of all, since
+        // what the nodes report is of the last run.
+        let all_last = (options.runs - turn) % 2 == 1;
+        for over_all in [!all_last, all_last] {
+            servers.iter().for_each(Server::forget);
+            let (said, ms) = run(if over_all { &addresses } else { &addresses[..1] })?;
+            if over_all { &mut all } else { &mut one }.push(ms);
+            if over_all {
+                text = said;
+            }
+        }
+    }
+    step.done();
     let hops = addresses.len() - 1;
+    let mut differences: Vec<f64> =
+        one.iter().zip(&all).map(|(one, all)| (all - one) / hops.max(1) as f64).collect();
     let reports = if servers.is_empty() {
         addresses.iter().map(|_| None).collect()
     } else {
@@ -155,9 +187,9 @@ pub fn command(options: &Options) -> Result<()> {
         text,
         nodes: nodes.collect(),
         process_ms,
-        one_node_ms,
-        all_nodes_ms,
-        hop_ms: (hops > 0).then(|| (all_nodes_ms - one_node_ms) / hops as f64),
+        one_node_ms: median(&mut one),
+        all_nodes_ms: median(&mut all),
+        hop_ms: (hops > 0).then(|| Hop::of(&mut differences)),
     };
     if options.json {
         let line = serde_json::to_string(&outcome)
@@ -194,13 +226,12 @@ impl Outcome {
             "a token     {:.2} ms in one process, {:.2} ms over one node, {:.2} ms over all",
             self.process_ms, self.one_node_ms, self.all_nodes_ms
         );
-        let _ = match self.hop_ms {
-            Some(hop) if hop > 0.0 => {
-                write!(out, "\na hop       {hop:.2} ms a token, between processes of one machine")
-            }
-            Some(_) => write!(out, "\na hop       less than these runs differ by"),
-            None => Ok(()),
-        };
+        if let Some(Hop { median, least, most }) = self.hop_ms {
+            let _ = write!(
+                out,
+                "\na hop       {median:.2} ms a token; {least:.2} to {most:.2} by single pairs of runs"
+            );
+        }
         out
     }
 }

@@ -11,6 +11,7 @@
 //! | `bench` | what schedules and host-side work cost, by the modelled clock and by paced runs |
 //! | `synth` | writes models of random weights with the widths of real ones |
 //! | `test` | the whole test suite |
+//! | `patch` | lets a checkout of llama.cpp build the plugin in |
 //! | `package` | plugin, doctor and emulator for the boards, as a `.tar.gz` and a `.deb` |
 //! | `conformance` | what we rely on, checked against a librknnrt.so: ours, or the vendor's on a board |
 //!
@@ -33,6 +34,7 @@ mod gguf;
 mod host_output;
 mod model;
 mod package;
+mod patch;
 mod process;
 mod progress;
 mod report;
@@ -73,6 +75,8 @@ enum Command {
     Synth(synth::Options),
     /// Run the whole test suite
     Test(test::Options),
+    /// Let a checkout of llama.cpp build the plugin in with -DLLAMA_RKNPU2=ON, by the patch of its version
+    Patch(patch::Options),
     /// Pack plugin, doctor and emulator for the boards, as a .tar.gz and a .deb
     Package(package::Options),
     /// Check a librknnrt.so against everything that we rely on: the emulator, or the vendor's on a board
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::command(&options),
         Command::Synth(options) => synth::command(&options),
         Command::Test(options) => test::command(&options),
+        Command::Patch(options) => patch::command(&options),
         Command::Package(options) => package::command(&options),
         Command::Conformance(options) => conformance::command(&options),
     };

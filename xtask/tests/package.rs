@@ -182,6 +182,52 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
     assert!(by("npu_runs") > 5000 && by("npu_flops") > 1_000_000_000, "{report}");
 }
 
+/// The files of the package with the C library of the oldest system that they are for, in qemu: the plugin is loaded with every
+/// symbol bound, and the doctor runs all of its checks on the emulator.
+#[test]
+fn the_files_run_with_the_c_library_of_debian_11() {
+    let test = "the_files_run_with_the_c_library_of_debian_11";
+    let Some(root) = std::env::var_os("GGML_RKNPU_TEST_DEBIAN_11").map(PathBuf::from) else {
+        skip(test, "GGML_RKNPU_TEST_DEBIAN_11 is not set: it needs a Debian machine and cargo xtask test");
+        return;
+    };
+    if !answers("qemu-aarch64-static", &["-version"]) {
+        skip(test, "there is no qemu-aarch64-static");
+        return;
+    }
+    let Some((out, _)) = packages(test) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (name, (_, content)) in unpacked(&only(out.path(), "gz")) {
+        let path = dir.path().join(name.rsplit('/').next().unwrap());
+        if ["libggml-rknpu.so", "libnpu_emulator.so", "rknpu-doctor"].iter().any(|file| path.ends_with(file))
+        {
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    let mut doctor = Command::new("qemu-aarch64-static");
+    doctor.arg("-L").arg(&root).args(["-cpu", "cortex-a76"]);
+    let preload = dir.path().join("libggml-rknpu.so");
+    for variable in [
+        format!("LD_LIBRARY_PATH={}", root.join("lib/aarch64-linux-gnu").display()),
+        format!("LD_PRELOAD={}", preload.display()),
+        "LD_BIND_NOW=1".to_owned(),
+        format!("RKNPU_LIBRARY={}", dir.path().join("libnpu_emulator.so").display()),
+        "RKNPU_EMU_SOC=rk3588".to_owned(),
+    ] {
+        doctor.args(["-E", &variable]);
+    }
+    // The process that runs the checks itself: nothing here starts another one for the boards' processor.
+    doctor.arg(dir.path().join("rknpu-doctor")).args(["--child", "0", "--no-times"]);
+    let output = doctor.stdin(Stdio::null()).output().unwrap();
+    let (said, err) = texts(&output);
+    assert!(output.status.success() && said.trim_end().ends_with("rknpu-doctor> \"done\""), "{said}{err}");
+    assert!(!err.contains("cannot be preloaded"), "{err}");
+    let passed = said.matches(r#""state":"pass""#).count();
+    assert_eq!(passed, said.matches(r#"{"end":"#).count(), "{said}");
+    assert!(passed > 40, "{said}");
+}
+
 #[test]
 fn the_packages_hold_what_boards_need_and_no_more() {
     let Some((out, said)) = packages("the_packages_hold_what_boards_need_and_no_more") else { return };

@@ -263,3 +263,14 @@ fn operands_of_other_lengths_are_refused() {
     let odd = Dot { a_block: 1, ..dot };
     assert!(std::panic::catch_unwind(|| dot_i4(&[0; 32], &[0; 512], &odd, &mut [0; 64])).is_err());
 }
+
+/// What is found out about the machine is true: by what qemu was asked for, or by the kernel's list of features.
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn the_dot_product_is_taken_where_the_processor_has_it() {
+    let has = match std::env::var("GGML_RKNPU_TEST_DOTPROD") {
+        Ok(asked) => asked == "1",
+        Err(_) => std::fs::read_to_string("/proc/cpuinfo").unwrap().contains("asimddp"),
+    };
+    assert_eq!(matches!(Machine::best(), Machine::NeonDotprod), has);
+}

@@ -59,13 +59,14 @@ impl Made {
         })
     }
 
-    /// The program of a library's own tests.
+    /// The program of the tests of a library, or of a test of that name.
     ///
     /// # Errors
     /// When cargo made none.
-    pub fn library_tests(&self, target: &str) -> Result<PathBuf> {
+    pub fn tests_of(&self, target: &str) -> Result<PathBuf> {
         self.find(target, "tests", |message, name| {
-            message.is_of(name, "rlib").then(|| message.executable.clone())?
+            let is_it = message.is_of(name, "rlib") || message.is_of(name, "test");
+            is_it.then(|| message.executable.clone())?
         })
     }
 
@@ -160,7 +161,7 @@ mod tests {
                 r#"{{"reason":"compiler-artifact","target":{{"kind":["cdylib","rlib"],"name":"ggml_rknpu"}},
                 "profile":{{"test":true}},"filenames":["/t/x"],"executable":{executable}}}"#
             );
-            Made(Message::read(&line).into_iter().collect()).library_tests("ggml_rknpu")
+            Made(Message::read(&line).into_iter().collect()).tests_of("ggml_rknpu")
         };
         assert_eq!(made("\"/t/x\"").unwrap(), Path::new("/t/x"));
         assert!(made("null").unwrap_err().to_string().contains("no tests of the target ggml_rknpu"));

@@ -14,7 +14,7 @@ use crate::progress::Step;
 /// The boards' target.
 pub const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// The target's C compiler, which links.
-const LINKER: &str = "aarch64-linux-gnu-gcc";
+pub const LINKER: &str = "aarch64-linux-gnu-gcc";
 /// Where Debian has its own rustc, the one that its packages of the target's standard library belong to.
 const DEBIANS_RUSTC: &str = "/usr/bin/rustc";
 /// The target's C library must be the system's own. With the one of Debian's cross compilers, in
@@ -98,10 +98,10 @@ impl Cross {
         cargo.env("RUSTC", &self.rustc).env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
     }
 
-    /// A program of the target, to be started.
-    pub fn run(&self, program: &Path) -> Command {
+    /// A program of the target, to be started on a processor of qemu's.
+    pub fn run_on(&self, processor: &str, program: &Path) -> Command {
         let mut command = Command::new(&self.qemu);
-        command.args(["-L", "/"]).arg(program);
+        command.args(["-L", "/", "-cpu", processor]).arg(program);
         command
     }
 }

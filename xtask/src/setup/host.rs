@@ -11,6 +11,7 @@ use flate2::read::GzDecoder;
 use super::download::{
     self, Fetch, Package, LLAMA_CPP, LLAMA_CPP_PYTHON, LLAMA_CPP_PYTHON_OLD, LLAMA_CPP_SYS,
 };
+use super::packages::Need;
 use crate::cache::{flags, Cache};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
@@ -90,6 +91,9 @@ pub const V2_UNMARKED: Release = Release {
         "-DLLAMA_BUILD_SERVER=OFF",
     ],
 };
+
+/// What builds one.
+pub const TOOLS: [Need; 4] = [Need::Cmake, Need::Ninja, Need::Ccache, Need::Cxx];
 
 /// Memory that a compiler may take, in bytes; small boards build with fewer of them at a time.
 const COMPILER_BYTES: u64 = 1 << 30;
@@ -239,6 +243,8 @@ fn build(cache: &Cache, release: &Release) -> Result<()> {
     let mut ninja = Command::new("ninja");
     ninja.arg("-C").arg(&build).arg("-j").arg(jobs().to_string()).args(release.targets);
     ninja.env("NINJA_STATUS", "[%f/%t] ");
+    // With paths from here on, what is compiled serves another copy of the same sources too.
+    ninja.env("CCACHE_DIR", cache.ccache()).env("CCACHE_BASEDIR", cache.host(version));
     run_logged(&mut ninja, &log, &log_path, |line| {
         if let Some((done, total)) = ninja_progress(line) {
             step.at(done, total);

@@ -11,6 +11,7 @@
 pub mod bindings;
 pub mod cargo;
 pub mod cross;
+mod debian;
 pub mod download;
 pub mod host;
 pub mod models;
@@ -46,6 +47,8 @@ pub const TEST_PYTHON: &str = "GGML_RKNPU_TEST_PYTHON";
 pub const TEST_NODE: &str = "GGML_RKNPU_TEST_NODE";
 /// The folder of node-llama-cpp for the boards' processor, on a machine of another one, for tests.
 pub const TEST_NODE_FOR_BOARDS: &str = "GGML_RKNPU_TEST_NODE_FOR_BOARDS";
+/// The root of a Debian 11 for boards, in the environment of `cargo test`.
+pub const TEST_DEBIAN_11: &str = "GGML_RKNPU_TEST_DEBIAN_11";
 /// The folder of models, for tests.
 pub const TEST_MODELS: &str = "GGML_RKNPU_TEST_MODELS";
 /// The plugin, for tests.
@@ -115,7 +118,7 @@ pub fn prepare(wants: Wants) -> Result<Ready> {
         known_host => {
             let mut needs = Vec::new();
             if known_host.is_none() {
-                needs.extend([Need::Cmake, Need::Ninja, Need::Cxx]);
+                needs.extend(host::TOOLS);
             }
             if known_host.is_none() && host::needs_fetching(&cache, &CURRENT)
                 || models_missing && models::needs_fetching(&cache)
@@ -168,6 +171,7 @@ pub fn other_hosts() -> Result<Vec<(String, PathBuf)>> {
     found.push((TEST_NODE.to_owned(), bindings::node(&cache)?));
     if env::consts::ARCH != "aarch64" {
         found.push((TEST_NODE_FOR_BOARDS.to_owned(), bindings::node_for_boards(&cache)?));
+        found.extend(debian::root(&cache)?.map(|root| (TEST_DEBIAN_11.to_owned(), root)));
     }
     Ok(found)
 }
@@ -176,7 +180,7 @@ fn older_host(cache: &Cache, release: &Release) -> Result<Host> {
     if let Some(host) = Host::cached(cache, release) {
         return Ok(host);
     }
-    let mut needs = vec![Need::Cmake, Need::Ninja, Need::Cxx];
+    let mut needs = host::TOOLS.to_vec();
     if host::needs_fetching(cache, release) {
         needs.push(Need::Pip);
     }

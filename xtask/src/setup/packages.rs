@@ -16,6 +16,8 @@ pub enum Need {
     Cmake,
     /// ninja, for the host.
     Ninja,
+    /// ccache, which ggml's build takes by itself where it is: it spares tests that build llama.cpp anew most of the time.
+    Ccache,
     /// A C++ compiler, for the host.
     Cxx,
     /// pip, which fetches the host and the model.
@@ -32,6 +34,7 @@ impl Need {
         match self {
             Self::Cmake => "cmake",
             Self::Ninja => "ninja-build",
+            Self::Ccache => "ccache",
             Self::Cxx => "g++",
             Self::Pip => "python3-pip",
             Self::Npm => "npm",
@@ -39,10 +42,16 @@ impl Need {
         }
     }
 
+    /// Whether everything works without it too, only slower.
+    fn is_optional(self) -> bool {
+        self == Self::Ccache
+    }
+
     fn is_there(self) -> bool {
         match self {
             Self::Cmake => on_path("cmake").is_some(),
             Self::Ninja => on_path("ninja").is_some(),
+            Self::Ccache => on_path("ccache").is_some(),
             Self::Cxx => env::var_os("CXX").is_some() || on_path("c++").is_some(),
             Self::Pip => Command::new("python3")
                 .args(["-m", "pip", "--version"])
@@ -83,7 +92,8 @@ fn libclang_in(usr: &Path) -> bool {
 /// The line to run, or apt's failure.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.is_there()).collect();
-    if missing.is_empty() {
+    let may_go_on = |missing: &[Need]| missing.iter().all(|need| need.is_optional());
+    if missing.is_empty() || may_go_on(&missing) && !can_install() {
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|need| need.package()).collect();
@@ -92,7 +102,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     update()?;
     install(&names)?;
-    match missing.iter().find(|need| !need.is_there()) {
+    match missing.iter().find(|need| !need.is_optional() && !need.is_there()) {
         None => Ok(()),
         Some(need) => Err(Error::Refused(format!(
             "apt-get installed {}, but it is still not found; look at PATH",

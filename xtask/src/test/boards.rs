@@ -1,7 +1,9 @@
-//! The tests of what only a board's processor runs, the NEON kernels, in qemu on a machine of another one.
+//! The tests of what only a board's processor runs, in qemu on a machine of another one: the NEON kernels, on processors
+//! with and without the dot product, and how structs lie that host and vendor share with us.
 
 use std::env::consts::ARCH;
 use std::io::{BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -13,10 +15,16 @@ use crate::error::{Error, Result};
 use crate::process;
 use crate::progress::note;
 use crate::setup::cargo;
-use crate::setup::cross::{Cross, TARGET};
+use crate::setup::cross::{Cross, LINKER, TARGET};
+use crate::setup::plugin::workspace;
 
-/// The parts of the plugin that are tested: the kernels, and what is built on them and quick.
-const PARTS: [&str; 3] = ["kernels::", "weights::", "plan::"];
+/// Processors of qemu's, whether they have the dot product, and the parts of the plugin that are tested on them. The last
+/// one has whatever qemu knows, i8mm among it, which no board has: there also runs what is built on the kernels and quick.
+const PROCESSORS: [(&str, &str, &[&str]); 3] = [
+    ("cortex-a53", "0", &["kernels::"]),
+    ("cortex-a76", "1", &["kernels::"]),
+    ("max", "1", &["kernels::", "weights::", "plan::"]),
+];
 /// They take some ten seconds; whoever takes this long hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 /// The dependencies are optimised for the sake of tests that run models. Here most of them run never or little, and
@@ -27,11 +35,11 @@ const PROFILE: [&str; 3] = [
     "profile.dev.package.proptest.opt-level=2",
 ];
 
-/// Builds the tests and runs them. Gives the reason when the tools for it cannot be had.
+/// Builds the tests and runs them; `hosts` has the variables that name the hosts. Gives the reason when the tools for it cannot be had.
 ///
 /// # Errors
 /// A failed build, a failed test, or tests that do not come to an end.
-pub fn run(counts: &mut Counts) -> Result<Option<String>> {
+pub fn run(hosts: &[(String, PathBuf)], counts: &mut Counts) -> Result<Option<String>> {
     if ARCH == "aarch64" {
         note("this machine is aarch64 itself: the kernels' tests for boards ran above, natively");
         return Ok(None);
@@ -40,18 +48,28 @@ pub fn run(counts: &mut Counts) -> Result<Option<String>> {
         Ok(cross) => cross,
         Err(why) => return Ok(Some(format!("the kernels' tests for aarch64: {why}"))),
     };
-    note("building the kernels' tests for aarch64");
-    let mut build = cargo::cargo();
-    build.args(["test", "-p", "ggml-rknpu", "--lib", "--no-run"]);
-    build.args(PROFILE.iter().flat_map(|setting| ["--config", setting]));
-    cross.build_with(&mut build);
-    let tests =
-        cargo::made_by(build, &format!("cargo test --no-run for {TARGET}"))?.library_tests("ggml_rknpu")?;
+    note("building the tests for aarch64");
+    let built = |arguments: &[&str], target: &str| {
+        let mut build = cargo::cargo();
+        build.args(["test", "--no-run"]).args(arguments);
+        build.args(PROFILE.iter().flat_map(|setting| ["--config", setting]));
+        cross.build_with(&mut build);
+        cargo::made_by(build, &format!("cargo test --no-run for {TARGET}"))?.tests_of(target)
+    };
+    let kernels = built(&["-p", "ggml-rknpu", "--lib"], "ggml_rknpu")?;
+    let layout = built(&["-p", "ggml-sys", "--test", "layout"], "layout")?;
 
-    note(&format!("running the tests of {} for aarch64 in qemu", PARTS.join(" ")));
-    let mut command = cross.run(&tests);
-    // One after the other, so that the one at work is named while it runs: a hang then has a name.
-    command.args(PARTS).arg("--test-threads=1").current_dir(crate::setup::plugin::workspace());
+    for (processor, dotprod, parts) in PROCESSORS {
+        note(&format!("running the tests of {} on qemu's {processor}", parts.join(" ")));
+        let mut command = cross.run_on(processor, &kernels);
+        // One after the other, so that the one at work is named while it runs: a hang then has a name.
+        command.args(parts).arg("--test-threads=1").current_dir(workspace());
+        command.env("GGML_RKNPU_TEST_DOTPROD", dotprod);
+        run_within(command, LIMIT, &mut std::io::stdout(), counts)?;
+    }
+    note("running the tests of the host's structs for aarch64");
+    let mut command = cross.run_on("max", &layout);
+    command.env("CC", LINKER).envs(hosts.iter().map(|(name, path)| (name, path))).current_dir(workspace());
     run_within(command, LIMIT, &mut std::io::stdout(), counts).map(|()| None)
 }
 
@@ -94,8 +112,7 @@ fn run_within(
         return Err(Error::Tool { program, outcome, tail: Vec::new(), log: None });
     }
     if own.passed == 0 {
-        let parts = PARTS.join(" ");
-        return Err(Error::Refused(format!("no test for aarch64 ran; expected some in {parts}")));
+        return Err(Error::Refused(format!("no test for aarch64 ran of {command:?}; expected some")));
     }
     Ok(())
 }
@@ -139,6 +156,6 @@ mod tests {
     #[test]
     fn no_test_at_all_is_an_error() {
         let (result, _, _) = shell("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'", LIMIT);
-        assert!(result.unwrap_err().to_string().contains("kernels::"));
+        assert!(result.unwrap_err().to_string().contains("no test for aarch64 ran of "));
     }
 }

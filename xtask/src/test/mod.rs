@@ -6,10 +6,11 @@ mod skips;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use clap::Args;
 
+use crate::cache::Cache;
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 use crate::setup::{self, plugin, Wants};
@@ -17,6 +18,9 @@ use crate::setup::{self, plugin, Wants};
 /// The options of `test`.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// Only the tests for the boards' processor, in qemu
+    #[arg(long, conflicts_with = "cargo_args")]
+    boards: bool,
     /// Arguments for `cargo test`, after `--`
     #[arg(last = true, value_name = "CARGO TEST ARGS")]
     cargo_args: Vec<String>,
@@ -76,41 +80,45 @@ pub fn command(options: &Options) -> Result<()> {
     let mut cargo = setup::cargo::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).args(&options.cargo_args);
     cargo.env(setup::TEST_HOST, &ready.host.bin).env(setup::TEST_MODELS, &ready.models);
-    if let Some(source) = &ready.host.source {
-        cargo.env(setup::TEST_HOST_SOURCE, source);
-    }
-    cargo.envs(setup::other_hosts()?);
+    let mut hosts = setup::other_hosts()?;
+    hosts.extend(ready.host.source.map(|source| (setup::TEST_HOST_SOURCE.to_owned(), source)));
+    cargo.envs(hosts.iter().map(|(name, path)| (name, path)));
     if let Some(plugin) = &ready.plugin {
         cargo.env(setup::TEST_PLUGIN, &plugin.library).env(setup::TEST_EMULATOR, &plugin.emulator);
     }
+    cargo.env("CCACHE_DIR", Cache::from_env()?.ccache());
     cargo.env("GGML_RKNPU_XTASK", own).env(skips::VARIABLE, &skipped);
     let text = plugin::workspace().join(plugin::TEXT);
     if let Ok(text) = text.canonicalize() {
         cargo.env("GGML_RKNPU_TEST_TEXT", text);
     }
 
-    let mut child = process::spawn(cargo.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let mut counts = Counts::default();
-    if let Some(stdout) = child.stdout.take() {
-        let read = pass_on(BufReader::new(stdout), &mut std::io::stdout(), &mut counts);
-        read.map_err(|source| Error::Io { doing: "read the output of cargo test".to_owned(), source })?;
-    }
-    let status =
-        child.wait().map_err(|source| Error::Io { doing: "wait for cargo test".to_owned(), source })?;
-    let native = if status.success() {
-        Ok(())
-    } else {
-        let outcome = process::outcome(status);
-        Err(Error::Tool { program: "cargo test".to_owned(), outcome, tail: Vec::new(), log: None })
-    };
+    let native = if options.boards { Ok(()) } else { run(&mut cargo, &mut counts) };
     let boards = if options.cargo_args.is_empty() {
-        boards::run(&mut counts)
+        boards::run(&hosts, &mut counts)
     } else {
         Ok(Some("the kernels' tests for aarch64: arguments for cargo test choose among the tests".to_owned()))
     };
     let not_run = boards.as_ref().ok().cloned().flatten();
     println!("{}", summary(&counts, &skips::read(&skipped)?, not_run.as_deref()));
     native.and(boards.map(|_| ()))
+}
+
+/// Runs cargo's tests, shows their output and counts.
+fn run(cargo: &mut Command, counts: &mut Counts) -> Result<()> {
+    let mut child = process::spawn(cargo.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    if let Some(stdout) = child.stdout.take() {
+        let read = pass_on(BufReader::new(stdout), &mut std::io::stdout(), counts);
+        read.map_err(|source| Error::Io { doing: "read the output of cargo test".to_owned(), source })?;
+    }
+    let status =
+        child.wait().map_err(|source| Error::Io { doing: "wait for cargo test".to_owned(), source })?;
+    if status.success() {
+        return Ok(());
+    }
+    let outcome = process::outcome(status);
+    Err(Error::Tool { program: "cargo test".to_owned(), outcome, tail: Vec::new(), log: None })
 }
 
 /// Shows the output on `out` as it comes, bytes as they are, and counts.
