@@ -94,23 +94,31 @@ impl Cache {
     pub fn partial(&self) -> Result<TempDir> {
         fs::create_dir_all(&self.root).at("create", &self.root)?;
         tempfile::Builder::new()
-            .prefix(PARTIAL)
+            .prefix(&format!("{PARTIAL}{}-", std::process::id()))
             .tempdir_in(&self.root)
             .at("create a temporary folder in", &self.root)
     }
 
-    /// Removes what an interrupted set-up left half-made. Only for the holder of the lock.
+    /// Removes what processes left half-made that are no more; others are at work on theirs.
     ///
     /// # Errors
     /// When a leftover cannot be removed.
     pub fn clear_partials(&self) -> Result<()> {
         for entry in fs::read_dir(&self.root).at("list", &self.root)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(rest) = name.strip_prefix(PARTIAL) else { continue };
+            let owner = rest.split('-').next().unwrap_or_default();
+            if !is_alive(owner) {
                 fs::remove_dir_all(entry.path()).at("remove", &entry.path())?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether there is a process of this id; what is no id names none.
+fn is_alive(id: &str) -> bool {
+    id.parse::<u32>().is_ok_and(|id| Path::new("/proc").join(id.to_string()).exists())
 }
 
 /// The host's cmake flags on a machine of this architecture, in the order that the hash is taken of.
@@ -161,11 +169,16 @@ mod tests {
     fn leftovers_go_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().join("cache"));
-        let left = cache.partial().unwrap().keep();
-        fs::write(left.join("half"), b"x").unwrap();
+        let at_work = cache.partial().unwrap();
+        // No process has this id: the largest one is 2^22.
+        let left = ["4194305-x", "of-another-name"].map(|name| cache.root().join(format!("{PARTIAL}{name}")));
+        for left in &left {
+            fs::create_dir_all(left).unwrap();
+            fs::write(left.join("half"), b"x").unwrap();
+        }
         fs::create_dir(cache.models()).unwrap();
         cache.clear_partials().unwrap();
-        assert!(!left.exists());
+        assert!(!left.iter().any(|left| left.exists()) && at_work.path().exists());
         assert!(cache.models().exists());
     }
 }
