@@ -24,6 +24,10 @@ pub enum Need {
     Pip,
     /// npm and node, for a host in JavaScript.
     Npm,
+    /// jq, with which the documentation looks at reports, for its tests.
+    Jq,
+    /// curl, with which the documentation asks a server, for its tests.
+    Curl,
     /// libclang, with which the plugin's bindings are made.
     Libclang,
 }
@@ -38,13 +42,15 @@ impl Need {
             Self::Cxx => "g++",
             Self::Pip => "python3-pip",
             Self::Npm => "npm",
+            Self::Jq => "jq",
+            Self::Curl => "curl",
             Self::Libclang => "libclang-dev",
         }
     }
 
-    /// Whether everything works without it too, only slower.
+    /// Whether people can do without it: builds are slower then, or tests are counted as skipped.
     fn is_optional(self) -> bool {
-        self == Self::Ccache
+        matches!(self, Self::Ccache | Self::Jq | Self::Curl)
     }
 
     fn is_there(self) -> bool {
@@ -60,6 +66,8 @@ impl Need {
                 .status()
                 .is_ok_and(|status| status.success()),
             Self::Npm => on_path("npm").is_some() && on_path("node").is_some(),
+            Self::Jq => on_path("jq").is_some(),
+            Self::Curl => on_path("curl").is_some(),
             Self::Libclang => env::var_os("LIBCLANG_PATH").is_some() || libclang_in(Path::new("/usr")),
         }
     }

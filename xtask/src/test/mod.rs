@@ -13,6 +13,7 @@ use clap::Args;
 use crate::cache::Cache;
 use crate::error::{Error, IoContext, Result};
 use crate::process;
+use crate::setup::packages::{self, Need};
 use crate::setup::{self, plugin, Wants};
 
 /// The options of `test`.
@@ -73,6 +74,7 @@ pub fn command(options: &Options) -> Result<()> {
     let own =
         env::current_exe().map_err(|source| Error::Io { doing: "find this program".to_owned(), source })?;
     let ready = setup::prepare(Wants { models: true, plugin: true })?;
+    packages::ensure(&[Need::Jq, Need::Curl])?;
     let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
     let skipped = scratch.path().join("skips");
     fs::write(&skipped, "").at("write", &skipped)?;
