@@ -58,6 +58,16 @@ struct Package {
     content: Vec<u8>,
 }
 
+/// Has at hand what makes the boards' packages: installs or fetches what is missing.
+///
+/// # Errors
+/// What cannot be had, with what to do about it.
+pub fn prepare() -> Result<()> {
+    let (cache, target) = (Cache::from_env()?, Target::of(cross::TARGET).map_err(Error::Refused)?);
+    Tools::ensure(target, &cache)?;
+    deb::tool(&cache).map(|_| ())
+}
+
 /// Makes the packages.
 ///
 /// # Errors

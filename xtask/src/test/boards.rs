@@ -12,8 +12,9 @@ use wait_timeout::ChildExt;
 
 use super::{pass_on, Counts};
 use crate::error::{Error, Result};
+use crate::package;
 use crate::process;
-use crate::progress::note;
+use crate::progress::{note, warn};
 use crate::setup::cargo;
 use crate::setup::cross::{Cross, LINKER, TARGET};
 use crate::setup::plugin::workspace;
@@ -35,18 +36,38 @@ const PROFILE: [&str; 3] = [
     "profile.dev.package.proptest.opt-level=2",
 ];
 
-/// Builds the tests and runs them; `hosts` has the variables that name the hosts. Gives the reason when the tools for it cannot be had.
+/// The tools, and those of the packages; installed and fetched where they are missing. `None` on a board's own processor.
+/// Before all tests: some of the native ones need them too, and are counted as skipped where they cannot be had.
+pub fn tools() -> Option<Result<Cross, String>> {
+    if ARCH == "aarch64" {
+        return None;
+    }
+    let cross = Cross::ensure();
+    if cross.is_ok() {
+        if let Err(error) = package::prepare() {
+            warn(&format!("the tests of the packages are skipped: {error}"));
+        }
+    }
+    Some(cross)
+}
+
+/// Builds the tests and runs them; `hosts` has the variables that name the hosts. Gives the reason when the tools for it
+/// cannot be had.
 ///
 /// # Errors
 /// A failed build, a failed test, or tests that do not come to an end.
-pub fn run(hosts: &[(String, PathBuf)], counts: &mut Counts) -> Result<Option<String>> {
-    if ARCH == "aarch64" {
-        note("this machine is aarch64 itself: the kernels' tests for boards ran above, natively");
-        return Ok(None);
-    }
-    let cross = match Cross::ensure() {
-        Ok(cross) => cross,
-        Err(why) => return Ok(Some(format!("the kernels' tests for aarch64: {why}"))),
+pub fn run(
+    tools: Option<Result<Cross, String>>,
+    hosts: &[(String, PathBuf)],
+    counts: &mut Counts,
+) -> Result<Option<String>> {
+    let cross = match tools {
+        Some(Ok(cross)) => cross,
+        Some(Err(why)) => return Ok(Some(format!("the kernels' tests for aarch64: {why}"))),
+        None => {
+            note("this machine is aarch64 itself: the kernels' tests for boards ran above, natively");
+            return Ok(None);
+        }
     };
     note("building the tests for aarch64");
     let built = |arguments: &[&str], target: &str| {

@@ -75,6 +75,8 @@ pub fn command(options: &Options) -> Result<()> {
         env::current_exe().map_err(|source| Error::Io { doing: "find this program".to_owned(), source })?;
     let ready = setup::prepare(Wants { models: true, plugin: true })?;
     packages::ensure(&[Need::Jq, Need::Curl])?;
+    // Whoever chooses among the tests takes what is there.
+    let tools = options.cargo_args.is_empty().then(boards::tools);
     let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
     let skipped = scratch.path().join("skips");
     fs::write(&skipped, "").at("write", &skipped)?;
@@ -97,10 +99,12 @@ pub fn command(options: &Options) -> Result<()> {
 
     let mut counts = Counts::default();
     let native = if options.boards { Ok(()) } else { run(&mut cargo, &mut counts) };
-    let boards = if options.cargo_args.is_empty() {
-        boards::run(&hosts, &mut counts)
-    } else {
-        Ok(Some("the kernels' tests for aarch64: arguments for cargo test choose among the tests".to_owned()))
+    let boards = match tools {
+        Some(tools) => boards::run(tools, &hosts, &mut counts),
+        None => {
+            let why = "the kernels' tests for aarch64: arguments for cargo test choose among the tests";
+            Ok(Some(why.to_owned()))
+        }
     };
     let not_run = boards.as_ref().ok().cloned().flatten();
     println!("{}", summary(&counts, &skips::read(&skipped)?, not_run.as_deref()));
