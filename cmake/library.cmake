@@ -1,5 +1,5 @@
-# The target ggml-rknpu, what builds it and what installs it. Included by the project's own CMakeLists.txt, and by rknpu.cmake in
-# the folder of a host's ggml, where nothing of a project of ours may be relied on.
+# The target ggml-rknpu, what builds it and what installs it. Included by the project's own CMakeLists.txt, and by
+# rknpu.cmake in the folder of a host's ggml, where nothing of a project of ours may be relied on.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 include("${CMAKE_CURRENT_LIST_DIR}/cargo.cmake")

@@ -89,3 +89,34 @@ fn mul_mat_id_on_rk3588() {
 fn mul_mat_id_on_rk3588_by_who_is_faster() {
     products("MUL_MAT_ID", EXPERTS, "rk3588", "auto");
 }
+
+/// What the suite says that we do is what it then tests: as many cases as pass above.
+#[test]
+fn the_suite_lists_what_is_supported() {
+    let Some(lab) = lab("the_suite_lists_what_is_supported") else { return };
+    let (out, err) =
+        output(lab.npu("test-backend-ops", "rk3588").args(["support", "-b", "RKNPU", "-o", "MUL_MAT"]));
+    let said = out + &err;
+    let count =
+        |word: &str| said.lines().filter(|line| line.contains("MUL_MAT(") && line.contains(word)).count();
+    let refused = count("NOT SUPPORTED");
+    assert!(count("SUPPORTED") - refused > 1500 && refused > 0, "{said}");
+    assert!(said.contains("2/2 backends passed"), "{said}");
+}
+
+/// The suite's timings run, of a token and of eight, and the NPU does them. What it times here is the emulator.
+#[test]
+fn the_suite_times_products() {
+    let Some(lab) = lab("the_suite_times_products") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.json");
+    let cases = "type_a=(q8_0|f16),.*m=4096,n=(1|8),k=14336";
+    let mut suite = lab.npu("test-backend-ops", "rk3588");
+    suite.args(["perf", "-b", "RKNPU", "-o", "MUL_MAT", "-p", cases]);
+    let (out, err) = output(suite.env("RKNPU_DECODE", "npu").env("RKNPU_REPORT", &report));
+    let said = out + &err;
+    let timed = said.lines().filter(|line| line.contains("MUL_MAT(") && line.contains("FLOPS")).count();
+    assert_eq!(timed, 4, "{said}");
+    let report = common::report(&report);
+    assert!(report["npu_runs"].as_u64().unwrap() > 1000 && report["fallbacks"] == 0, "{report}");
+}

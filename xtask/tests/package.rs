@@ -235,7 +235,11 @@ fn the_packages_hold_what_boards_need_and_no_more() {
         assert!(said.contains(&path.display().to_string()), "{said}");
     }
     let files = unpacked(&tar);
-    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let is_page = |name: &&str| ["/docs/", "/packaging/examples/"].iter().any(|part| name.contains(part));
+    let (pages, names): (Vec<&str>, Vec<&str>) = files.keys().map(String::as_str).partition(is_page);
+    for page in ["docs/install.md", "docs/troubleshoot.md", "packaging/examples/Containerfile"] {
+        assert!(pages.contains(&&*format!("share/doc/ggml-rknpu/{page}")), "{pages:?}");
+    }
     let wanted = [
         "bin/rknpu-doctor",
         "include/ggml-rknpu.h",
@@ -243,6 +247,7 @@ fn the_packages_hold_what_boards_need_and_no_more() {
         "lib/libggml-rknpu.so",
         "lib/udev/rules.d/49-rknpu.rules",
         "share/doc/ggml-rknpu/README",
+        "share/doc/ggml-rknpu/README.md",
         "share/doc/ggml-rknpu/copyright",
         "share/doc/ggml-rknpu/licences.txt",
         "share/doc/ggml-rknpu/sbom.cdx.json",

@@ -92,7 +92,7 @@ pub fn list(root: &Path, built: &Built, papers: &Papers, form: Form) -> Result<V
         .replace("@COMMIT@", papers.commit);
 
     let file = |path: String, mode: u32, content: &[u8]| Entry { path, mode, content: content.to_vec() };
-    Ok(vec![
+    let mut entries = vec![
         file(plugin, 0o644, &built.plugin),
         file(emulator, 0o644, &built.emulator),
         file(format!("bin/{DOCTOR}"), 0o755, &built.doctor),
@@ -103,7 +103,27 @@ pub fn list(root: &Path, built: &Built, papers: &Papers, form: Form) -> Result<V
         file(doc("copyright"), 0o644, packaged("copyright")?.as_bytes()),
         file(doc("licences.txt"), 0o644, papers.licences.as_bytes()),
         file(doc("sbom.cdx.json"), 0o644, papers.sbom),
-    ])
+    ];
+    for name in pages(root)? {
+        entries.push(file(doc(&name), 0o644, read(&name)?.as_bytes()));
+    }
+    Ok(entries)
+}
+
+/// The pages for people and the examples that they speak of, as they lie in the checkout, so that their links lead on.
+fn pages(root: &Path) -> Result<Vec<String>> {
+    let mut names = vec!["README.md".to_owned()];
+    for (folder, end) in [("docs", ".md"), ("packaging/examples", "")] {
+        let path = root.join(folder);
+        for entry in fs::read_dir(&path).at("read", &path)? {
+            let name = entry.at("read", &path)?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(end) {
+                names.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The script that Debian's package runs once it is unpacked.
