@@ -188,8 +188,6 @@ fn start(options: &Options, root: &Root, first: usize) -> std::io::Result<(Child
             command.arg(name);
         }
     }
-    // The checks make the library refuse things, at which a strict emulator aborts.
-    command.env_remove("RKNPU_EMU_STRICT");
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (sender, events) = channel();
     if let Some(stderr) = child.stderr.take() {

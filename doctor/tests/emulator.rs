@@ -26,9 +26,7 @@ fn each_emulated_chip_holds_the_contract() {
 fn the_report_of_the_emulator_says_that_it_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("report.json");
-    // As a user who has tried a host with it may have it set.
-    let strict = ("RKNPU_EMU_STRICT", "1");
-    let output = doctor(&["--report", file.to_str().unwrap()]).env(strict.0, strict.1).output().unwrap();
+    let output = doctor(&["--report", file.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
     assert!(text.starts_with("rknpu-doctor ") && text.lines().next().unwrap().ends_with("emulated RK3588"));
