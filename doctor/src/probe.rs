@@ -20,6 +20,8 @@ const RUNNER: &str = "RKNPU_DOCTOR_RUNNER";
 
 /// How long a check may take: the driver's own time-outs are shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long its last words on stderr may take once stdout is closed; somebody else may hold stderr open.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a child that died is started again.
 const RESTARTS: usize = 16;
 /// Lines of the library's own words that are kept.
@@ -101,8 +103,9 @@ fn session(
 ) -> std::io::Result<(Option<usize>, Option<String>)> {
     let (mut child, events) = start(options, root, first)?;
     let (mut running, mut is_done, mut is_late) = (None, false, false);
+    let mut patience = PATIENCE;
     loop {
-        match events.recv_timeout(PATIENCE) {
+        match events.recv_timeout(patience) {
             Ok(Event::Said(line)) => match line {
                 Line::Opened { emulated, chip, modelled } => {
                     probe.modelled = modelled;
@@ -134,7 +137,10 @@ fn session(
                     probe.log.push(line);
                 }
             }
-            Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
+            // The library's words on stderr come from a thread of their own, and may come later.
+            Ok(Event::End) => patience = LAST_WORDS,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if patience == LAST_WORDS => break,
             Err(RecvTimeoutError::Timeout) => {
                 is_late = true;
                 child.kill()?;
