@@ -24,11 +24,6 @@ endfunction()
 function(ggml_rknpu_attach_stock)
     get_target_property(dir ggml SOURCE_DIR)
     set(registry "${dir}/ggml-backend-reg.cpp")
-    if (NOT EXISTS "${registry}")
-        message(FATAL_ERROR "LLAMA_RKNPU2: there is no ${registry}, where llama.cpp of the last year has the registry of its "
-                            "backends; build without LLAMA_RKNPU2 and with -DGGML_BACKEND_DL=ON, and name the plugin by "
-                            "GGML_BACKEND_PATH")
-    endif()
     # What registry.h relies on.
     if (GGML_BACKEND_DL)
         set(expected "void ggml_backend_load_all_from_path(const char * dir_path) {")
@@ -36,12 +31,15 @@ function(ggml_rknpu_attach_stock)
     else()
         set(expected "register_backend(ggml_backend_cpu_reg());")
     endif()
-    file(READ "${registry}" text)
+    set(text "")
+    if (EXISTS "${registry}")
+        file(READ "${registry}" text)
+    endif()
     string(FIND "${text}" "${expected}" place)
     if (place EQUAL -1)
-        message(FATAL_ERROR "LLAMA_RKNPU2: ${registry} has no '${expected}'; this llama.cpp registers its backends in a way "
-                            "that is not known here; build without LLAMA_RKNPU2 and with -DGGML_BACKEND_DL=ON, and name the "
-                            "plugin by GGML_BACKEND_PATH")
+        message(FATAL_ERROR "LLAMA_RKNPU2: there is no '${expected}' in ${registry}, where llama.cpp of the last year has the "
+                            "registry of its backends; build without LLAMA_RKNPU2 and with -DGGML_BACKEND_DL=ON, and name "
+                            "the plugin by GGML_BACKEND_PATH")
     endif()
     set_source_files_properties("${registry}" TARGET_DIRECTORY ggml
         PROPERTIES COMPILE_OPTIONS "-include;${GGML_RKNPU_CMAKE_DIR}/registry.h"

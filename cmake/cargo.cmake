@@ -95,9 +95,9 @@ function(ggml_rknpu_find_cargo)
     message(STATUS "ggml-rknpu: ${profile} for ${target}, by ${CARGO}")
 endfunction()
 
-# A target that builds the plugin's library as `file`.
-function(ggml_rknpu_cargo_library name file is_static)
-    if (is_static)
+# A target that builds the plugin's library as `file`; `kind` is STATIC or SHARED.
+function(ggml_rknpu_cargo_library name file kind)
+    if (kind STREQUAL "STATIC")
         # A crate type of its own: the plugin is not built as a static library unless somebody asks.
         set(build rustc --lib --crate-type staticlib --package ggml-rknpu)
         set(made libggml_rknpu.a)

@@ -5,42 +5,33 @@ include(CMakePackageConfigHelpers)
 include("${CMAKE_CURRENT_LIST_DIR}/cargo.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/attach.cmake")
 
-set(is_static OFF)
 if (DEFINED BUILD_SHARED_LIBS AND NOT BUILD_SHARED_LIBS AND NOT GGML_BACKEND_DL)
-    set(is_static ON)
-endif()
-ggml_rknpu_find_cargo()
-if (is_static)
+    set(kind STATIC)
     set(file "libggml-rknpu.a")
 else()
+    set(kind SHARED)
     set(file "libggml-rknpu.so")
+    # Whoever links the shared library needs nothing besides.
+    set(GGML_RKNPU_SYSTEM_LIBRARIES "")
+    set(GGML_RKNPU_LINK_OPTIONS "")
 endif()
 # A host finds its backends beside its programs.
-if (CMAKE_RUNTIME_OUTPUT_DIRECTORY AND NOT is_static)
+if (CMAKE_RUNTIME_OUTPUT_DIRECTORY AND kind STREQUAL "SHARED")
     set(GGML_RKNPU_LIBRARY "${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/${file}")
 else()
     set(GGML_RKNPU_LIBRARY "${CMAKE_CURRENT_BINARY_DIR}/${file}")
 endif()
-ggml_rknpu_cargo_library(ggml-rknpu-cargo "${GGML_RKNPU_LIBRARY}" ${is_static})
+ggml_rknpu_find_cargo()
+ggml_rknpu_cargo_library(ggml-rknpu-cargo "${GGML_RKNPU_LIBRARY}" ${kind})
 
-if (is_static)
-    add_library(ggml-rknpu STATIC IMPORTED GLOBAL)
-else()
-    add_library(ggml-rknpu SHARED IMPORTED GLOBAL)
-endif()
+add_library(ggml-rknpu ${kind} IMPORTED GLOBAL)
 add_dependencies(ggml-rknpu ggml-rknpu-cargo)
-set(GGML_RKNPU_KIND SHARED)
 set_target_properties(ggml-rknpu PROPERTIES
     IMPORTED_LOCATION "${GGML_RKNPU_LIBRARY}"
-    INTERFACE_INCLUDE_DIRECTORIES "${GGML_RKNPU_ROOT}/include")
-if (is_static)
-    set(GGML_RKNPU_KIND STATIC)
-    set_target_properties(ggml-rknpu PROPERTIES
-        INTERFACE_LINK_LIBRARIES "${GGML_RKNPU_SYSTEM_LIBRARIES}"
-        INTERFACE_LINK_OPTIONS "${GGML_RKNPU_LINK_OPTIONS}")
-else()
-    set_target_properties(ggml-rknpu PROPERTIES IMPORTED_SONAME "${file}")
-endif()
+    IMPORTED_SONAME "${file}"
+    INTERFACE_INCLUDE_DIRECTORIES "${GGML_RKNPU_ROOT}/include"
+    INTERFACE_LINK_LIBRARIES "${GGML_RKNPU_SYSTEM_LIBRARIES}"
+    INTERFACE_LINK_OPTIONS "${GGML_RKNPU_LINK_OPTIONS}")
 add_library(ggml-rknpu::ggml-rknpu ALIAS ggml-rknpu)
 
 if (GGML_BACKEND_DL AND GGML_BACKEND_DIR)

@@ -10,12 +10,11 @@ use common::{lab, output, skip, Lab};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// cmake that configures `source` in `build`. Cargo's own folder is taken along, so that nothing is compiled twice.
+/// cmake that configures `source` in `build`.
 fn configure(lab: &Lab, source: &Path, build: &Path) -> Command {
-    let cargo_dir = lab.plugin.parent().and_then(Path::parent).unwrap();
     let mut cmake = Command::new("cmake");
     cmake.arg("-S").arg(source).arg("-B").arg(build);
-    cmake.arg(format!("-DGGML_RKNPU_CARGO_DIR={}", cargo_dir.display()));
+    cmake.arg(format!("-DGGML_RKNPU_CARGO_DIR={}", lab.cargo_dir().display()));
     cmake
 }
 
@@ -115,7 +114,7 @@ fn a_toolchain_file_builds_for_a_board() {
         let _ = std::fs::remove_dir_all(&build_dir);
         let mut cmake = configure(&lab, Path::new(ROOT), &build_dir);
         // A debug build, which cargo is told of too.
-        let cargo_dir = lab.plugin.parent().and_then(Path::parent).unwrap().join("aarch64");
+        let cargo_dir = lab.cargo_dir().join("aarch64");
         cmake.arg(format!("-DGGML_RKNPU_CARGO_DIR={}", cargo_dir.display()));
         cmake.arg(format!("-DCMAKE_TOOLCHAIN_FILE={}", toolchain.display()));
         cmake.arg(format!("-DGGML_RKNPU_CARGO_FLAGS={CARGO_FLAGS}"));

@@ -54,12 +54,10 @@ impl<'a> Tree<'a> {
     /// Configures and builds; the folder of its programs.
     fn build(&self, (kind, options, programs): Kind, include: bool) -> PathBuf {
         let build = self.dir.path().join(format!("build-{kind}"));
-        let cargo_dir = self.lab.plugin.parent().and_then(Path::parent).unwrap();
         let mut cmake = Command::new("cmake");
         cmake.args(["-G", "Ninja", "-S"]).arg(self.source()).arg("-B").arg(&build);
         cmake.args(["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_RKNPU2=ON"]).args(&self.options).args(options);
-        // Cargo's own folder is taken along, so that nothing is compiled twice.
-        cmake.arg(format!("-DGGML_RKNPU_CARGO_DIR={}", cargo_dir.display()));
+        cmake.arg(format!("-DGGML_RKNPU_CARGO_DIR={}", self.lab.cargo_dir().display()));
         // The folder may have been configured with it before.
         cmake.arg("-UCMAKE_PROJECT_INCLUDE");
         if include {

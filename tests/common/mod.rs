@@ -42,6 +42,11 @@ impl Lab {
         self.models.join(format!("SmolLM2-135M-Instruct.{name}.gguf"))
     }
 
+    /// The folder in which cargo built the plugin: a build of it there compiles nothing twice.
+    pub fn cargo_dir(&self) -> &Path {
+        self.plugin.parent().and_then(Path::parent).expect("it lies in a folder of a profile")
+    }
+
     /// A program of the host with the plugin and the emulated `soc`.
     pub fn npu(&self, program: &str, soc: &str) -> Command {
         let mut command = Command::new(self.host.join(program));

@@ -161,9 +161,11 @@ pub fn command(options: &Options) -> Result<()> {
         for over_all in [!all_last, all_last] {
             servers.iter().for_each(Server::forget);
             let (said, ms) = run(if over_all { &addresses } else { &addresses[..1] })?;
-            if over_all { &mut all } else { &mut one }.push(ms);
             if over_all {
+                all.push(ms);
                 text = said;
+            } else {
+                one.push(ms);
             }
         }
     }

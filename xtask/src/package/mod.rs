@@ -63,9 +63,13 @@ struct Package {
 /// # Errors
 /// What cannot be had, with what to do about it.
 pub fn prepare() -> Result<()> {
-    let (cache, target) = (Cache::from_env()?, Target::of(cross::TARGET).map_err(Error::Refused)?);
-    Tools::ensure(target, &cache)?;
-    deb::tool(&cache).map(|_| ())
+    tools(Target::of(cross::TARGET).map_err(Error::Refused)?).map(|_| ())
+}
+
+/// What compiles and links, and cargo-deb.
+fn tools(target: &Target) -> Result<(Tools, PathBuf)> {
+    let cache = Cache::from_env()?;
+    Ok((Tools::ensure(target, &cache)?, deb::tool(&cache)?))
 }
 
 /// Makes the packages.
@@ -73,13 +77,12 @@ pub fn prepare() -> Result<()> {
 /// # Errors
 /// What is missing, a failed build, a file that must not be packaged, or a second build of other bytes.
 pub fn command(options: &Options) -> Result<()> {
-    let (cache, target) = (Cache::from_env()?, options.target);
+    let target = options.target;
     let source = Source::of(&plugin::workspace())?;
     if source.commit.ends_with("-dirty") {
         warn("there are changes that are not committed: the packages are those of no commit");
     }
-    let tools = Tools::ensure(target, &cache)?;
-    let cargo_deb = deb::tool(&cache)?;
+    let (tools, cargo_deb) = tools(target)?;
     let cargo_dir = env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let cargo_dir = cargo_dir.unwrap_or_else(|| source.root.join("target"));
     // cargo starts elsewhere, and names files by their whole paths.

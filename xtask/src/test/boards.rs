@@ -38,33 +38,33 @@ const PROFILE: [&str; 3] = [
 
 /// The tools, and those of the packages; installed and fetched where they are missing. `None` on a board's own processor.
 /// Before all tests: some of the native ones need them too, and are counted as skipped where they cannot be had.
-pub fn tools() -> Option<Result<Cross, String>> {
+///
+/// # Errors
+/// Why they cannot be had.
+pub fn tools() -> Result<Option<Cross>, String> {
     if ARCH == "aarch64" {
-        return None;
+        return Ok(None);
     }
-    let cross = Cross::ensure();
-    if cross.is_ok() {
-        if let Err(error) = package::prepare() {
-            warn(&format!("the tests of the packages are skipped: {error}"));
-        }
+    let cross = Cross::ensure()?;
+    if let Err(error) = package::prepare() {
+        warn(&format!("the tests of the packages are skipped: {error}"));
     }
-    Some(cross)
+    Ok(Some(cross))
 }
 
-/// Builds the tests and runs them; `hosts` has the variables that name the hosts. Gives the reason when the tools for it
-/// cannot be had.
+/// Builds the tests and runs them; `hosts` has the variables that name the hosts. Gives the reason when there are no tools.
 ///
 /// # Errors
 /// A failed build, a failed test, or tests that do not come to an end.
 pub fn run(
-    tools: Option<Result<Cross, String>>,
+    tools: Result<Option<Cross>, String>,
     hosts: &[(String, PathBuf)],
     counts: &mut Counts,
 ) -> Result<Option<String>> {
     let cross = match tools {
-        Some(Ok(cross)) => cross,
-        Some(Err(why)) => return Ok(Some(format!("the kernels' tests for aarch64: {why}"))),
-        None => {
+        Ok(Some(cross)) => cross,
+        Err(why) => return Ok(Some(format!("the kernels' tests for aarch64: {why}"))),
+        Ok(None) => {
             note("this machine is aarch64 itself: the kernels' tests for boards ran above, natively");
             return Ok(None);
         }
@@ -90,7 +90,7 @@ pub fn run(
     }
     note("running the tests of the host's structs for aarch64");
     let mut command = cross.run_on("max", &layout);
-    command.env("CC", LINKER).envs(hosts.iter().map(|(name, path)| (name, path))).current_dir(workspace());
+    command.env("CC", LINKER).envs(hosts.iter().cloned()).current_dir(workspace());
     run_within(command, LIMIT, &mut std::io::stdout(), counts).map(|()| None)
 }
 

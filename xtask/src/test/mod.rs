@@ -76,7 +76,10 @@ pub fn command(options: &Options) -> Result<()> {
     let ready = setup::prepare(Wants { models: true, plugin: true })?;
     packages::ensure(&[Need::Jq, Need::Curl])?;
     // Whoever chooses among the tests takes what is there.
-    let tools = options.cargo_args.is_empty().then(boards::tools);
+    let tools = match options.cargo_args[..] {
+        [] => boards::tools(),
+        _ => Err("arguments for cargo test choose among the tests".to_owned()),
+    };
     let scratch = tempfile::tempdir().at("create a folder in", &env::temp_dir())?;
     let skipped = scratch.path().join("skips");
     fs::write(&skipped, "").at("write", &skipped)?;
@@ -86,7 +89,7 @@ pub fn command(options: &Options) -> Result<()> {
     cargo.env(setup::TEST_HOST, &ready.host.bin).env(setup::TEST_MODELS, &ready.models);
     let mut hosts = setup::other_hosts()?;
     hosts.extend(ready.host.source.map(|source| (setup::TEST_HOST_SOURCE.to_owned(), source)));
-    cargo.envs(hosts.iter().map(|(name, path)| (name, path)));
+    cargo.envs(hosts.iter().cloned());
     if let Some(plugin) = &ready.plugin {
         cargo.env(setup::TEST_PLUGIN, &plugin.library).env(setup::TEST_EMULATOR, &plugin.emulator);
     }
@@ -99,13 +102,7 @@ pub fn command(options: &Options) -> Result<()> {
 
     let mut counts = Counts::default();
     let native = if options.boards { Ok(()) } else { run(&mut cargo, &mut counts) };
-    let boards = match tools {
-        Some(tools) => boards::run(tools, &hosts, &mut counts),
-        None => {
-            let why = "the kernels' tests for aarch64: arguments for cargo test choose among the tests";
-            Ok(Some(why.to_owned()))
-        }
-    };
+    let boards = boards::run(tools, &hosts, &mut counts);
     let not_run = boards.as_ref().ok().cloned().flatten();
     println!("{}", summary(&counts, &skips::read(&skipped)?, not_run.as_deref()));
     native.and(boards.map(|_| ()))
