@@ -5,6 +5,11 @@
 //! `cargo bench --bench kernels` measures all of them beside memcpy.
 
 use super::halves::to_halves;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::Avx2;
+use super::lanes::Lanes;
+#[cfg(target_arch = "aarch64")]
+use super::lanes::Neon;
 use super::{Results, Rows, Strips, Sum};
 
 /// Builds `$body` for the target's baseline and, on x86-64, for AVX2 as well, and calls the best that the CPU has.
@@ -33,31 +38,69 @@ pub(super) use vectorised;
 /// Adding and subtracting this rounds a float below 2²² to the nearest integer, ties to even, and leaves it in
 /// the low bits of the sum.
 pub(super) const ROUND: f32 = 12_582_912.0;
-const SIGN_OFF: u32 = 0x7fff_ffff;
+pub(super) const SIGN_OFF: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
 
-vectorised! {
-    /// The largest magnitude of `row`; NaN when one of its elements is not finite.
-    pub fn amax(row: &[f32]) -> f32 = amax_body
-}
-
-#[inline(always)]
-fn amax_body(row: &[f32]) -> f32 {
+/// The largest magnitude of `row`; NaN when one of its elements is not finite.
+pub fn amax(row: &[f32]) -> f32 {
     // Magnitudes compare as integers, with infinities and NaNs above all numbers.
-    let mut lanes = [0u32; 16];
-    let mut blocks = row.chunks_exact(16);
-    for block in &mut blocks {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            *lane = (*lane).max(value.to_bits() & SIGN_OFF);
-        }
-    }
-    let rest = blocks.remainder().iter().map(|value| value.to_bits() & SIGN_OFF);
-    let bits = lanes.into_iter().chain(rest).max().unwrap_or(0);
+    let bits = largest(row);
     if bits >= INFINITY {
         f32::NAN
     } else {
         f32::from_bits(bits)
     }
+}
+
+/// The largest of the magnitudes' bits, by the best instructions that there are. Compilers left to themselves make
+/// vectors of elements that are far apart of it, and gather them one by one.
+fn largest(row: &[f32]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(row: &[f32]) -> u32 {
+            // SAFETY: the machine has AVX2 and FMA, says the caller.
+            unsafe { largest_by::<Avx2>(row) }
+        }
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            // SAFETY: the CPU has what the function was built for.
+            return unsafe { avx2(row) };
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: NEON is part of the target.
+    unsafe {
+        largest_by::<Neon>(row)
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    // SAFETY: no instructions are asked for.
+    unsafe {
+        largest_by::<f32>(row)
+    }
+}
+
+/// # Safety
+/// The machine has the instructions of `V`.
+#[inline(always)]
+unsafe fn largest_by<V: Lanes>(row: &[f32]) -> u32 {
+    // Four at a time, so that none waits for the one before.
+    const APART: usize = 4;
+    let zeros = [0.0; 8];
+    // SAFETY: no vector has more floats than that.
+    let mut most = [unsafe { V::load(zeros.as_ptr()) }; APART];
+    let mut blocks = row.chunks_exact(APART * V::N);
+    for block in &mut blocks {
+        for (i, most) in most.iter_mut().enumerate() {
+            // SAFETY: within the block.
+            *most = most.larger(unsafe { V::load(block.as_ptr().add(i * V::N)) });
+        }
+    }
+    let most = most[0].larger(most[1]).larger(most[2].larger(most[3]));
+    let mut lanes = zeros;
+    // SAFETY: no vector has more floats than that.
+    unsafe { most.store(lanes.as_mut_ptr()) };
+    let bits = lanes.iter().chain(blocks.remainder()).map(|value| value.to_bits() & SIGN_OFF);
+    bits.max().unwrap_or(0)
 }
 
 vectorised! {

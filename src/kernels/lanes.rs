@@ -4,6 +4,8 @@
 //! every machine. A value of a vector type is the proof that the machine has its instructions: it is made by
 //! [`Lanes::load`] alone, which asks for that, and so everything else is safe.
 
+use super::fast::SIGN_OFF;
+
 /// `N` floats that are computed with at once.
 pub trait Lanes: Copy {
     /// How many.
@@ -32,6 +34,9 @@ pub trait Lanes: Copy {
 
     /// The same numbers with the other sign.
     fn neg(self) -> Self;
+
+    /// Of each two the larger magnitude, without its sign: as integers compare, with infinities and NaNs above all numbers.
+    fn larger(self, other: Self) -> Self;
 
     /// The Walsh–Hadamard transform of the floats: butterflies of neighbours first, then of elements 2 apart, and
     /// so on.
@@ -75,6 +80,12 @@ impl Lanes for f32 {
     }
 
     #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        let bits = |value: f32| value.to_bits() & SIGN_OFF;
+        f32::from_bits(bits(self).max(bits(other)))
+    }
+
+    #[inline(always)]
     fn sylvester(self) -> Self {
         self
     }
@@ -87,7 +98,7 @@ pub use x86::Avx2;
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Lanes;
+    use super::{Lanes, SIGN_OFF};
 
     /// Eight floats of an x86-64 with AVX2 and FMA.
     #[derive(Clone, Copy)]
@@ -133,6 +144,17 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn larger(self, other: Self) -> Self {
+            // SAFETY: the value is the proof of AVX2 and FMA.
+            unsafe {
+                let sign_off = _mm256_set1_epi32(SIGN_OFF as i32);
+                let own = _mm256_and_si256(_mm256_castps_si256(self.0), sign_off);
+                let other = _mm256_and_si256(_mm256_castps_si256(other.0), sign_off);
+                Self(_mm256_castsi256_ps(_mm256_max_epu32(own, other)))
+            }
+        }
+
+        #[inline(always)]
         fn sylvester(self) -> Self {
             // SAFETY: the value is the proof of AVX2 and FMA.
             unsafe {
@@ -157,7 +179,7 @@ pub use arm::Neon;
 mod arm {
     use std::arch::aarch64::*;
 
-    use super::Lanes;
+    use super::{Lanes, SIGN_OFF};
 
     /// Four floats of NEON, which every aarch64 has.
     #[derive(Clone, Copy)]
@@ -200,6 +222,17 @@ mod arm {
         fn neg(self) -> Self {
             // SAFETY: NEON is part of the target.
             Self(unsafe { vnegq_f32(self.0) })
+        }
+
+        #[inline(always)]
+        fn larger(self, other: Self) -> Self {
+            // SAFETY: NEON is part of the target.
+            unsafe {
+                let sign_off = vdupq_n_u32(SIGN_OFF);
+                let own = vandq_u32(vreinterpretq_u32_f32(self.0), sign_off);
+                let other = vandq_u32(vreinterpretq_u32_f32(other.0), sign_off);
+                Self(vreinterpretq_f32_u32(vmaxq_u32(own, other)))
+            }
         }
 
         #[inline(always)]

@@ -1,12 +1,14 @@
 //! Full-width randomised Hadamard rotation: what spreads outliers over a row before it is rounded.
 //!
 //! A row x of K elements becomes Q·x with Q = (H_m ⊗ H_p) · D / √K, where K = m·p, p is a power of two, H_p is
-//! Sylvester's matrix, H_m a Paley matrix (I or II) of the smallest order that fits, and D random signs. Q is
+//! Sylvester's matrix, H_m a Paley matrix (I or II) of the smallest order that fits, or the product of two where
+//! that is less work (8960 = 20·28·16 rather than 140·64), and D random signs. Q is
 //! orthogonal, so (Q·w)·(Q·x) = w·x: weights are rotated once, activations on their way to the NPU, and results
 //! need nothing. A K with no such factors is rotated in blocks of its largest power of two; or the row is padded
 //! with zeros to a power of two, and Q has that many rows and K orthonormal columns.
 //!
-//! Cost of a row: K·(log₂ p + m/4 + 5) additions; it reads and writes 4·K bytes a few times, in cache.
+//! Cost of a row: K·(log₂ p + m/4 + 5) additions, m/4 + 5 for each Paley matrix; it reads and writes 4·K bytes a
+//! few times, in cache.
 //! Sources: the ones of `paley`; QuIP (2307.13304) for the use on weights.
 
 use std::fmt::Write as _;
@@ -21,6 +23,9 @@ mod transform;
 
 /// The largest Paley factor: a row costs K·m/4 additions, and the table of sums 256·m bytes.
 const ORDER_MAX: usize = 256;
+
+/// What the sums of four cost an element beside the m/4 additions, in additions: what is stored costs the most.
+const WORK_OF_A_TABLE: usize = 6;
 
 /// What decides a rotation. The same recipe gives the same rotation in every process, for ever: converted weights
 /// outlive the program that made them.
@@ -68,8 +73,9 @@ pub struct Rotation {
     recipe: Recipe,
     /// Elements that come out.
     width: usize,
-    /// The Paley factor; none when the width is a power of two, or when blocks are rotated.
-    paley: Option<Arc<Paley>>,
+    /// The Paley factors, the outermost first, two at most; none when the width is a power of two, or when blocks are
+    /// rotated.
+    paley: Vec<Arc<Paley>>,
     /// The power of two.
     power: usize,
     /// ±1/√(order·power), one an element of the row that goes in.
@@ -84,12 +90,9 @@ impl Rotation {
             return None;
         }
         let width = if recipe.padded { k.checked_next_power_of_two()? } else { k };
-        let twos = width.trailing_zeros();
-        let odd = width >> twos;
-        let mut orders = (2..=twos).map(|power| odd << power).take_while(|order| *order <= ORDER_MAX);
-        let paley = if odd > 1 { orders.find_map(Paley::new) } else { None };
-        let order = paley.as_ref().map_or(1, |paley| paley.order());
-        let power = if order > 1 { width / order } else { 1 << twos };
+        let paley = paley_factors(width);
+        let order: usize = paley.iter().map(|paley| paley.order()).product();
+        let power = if order > 1 { width / order } else { 1 << width.trailing_zeros() };
         let norm = 1.0 / ((order * power) as f32).sqrt();
         let random: Vec<bool> = negatives(recipe).take(k).collect();
         let period = if recipe.signs == Signs::Shared { power } else { width };
@@ -107,9 +110,9 @@ impl Rotation {
         self.width
     }
 
-    /// Order of the Paley factor, or 1.
+    /// The order of all Paley factors together, or 1.
     fn order(&self) -> usize {
-        self.paley.as_ref().map_or(1, |paley| paley.order())
+        self.paley.iter().map(|paley| paley.order()).product()
     }
 
     /// Whether every element of the result depends on every element of the row.
@@ -118,11 +121,13 @@ impl Rotation {
     }
 
     /// All that decides the result, in one line that stays the same for ever, for the keys of caches:
-    /// `hadamard k=576 order=36 power=16 layer=3 signs=full`. A padded rotation is told by its order of 1 and a
+    /// `hadamard k=576 order=36 power=16 layer=3 signs=full`, or `order=20x28` of two factors. A padded rotation is told by its order of 1 and a
     /// power above K.
     pub fn describe(&self) -> String {
         let Self { recipe, power, .. } = self;
-        let mut text = format!("hadamard k={} order={} power={power} layer=", recipe.k, self.order());
+        let orders: Vec<String> = self.paley.iter().map(|paley| paley.order().to_string()).collect();
+        let orders = if orders.is_empty() { "1".to_owned() } else { orders.join("x") };
+        let mut text = format!("hadamard k={} order={orders} power={power} layer=", recipe.k);
         // Writing to a string never fails.
         let _ = match recipe.layer {
             Some(layer) => write!(text, "{layer}"),
@@ -145,19 +150,51 @@ impl Rotation {
     }
 
     fn shape(&self) -> transform::Shape<'_> {
-        transform::Shape { paley: self.paley.as_deref(), power: self.power, signs: &self.signs }
+        transform::Shape { paley: &self.paley, power: self.power, signs: &self.signs }
     }
 
     /// The element (i, j) of Q, by definition, i below [`Self::width`], j below [`Self::k`]; for tests.
     pub fn element(&self, i: usize, j: usize) -> f32 {
-        let (block_i, block_j) = (i / self.power, j / self.power);
-        let outer = match &self.paley {
-            Some(paley) => paley.element(block_i, block_j),
-            None if block_i == block_j => 1.0,
-            None => 0.0,
-        };
+        let (mut block_i, mut block_j) = (i / self.power, j / self.power);
+        let mut outer = 1.0;
+        for paley in self.paley.iter().rev() {
+            outer *= paley.element(block_i % paley.order(), block_j % paley.order());
+            (block_i, block_j) = (block_i / paley.order(), block_j / paley.order());
+        }
+        if block_i != block_j {
+            outer = 0.0;
+        }
         let sylvester = if ((i % self.power) & (j % self.power)).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
         outer * sylvester * self.signs[j]
+    }
+}
+
+/// The Paley factors of rows of `width` elements, the outermost first: one of the smallest order, or two where that is
+/// less work and leaves whole strips; none for a power of two, and where none fit.
+fn paley_factors(width: usize) -> Vec<Arc<Paley>> {
+    let twos = width.trailing_zeros();
+    let odd = width >> twos;
+    if odd == 1 {
+        return Vec::new();
+    }
+    let smallest = |odd: usize, twos: u32| {
+        let mut orders = (2..=twos).map(|power| odd << power).take_while(|order| *order <= ORDER_MAX);
+        orders.find_map(Paley::new)
+    };
+    let work =
+        |paley: &[Arc<Paley>]| paley.iter().map(|paley| paley.order() / 4 + WORK_OF_A_TABLE).sum::<usize>();
+    let one: Vec<_> = smallest(odd, twos).into_iter().collect();
+    let divisors =
+        (3..).step_by(2).take_while(|divisor| divisor * divisor <= odd).filter(|divisor| odd % divisor == 0);
+    let pairs = divisors.filter_map(|divisor| {
+        let inner = smallest(odd / divisor, twos)?;
+        let outer = smallest(divisor, twos)?;
+        (width % (outer.order() * inner.order() * transform::STRIP) == 0).then(|| vec![outer, inner])
+    });
+    let pair = pairs.min_by_key(|pair| work(pair));
+    match pair {
+        Some(pair) if one.is_empty() || work(&pair) < work(&one) => pair,
+        _ => one,
     }
 }
 

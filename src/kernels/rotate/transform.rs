@@ -6,10 +6,11 @@
 //!
 //! Bytes of a row: 8·K are read with the signs and 4·K written by the first six levels (NEON: five), then 4·K read
 //! and written by every three more, in the level-1 cache. Paley's part reads m/4 sums an output, m bytes, and is
-//! bound by that: at the 32 bytes a cycle of Cortex-A76, 8960 = 140·64 takes 4.4 cycles an element, 2 GB/s of row
-//! at 2.2 GHz at best; 576 = 36·16 takes 1.1, and a Sylvester matrix alone about as much.
+//! bound by that: at the 32 bytes a cycle of Cortex-A76, 140·64 takes 4.4 cycles an element, 20·28·16 takes 1.5, and
+//! as much again for its tables; 576 = 36·16 takes 1.1, and a Sylvester matrix alone about as much.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use super::paley::{Paley, PATTERNS};
 use super::ORDER_MAX;
@@ -20,15 +21,15 @@ use crate::kernels::lanes::Lanes;
 use crate::kernels::lanes::Neon;
 
 /// Floats of the power dimension that Paley's part takes at once.
-const STRIP: usize = 16;
+pub const STRIP: usize = 16;
 /// Vectors that are held in registers: three levels of butterflies for one load and store.
 const RADIX: usize = 8;
 
 /// What [`apply`] needs of a rotation.
 #[derive(Clone, Copy)]
 pub struct Shape<'a> {
-    /// The Paley factor, if there is one.
-    pub paley: Option<&'a Paley>,
+    /// The Paley factors, the outermost first: none, one or two.
+    pub paley: &'a [Arc<Paley>],
     /// The power of two.
     pub power: usize,
     /// A factor for each element of the row that goes in.
@@ -39,7 +40,7 @@ pub struct Shape<'a> {
 ///
 /// # Panics
 /// When `row` and the signs, or `out` and `scratch`, are not of one length, `row` is longer than `out`, `out` is
-/// not whole blocks of the power or not the order times the power, or the power is none of two.
+/// not whole blocks of the power or not the orders times the power, or the power is none of two.
 pub fn apply(shape: Shape, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
     if shape.power < STRIP {
         return plain(shape, row, out, scratch);
@@ -86,8 +87,10 @@ unsafe fn transform<V: Lanes, const S: usize>(
     let Shape { paley, power, signs } = shape;
     assert!(row.len() == signs.len() && out.len() == scratch.len() && row.len() <= out.len());
     assert!(power.is_power_of_two() && out.len() % power == 0);
-    assert!(paley.is_none_or(|paley| paley.order() * power == out.len()));
-    let mixed = if paley.is_some() { &mut *scratch } else { &mut *out };
+    let orders: usize = paley.iter().map(|paley| paley.order()).product();
+    assert!(paley.len() <= 2 && (paley.is_empty() || orders * power == out.len()));
+    // Each Paley matrix goes from one to the other, the last one to `out`.
+    let mixed = if paley.len() == 1 { &mut *scratch } else { &mut *out };
     // SAFETY: passed on; the lengths were checked just now.
     unsafe {
         let done = power.min(RADIX * V::N);
@@ -98,8 +101,16 @@ unsafe fn transform<V: Lanes, const S: usize>(
             _ => first::<V, RADIX>(row, signs, mixed),
         }
         wide::<V>(mixed, power, done);
-        if let Some(paley) = paley {
-            sums_of_four::<V, S>(paley, power, scratch, out);
+        match paley {
+            [one] => sums_of_four::<V, S>(one, power, scratch, out),
+            [outer, inner] => {
+                let block = inner.order() * power;
+                for (from, to) in out.chunks_exact(block).zip(scratch.chunks_exact_mut(block)) {
+                    sums_of_four::<V, S>(inner, power, from, to);
+                }
+                sums_of_four::<V, S>(outer, block, scratch, out);
+            }
+            _ => (),
         }
     }
 }
