@@ -305,6 +305,29 @@ pub(super) fn unpack_blocks<T: Sum, const BLOCK: usize, const PLANES: usize>(
 
 /// Rows at a time: their pieces of a column block are neighbours.
 const GROUP: usize = 16;
+/// As many columns before it is read, C is asked for.
+const AHEAD: usize = 64;
+
+/// Asks for the cache lines of `data`, which will be read soon.
+#[inline(always)]
+fn fetch<T>(data: &[T]) {
+    let bytes = data.as_ptr().cast::<u8>();
+    for at in (0..size_of_val(data)).step_by(64) {
+        let line = bytes.wrapping_add(at);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which reads nothing that the program sees.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as on x86-64. Its intrinsic is not stable.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = line;
+    }
+}
 
 #[inline(always)]
 fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMULATE: bool>(
@@ -335,6 +358,17 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
                 }
                 break;
             };
+            // What the units to come read lies in other pages, a few lines in each, which no hardware foresees.
+            let ahead = start + AHEAD;
+            if ahead + 16 <= columns {
+                for block in 0..16 / BLOCK {
+                    let [high, low] = piece(ahead / BLOCK + block);
+                    fetch(high);
+                    if PLANES == 2 {
+                        fetch(low);
+                    }
+                }
+            }
             let mut pieces = [piece(start / BLOCK); 4];
             for (block, piece_of) in pieces.iter_mut().enumerate().take(16 / BLOCK).skip(1) {
                 *piece_of = piece(start / BLOCK + block);
