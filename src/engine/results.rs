@@ -34,6 +34,8 @@ pub struct Reading<'a> {
     pub plan: &'a WeightPlan,
     /// The batch's rows.
     pub batch: Range<usize>,
+    /// The batch's columns, none of padding.
+    pub columns: Range<usize>,
     /// Columns of a native block; `None` for row-major C.
     pub block: Option<usize>,
     pub planes: usize,
@@ -54,7 +56,7 @@ struct Part<'a> {
 }
 
 impl Reading<'_> {
-    /// Puts the pieces of all runs, those of earlier segments first, into `out`, the batch's rows.
+    /// Puts the pieces of all runs, those of earlier segments first, into `out`, the batch's rows; other columns stay.
     pub fn scale(&self, pool: &Pool, computed: &[Option<Computed>], out: &mut [f32]) {
         let (n, len) = (self.plan.n, self.batch.len());
         if len == 1 {
@@ -76,8 +78,8 @@ impl Reading<'_> {
             let rows = index * size..index * size + out.len() / n;
             // Whole rows are written the fastest. What begins within a row cannot be read from row-major C.
             let columns = if several && self.block.is_some() { COLUMNS } else { n };
-            for start in (0..n).step_by(columns) {
-                let (columns, out) = (start..n.min(start + columns), &mut out[start..]);
+            for start in self.columns.clone().step_by(columns) {
+                let (columns, out) = (start..self.columns.end.min(start + columns), &mut out[start..]);
                 self.part(computed, &mut Part { rows: rows.clone(), columns, out, stride: n });
             }
         });
@@ -91,8 +93,8 @@ impl Reading<'_> {
         let width = if self.block.is_some() { COLUMNS.min(n) } else { n };
         let work = |index: usize| {
             let rows = index * size..len.min((index + 1) * size);
-            for start in (0..n).step_by(width) {
-                let columns = start..n.min(start + width);
+            for start in self.columns.clone().step_by(width) {
+                let columns = start..self.columns.end.min(start + width);
                 // SAFETY: no two rows go to the same one, and each index comes once.
                 let row = |row: usize| unsafe {
                     let at = to[row] as usize * n;

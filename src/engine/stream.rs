@@ -494,6 +494,7 @@ impl Engine {
         let reading = Reading {
             plan,
             batch: batch.rows.clone(),
+            columns: batch.columns.start..batch.columns.end.min(plan.n),
             block: self.mode.native_ac.then_some(plan.limits.c_block),
             planes: weight.pipeline.planes(),
             row_scales: &room.slots[block.slot].scales,

@@ -11,7 +11,9 @@
 //! computed in vain costs little, and a run costs as much as half a megabyte of B.
 //!
 //! A *batch* is the steps of some rows whose results are read together: each row of the output is then written once for
-//! all of their segments. While the NPU runs a batch, the CPU packs the next one and reads the one before.
+//! all of their segments. While the NPU runs a batch, the CPU packs the next one and reads the one before. Wide outputs
+//! are computed in *parts*, columns after columns: B is read once all the same, more segments fit into a batch, and
+//! fewer results are still to be read when the NPU is done.
 //!
 //! What is best is searched under the time that [`Timing`] gives.
 
@@ -32,6 +34,10 @@ const NEARLY: f64 = 1.06;
 /// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
 const PACK_RATE: f64 = 6.0;
 const SCALE_RATE: f64 = 12.0;
+/// The most parts of the columns, the fewest of them for a core, and the fewest rows where that is worth a look.
+const PARTS_MAX: usize = 8;
+const PART_COLUMNS_MIN: usize = 256;
+const PARTED_ROWS_MIN: usize = 64;
 /// The most steps of a batch.
 pub const BATCH_MAX: usize = 8;
 
@@ -62,6 +68,8 @@ pub struct Schedule {
     pub cut: Cut,
     /// Rows of a step, of all cores together.
     pub tile: usize,
+    /// Parts of the columns, one after the other; 1 unless columns are shared out, a segment at a time.
+    pub parts: usize,
     /// Steps of a batch, at most.
     pub batch: usize,
     /// The modelled time of all of its runs, ns.
@@ -75,7 +83,9 @@ pub struct Step {
     pub rows: Range<usize>,
     /// Its segments: one, or a group.
     pub segments: Range<usize>,
-    /// Its place among the product's steps.
+    /// Its columns of each segment, those of padding counted.
+    pub columns: Range<usize>,
+    /// Its place among the product's steps of the same columns; all that have the same one read the same rows of A.
     pub index: usize,
 }
 
@@ -86,7 +96,9 @@ pub struct Batch {
     pub rows: Range<usize>,
     /// Its segments.
     pub segments: Range<usize>,
-    /// The place of its first step among the product's steps.
+    /// Its columns of each segment, those of padding counted.
+    pub columns: Range<usize>,
+    /// The place of its first step, see [`Step::index`].
     pub first: usize,
     /// Segments of a step.
     group: usize,
@@ -97,7 +109,7 @@ impl Batch {
     pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
         self.segments.clone().step_by(self.group).enumerate().map(|(at, segment)| {
             let segments = segment..self.segments.end.min(segment + self.group);
-            Step { rows: self.rows.clone(), segments, index: self.first + at }
+            Step { rows: self.rows.clone(), segments, columns: self.columns.clone(), index: self.first + at }
         })
     }
 }
@@ -157,18 +169,22 @@ impl Schedule {
     /// it does for longer than the NPU.
     pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
         // One row, one segment: always possible.
-        let mut best = Self { cut: Cut::Columns(1), tile: 1, batch: 1, ns: f64::INFINITY };
+        let mut best = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
         let least = Self::least_ns(plan, timing, means, rows);
         let mut best_end = f64::INFINITY;
         Self::each(plan, timing, means, rows, |schedule| {
-            if schedule.ns > least * NEARLY {
-                return;
-            }
-            for batch in 1..=schedule.batch_max(plan, means, rows) {
-                let schedule = Self { batch, ..schedule };
-                let end = schedule.end(plan, rows);
-                if end < best_end {
-                    (best, best_end) = (schedule, end);
+            for parts in 1..=schedule.parts_max(plan, means) {
+                let schedule = Self { parts, ..schedule };
+                let schedule = Self { ns: schedule.time(plan, timing, means, rows), ..schedule };
+                if schedule.ns > least * NEARLY {
+                    continue;
+                }
+                for batch in 1..=schedule.batch_max(plan, means, rows) {
+                    let schedule = Self { batch, ..schedule };
+                    let end = schedule.end(plan, rows);
+                    if end < best_end {
+                        (best, best_end) = (schedule, end);
+                    }
                 }
             }
         });
@@ -186,7 +202,7 @@ impl Schedule {
     fn each(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize, mut take: impl FnMut(Self)) {
         let segments = plan.segments.len();
         let mut consider = |cut, tile| {
-            let schedule = Self { cut, tile, batch: 1, ns: 0.0 };
+            let schedule = Self { cut, tile, parts: 1, batch: 1, ns: 0.0 };
             if schedule.fits(plan, means, rows) {
                 take(Self { ns: schedule.time(plan, timing, means, rows), ..schedule });
             }
@@ -199,6 +215,15 @@ impl Schedule {
         }
         if means.windows && segments > 1 {
             (1..=4).for_each(|runs| consider(Cut::Columns(segments.div_ceil(runs)), rows));
+        }
+    }
+
+    /// As many parts may the columns have: with some blocks of columns for each core.
+    fn parts_max(&self, plan: &WeightPlan, means: Means) -> usize {
+        if self.cut == Cut::Columns(1) && means.windows && self.tile >= PARTED_ROWS_MIN {
+            (plan.columns / (means.cores.max(1) * PART_COLUMNS_MIN)).clamp(1, PARTS_MAX)
+        } else {
+            1
         }
     }
 
@@ -219,7 +244,7 @@ impl Schedule {
         let row = |steps: usize, batches: usize| {
             plan.n as f64 * (4.0 * group * steps as f64 + 8.0 * batches as f64) / SCALE_RATE
         };
-        let (first, last) = (4.0 * k / PACK_RATE, row(self.batch, 1));
+        let (first, last) = (4.0 * k / PACK_RATE, row(self.batch, 1) / self.parts as f64);
         // Rotated rows that are not packed at once are read again.
         let again =
             if self.batch < steps { 4.0 * (k - segment * self.batch as f64) / PACK_RATE / 2.0 } else { 0.0 };
@@ -242,6 +267,8 @@ impl Schedule {
     }
 
     fn time(&self, plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> f64 {
+        // Parts are as good as alike; the last is the widest.
+        let columns = self.part(plan, self.parts - 1);
         let ns = |step: &Step| {
             let cores = self.runs(plan, means, step).count();
             let ns =
@@ -256,8 +283,9 @@ impl Schedule {
         for (tiles, len) in parts(rows, tile.max(1)) {
             for (groups, segments) in parts(segments, group) {
                 if tiles * groups > 0 {
-                    let step = Step { rows: 0..len, segments: 0..segments, index: 0 };
-                    total += (tiles * groups) as f64 * ns(&step);
+                    let step =
+                        Step { rows: 0..len, segments: 0..segments, columns: columns.clone(), index: 0 };
+                    total += (tiles * groups * self.parts) as f64 * ns(&step);
                 }
             }
         }
@@ -272,28 +300,51 @@ impl Schedule {
         }
     }
 
-    /// The batches of `rows` rows, in the order in which they are run: all segments of a tile one after the other.
-    pub fn batches(&self, plan: &WeightPlan, rows: usize) -> impl Iterator<Item = Batch> {
-        let (segments, tile, group) = (plan.segments.len(), self.tile, self.group());
-        let (steps, size) = (segments.div_ceil(group), self.batch);
-        let batches = steps.div_ceil(size);
-        (0..rows.div_ceil(tile) * batches).map(move |index| {
-            let (tile_index, batch) = (index / batches, index % batches);
-            let (row, segment) = (tile_index * tile, batch * size * group);
-            let end = segments.min(segment + size * group);
-            let first = tile_index * steps + batch * size;
-            Batch { rows: row..rows.min(row + tile), segments: segment..end, first, group }
+    /// The columns of a part.
+    fn part(&self, plan: &WeightPlan, part: usize) -> Range<usize> {
+        plan.share(plan.columns, part, self.parts)
+    }
+
+    /// The batches of `rows` rows, in the order in which they are run: all segments of a part of the columns, and all
+    /// parts of a tile, one after the other.
+    pub fn batches<'a>(&self, plan: &'a WeightPlan, rows: usize) -> impl Iterator<Item = Batch> + 'a {
+        let schedule = *self;
+        (0..rows.div_ceil(self.tile)).flat_map(move |tile| {
+            (0..schedule.parts).flat_map(move |part| schedule.batches_of(plan, rows, tile, part))
         })
     }
 
-    /// The steps of `rows` rows, in the order in which they are run.
-    pub fn steps(&self, plan: &WeightPlan, rows: usize) -> impl Iterator<Item = Step> {
-        let (segments, tile, group) = (plan.segments.len(), self.tile, self.group());
+    /// The batches of a part of a tile's columns.
+    fn batches_of<'a>(
+        &self,
+        plan: &'a WeightPlan,
+        rows: usize,
+        tile: usize,
+        part: usize,
+    ) -> impl Iterator<Item = Batch> + 'a {
+        let (segments, group, size) = (plan.segments.len(), self.group(), self.batch);
+        let (rows, columns) = (self.rows(rows, tile), self.part(plan, part));
         let steps = segments.div_ceil(group);
-        (0..rows.div_ceil(tile) * steps).map(move |index| {
-            let (row, segment) = (index / steps * tile, index % steps * group);
-            let end = segments.min(segment + group);
-            Step { rows: row..rows.min(row + tile), segments: segment..end, index }
+        (0..steps).step_by(size).map(move |at| {
+            let segments = at * group..segments.min((at + size) * group);
+            Batch { rows: rows.clone(), segments, columns: columns.clone(), first: tile * steps + at, group }
+        })
+    }
+
+    /// The rows of a tile, of `rows` rows.
+    fn rows(&self, rows: usize, tile: usize) -> Range<usize> {
+        tile * self.tile..rows.min((tile + 1) * self.tile)
+    }
+
+    /// The steps of `rows` rows in the first part of the columns, in the order in which they are run: those of the other
+    /// parts read the same rows of A.
+    pub fn steps(&self, plan: &WeightPlan, rows: usize) -> impl Iterator<Item = Step> {
+        let (segments, group, schedule) = (plan.segments.len(), self.group(), *self);
+        let (steps, columns) = (segments.div_ceil(group), self.part(plan, 0));
+        (0..rows.div_ceil(self.tile) * steps).map(move |index| {
+            let first = index % steps * group;
+            let segments = first..segments.min(first + group);
+            Step { rows: schedule.rows(rows, index / steps), segments, columns: columns.clone(), index }
         })
     }
 
@@ -305,11 +356,14 @@ impl Schedule {
         step: &Step,
     ) -> impl Iterator<Item = CoreRun> + 'a {
         let (cut, len, segments) = (self.cut, step.rows.len(), step.segments.clone());
+        let part = step.columns.clone();
         (0..means.cores.min(CORES_MAX)).filter_map(move |core| {
             let base = segments.start * plan.columns;
             let run = match cut {
                 Cut::Columns(_) => {
-                    let all = segments.len() * plan.columns;
+                    // Several segments have all columns; one alone may have some of them.
+                    let all = if segments.len() > 1 { segments.len() * plan.columns } else { part.len() };
+                    let base = if segments.len() > 1 { base } else { base + part.start };
                     let cores = means.cores.min(all / plan.limits.n_align);
                     if core >= cores {
                         return None;
@@ -372,12 +426,15 @@ mod tests {
             let mut done = vec![0usize; rows];
             let mut columns = vec![0usize; rows * plan.segments.len()];
             let steps: Vec<Step> = schedule.batches(&plan, rows).flat_map(|batch| batch.steps().collect::<Vec<_>>()).collect();
-            prop_assert_eq!(&steps, &schedule.steps(&plan, rows).collect::<Vec<_>>());
+            let first: Vec<Step> = steps.iter().filter(|step| step.columns.start == 0).cloned().collect();
+            prop_assert_eq!(&first, &schedule.steps(&plan, rows).collect::<Vec<_>>());
+            prop_assert_eq!(first.len() * schedule.parts, steps.len());
             prop_assert!(schedule.batches(&plan, rows).all(|batch| batch.steps().count() <= BATCH_MAX));
-            for (index, step) in steps.into_iter().enumerate() {
-                prop_assert_eq!(step.index, index);
+            for step in steps {
+                let same = &first[step.index];
+                prop_assert_eq!((&step.rows, &step.segments), (&same.rows, &same.segments));
                 for run in schedule.runs(&plan, means, &step) {
-                    prop_assert!(windows || run.columns.len() == plan.slices[run.core].padded);
+                    prop_assert!(windows || schedule.parts == 1 && run.columns.len() == plan.slices[run.core].padded);
                     prop_assert!(run.m >= step.segments.len() * run.rows.len() * planes);
                     prop_assert_eq!(run.columns.start % plan.limits.n_align, 0);
                     prop_assert_eq!(run.columns.end % plan.limits.n_align, 0);
