@@ -12,9 +12,10 @@ use crate::pool::{Divided, Pool, PARALLEL_MIN};
 
 /// The most runs whose results are read together.
 pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
-/// Rows and columns of the output in which the results of several segments are added up: 64 KiB, in the level-2 cache.
-const ROWS: usize = 16;
-const COLUMNS: usize = 1024;
+/// Rows and columns of the output in which the results of several segments are added up: 128 KiB, in the level-2 cache.
+/// Many rows, since a block of columns is a page or two of C, of which few rows would take a few lines.
+const ROWS: usize = 64;
+const COLUMNS: usize = 512;
 
 thread_local! {
     /// A thread's room for results on their way to rows that are not neighbours.
