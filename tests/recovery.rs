@@ -34,7 +34,7 @@ fn a_product_that_the_npu_failed_at_has_the_same_bits() {
                 routed: false,
                 recovered: false,
             });
-            let failed = engine.products(&mut group).is_err();
+            let failed = engine.products(&mut group, None).is_err();
             if failed {
                 engine.recover(&mut group);
             }

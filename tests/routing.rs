@@ -88,7 +88,7 @@ fn a_group_gives_what_its_products_give_alone() {
                 let (same, out) = (index > 0, Divided::new(out));
                 *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
             }
-            engine.products(&mut products).unwrap();
+            engine.products(&mut products, None).unwrap();
             for (out, want) in outs.iter().zip(&want) {
                 let got: Vec<u32> = out.iter().map(|value| value.to_bits()).collect();
                 assert!(got == *want, "{decode:?}, {rows} rows");
@@ -210,7 +210,7 @@ fn picked_rows_are_those_of_a_product_of_their_own() {
                         *product =
                             Some(Product { weight, activations, same, out, routed: false, recovered: false });
                     }
-                    engine.products(&mut products).unwrap();
+                    engine.products(&mut products, None).unwrap();
                 }
                 if rows == 1 && decode == Decode::Npu {
                     let most = if pipeline == Pipeline::W16A16 { 0 } else { tokens as u64 };

@@ -138,20 +138,23 @@ pub struct Ops {
     pub mul_mat_id: i32,
     /// Attention.
     pub flash_attn_ext: i32,
+    /// An activation times a gate, where the host has that as one op.
+    pub glu: Option<i32>,
     /// No-ops that only change how a tensor is seen.
     pub views: [i32; 4],
 }
 
 impl Ops {
-    fn resolve(op_name: impl Fn(i32) -> String) -> Option<Self> {
+    fn resolve(op_name: impl Fn(i32) -> String, has_glu: bool) -> Option<Self> {
         // ggml indexes its table of names unchecked, so a search may not run past the last op: each of these
-        // names exists in every version, so the search for it ends in time. 256 is only a guard.
+        // names exists in every version, or else is not looked for, so the search for it ends in time. 256 is only a guard.
         let find = |name: &str| (0..256).find(|op| op_name(*op) == name);
         Some(Self {
             none: find("NONE")?,
             mul_mat: find("MUL_MAT")?,
             mul_mat_id: find("MUL_MAT_ID")?,
             flash_attn_ext: find("FLASH_ATTN_EXT")?,
+            glu: if has_glu { find("GLU") } else { None },
             views: [find("RESHAPE")?, find("VIEW")?, find("PERMUTE")?, find("TRANSPOSE")?],
         })
     }
@@ -189,7 +192,9 @@ impl Host {
             scope: scope.name.clone(),
             symbol: "ggml_op_name (of MUL_MAT, MUL_MAT_ID and the views)",
         };
-        let ops = Ops::resolve(op_name).ok_or(missing)?;
+        // The function came with the op.
+        let has_glu = scope.symbol(c"ggml_get_glu_op").is_some();
+        let ops = Ops::resolve(op_name, has_glu).ok_or(missing)?;
         // SAFETY: the functions and codes are the host's own.
         let marks_nodes = unsafe { sample::look(&fns, &ops) }.map_err(unknown)?;
         Ok(Self { fns, ops, generation, marks_nodes, scope: scope.name })
@@ -304,9 +309,13 @@ mod tests {
             "MUL_MAT_ID",
             "FLASH_ATTN_EXT",
         ];
-        let ops = Ops::resolve(|op| names[op as usize].to_owned()).unwrap();
-        assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, flash_attn_ext: 8, views: [6, 2, 5, 4] });
-        assert!(Ops::resolve(|_| String::new()).is_none());
+        let name = |op: i32| names[op as usize].to_owned();
+        let ops = Ops::resolve(name, false).unwrap();
+        let views = [6, 2, 5, 4];
+        assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, flash_attn_ext: 8, glu: None, views });
+        let with = |op: i32| if op == 9 { "GLU".to_owned() } else { name(op) };
+        assert_eq!(Ops::resolve(with, true), Some(Ops { glu: Some(9), ..ops }));
+        assert!(Ops::resolve(|_| String::new(), false).is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! * [`route`]: who does products of few rows;
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
+//! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both;
 //! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
@@ -28,7 +29,9 @@ mod experts;
 mod keep;
 mod on_cpu;
 mod pack;
+mod pair;
 mod prepare;
+mod product;
 mod results;
 mod route;
 mod scratch;
@@ -60,8 +63,9 @@ use crate::weights::PackError;
 pub use self::attention::{Attention, Cached, Mask, Queries};
 pub use self::choose::{Request, Wanted};
 pub use self::experts::{Experts, Picks};
+pub use self::pair::Between;
+pub use self::product::{Activations, Product, GROUP};
 pub use self::route::{Decode, Route};
-pub use self::stream::{Activations, Product, GROUP};
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.

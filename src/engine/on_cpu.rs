@@ -9,9 +9,10 @@ use rknn_sys::Element;
 
 use super::pack::{Filling, Target};
 use super::prepare::{Prepared, Wish};
+use super::product::{Activations, Product};
 use super::results::read;
 use super::route::{Few, ROWS_MAX};
-use super::stream::{Activations, Product, Room};
+use super::stream::Room;
 use super::{Engine, Error, NpuWeight};
 use crate::kernels::dot::{dot_f16, dot_i4, dot_i8, Dot};
 use crate::kernels::Results;

@@ -15,10 +15,11 @@ use std::time::Instant;
 use rknn_sys::MatmulSpec;
 
 use super::core::{Job, Ticket};
-use super::experts::Picks;
 use super::on_cpu::CpuRoom;
 use super::pack::{Filling, Target};
+use super::pair::Between;
 use super::prepare::{Prepared, Wish};
+use super::product::{blocks, Activations, Product, GROUP};
 use super::results::{Computed, Reading, RUNS_MAX};
 use super::scratch::{Piece, SLOTS};
 use super::{Engine, Error, NpuWeight};
@@ -26,63 +27,10 @@ use crate::observe::{Lane, Stage};
 use crate::plan::{Batch, CoreRun, Cut, Schedule, Step, ROWS_MAX};
 use crate::pool::Divided;
 
-/// As many products form a group at most.
-pub const GROUP: usize = 4;
 /// Pieces of A begin at multiples of this.
 const PIECE_ALIGN: usize = 4096;
 /// Up to as many rows the CPU has next to nothing to do, so that the caller itself drives a core.
 const FEW_ROWS: usize = 16;
-
-/// Rows of f32 activations.
-#[derive(Clone, Copy)]
-pub struct Activations<'a> {
-    /// From the first element of row 0 to the last of the last row.
-    pub data: &'a [f32],
-    /// Elements from one row to the next.
-    pub stride: usize,
-    /// Rows of the product.
-    pub rows: usize,
-    /// Which of the data's rows they are, `rows` of them; all, in their order, without.
-    pub picks: Option<Picks<'a>>,
-}
-
-impl<'a> Activations<'a> {
-    /// All rows of `data`.
-    pub fn new(data: &'a [f32], stride: usize, rows: usize) -> Self {
-        Self { data, stride, rows, picks: None }
-    }
-
-    /// The rows from `first` on.
-    pub(super) fn from(&self, first: usize) -> Self {
-        let rows = self.rows - first;
-        match self.picks {
-            Some(picks) => Self { rows, picks: Some(picks.after(first)), ..*self },
-            None => Self { data: &self.data[first * self.stride..], rows, ..*self },
-        }
-    }
-
-    /// Rows of the data.
-    pub(super) fn all(&self) -> usize {
-        self.picks.map_or(self.rows, |picks| picks.of())
-    }
-}
-
-/// `out` = `activations` (rows × K) · `weight` (K × N).
-pub struct Product<'a> {
-    /// The weight.
-    pub weight: &'a NpuWeight,
-    /// The rows.
-    pub activations: Activations<'a>,
-    /// The rows are those of the product before in the group.
-    pub same: bool,
-    /// The results: rows of N, one after the other. The rows that the picks name, if there are any; several products may
-    /// then have the same rows to pick from.
-    pub out: Divided<'a, f32>,
-    /// Set by the engine: our kernels on the CPU did it, as the cheaper way.
-    pub routed: bool,
-    /// Set by the engine: they did it, since the NPU had failed.
-    pub recovered: bool,
-}
 
 /// How far a piece of A is.
 #[derive(Clone, Copy, PartialEq)]
@@ -128,17 +76,17 @@ pub struct Room {
 
 /// Rows that are prepared together: at most [`ROWS_MAX`], from `first` on.
 #[derive(Clone, Copy)]
-struct Block {
+pub(super) struct Block {
     first: usize,
     rows: usize,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     /// The slot of activations, and bytes from one piece to the next.
     slot: usize,
     stride: usize,
 }
 
 /// A batch that the NPU was given.
-struct Flight {
+pub(super) struct Flight {
     product: usize,
     block: Block,
     batch: Batch,
@@ -160,17 +108,22 @@ impl PieceOfC {
 }
 
 impl Engine {
-    /// Does the products of a group, none of which reads what another one writes.
+    /// Does the products of a group, none of which reads what another one writes; and what is made of two of them, if
+    /// they are such that it can be made part by part.
     ///
     /// A row with an infinity or a NaN gives a row of NaNs.
     ///
     /// # Errors
     /// The NPU's failure; all outputs are then unspecified.
-    pub fn products(&mut self, products: &mut [Option<Product>]) -> Result<(), Error> {
+    pub fn products(
+        &mut self,
+        products: &mut [Option<Product>],
+        between: Option<&mut Between>,
+    ) -> Result<(), Error> {
         let started = Instant::now();
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
-        let mut result = self.stream(products, &mut room);
+        let mut result = self.stream(products, between, &mut room);
         if result.is_err() {
             // Nothing may be under way in memories that others will use.
             let _ = self.cores.drain();
@@ -208,42 +161,25 @@ impl Engine {
             routed: false,
             recovered: false,
         });
-        self.products(&mut group)
+        self.products(&mut group, None)
     }
 
-    fn stream(&mut self, products: &mut [Option<Product>], room: &mut Room) -> Result<(), Error> {
+    fn stream(
+        &mut self,
+        products: &mut [Option<Product>],
+        mut between: Option<&mut Between>,
+        room: &mut Room,
+    ) -> Result<(), Error> {
         let mut flight: Option<Flight> = None;
-        for index in 0..products.len() {
-            let Some(Product { weight, activations, same, .. }) = &products[index] else { continue };
-            let (weight, activations, same) = (*weight, *activations, *same);
-            if self.is_for_cpu(weight, activations.rows) {
-                // What is under way goes on meanwhile.
-                let Some(Product { out, routed, .. }) = &mut products[index] else { continue };
-                let Room { prepared, cpu, .. } = &mut *room;
-                self.multiply_on_cpu(weight, &activations, same, prepared, cpu, out)?;
-                *routed = true;
-                continue;
-            }
-            self.stats.activation_bytes.fetch_add((activations.rows * weight.k() * 4) as u64, Relaxed);
-            self.stats.result_bytes.fetch_add((activations.rows * weight.plan.n * 4) as u64, Relaxed);
-            for first in (0..activations.rows).step_by(ROWS_MAX) {
-                let rows = ROWS_MAX.min(activations.rows - first);
-                let part = Activations { rows, ..activations.from(first) };
-                // Rows beyond the first block replace it, unless all are picked from the same ones.
-                let same = match activations.picks {
-                    Some(_) => same || first > 0,
-                    None => same && activations.rows <= ROWS_MAX,
-                };
-                let block = self.begin(weight, first, &part, same, room)?;
-                for batch in block.schedule.batches(&weight.plan, rows) {
-                    self.pack_batch(weight, &part, &block, &batch, room)?;
-                    // The other slot of results is still to be read.
-                    let slot = flight.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
-                    let next = self.give(weight, index, block, batch, slot)?;
-                    if let Some(landed) = flight.replace(next) {
-                        self.land(products, landed, room)?;
-                    }
-                }
+        let mut index = 0;
+        while index < products.len() {
+            let between = between.as_mut().filter(|between| between.first == index);
+            if let Some(between) = between.filter(|_| self.are_alike(&products[index..])) {
+                self.pair(products, between, &mut flight, room)?;
+                index += 2;
+            } else {
+                self.one(products, index, &mut flight, room)?;
+                index += 1;
             }
         }
         match flight {
@@ -252,8 +188,70 @@ impl Engine {
         }
     }
 
+    /// Does one product; its last batch is under way when this returns.
+    fn one(
+        &mut self,
+        products: &mut [Option<Product>],
+        index: usize,
+        flight: &mut Option<Flight>,
+        room: &mut Room,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, activations, same, .. }) = &products[index] else { return Ok(()) };
+        let (weight, activations, same) = (*weight, *activations, *same);
+        if self.is_for_cpu(weight, activations.rows) {
+            // What is under way goes on meanwhile.
+            let Some(Product { out, routed, .. }) = &mut products[index] else { return Ok(()) };
+            let Room { prepared, cpu, .. } = &mut *room;
+            self.multiply_on_cpu(weight, &activations, same, prepared, cpu, out)?;
+            *routed = true;
+            return Ok(());
+        }
+        self.count_bytes(weight, activations.rows);
+        for (first, part) in blocks(activations) {
+            // Rows beyond the first block replace it, unless all are picked from the same ones.
+            let same = match activations.picks {
+                Some(_) => same || first > 0,
+                None => same && activations.rows <= ROWS_MAX,
+            };
+            let block = self.begin(weight, first, &part, same, room)?;
+            for batch in block.schedule.batches(&weight.plan, part.rows) {
+                self.advance(products, index, &part, block, batch, flight, room)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a batch to the NPU, then takes the results of the one before.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn advance(
+        &mut self,
+        products: &[Option<Product>],
+        index: usize,
+        part: &Activations,
+        block: Block,
+        batch: Batch,
+        flight: &mut Option<Flight>,
+        room: &mut Room,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, .. }) = &products[index] else { return Ok(()) };
+        self.pack_batch(weight, part, &block, &batch, room)?;
+        // The other slot of results is still to be read.
+        let slot = flight.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
+        let next = self.give(weight, index, block, batch, slot)?;
+        match flight.replace(next) {
+            Some(landed) => self.land(products, landed, room),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts what a product reads and writes.
+    pub(super) fn count_bytes(&self, weight: &NpuWeight, rows: usize) {
+        self.stats.activation_bytes.fetch_add((rows * weight.k() * 4) as u64, Relaxed);
+        self.stats.result_bytes.fetch_add((rows * weight.plan.n * 4) as u64, Relaxed);
+    }
+
     /// Finds the slot that has, or is to get, a block's activations as the weight wants them.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         weight: &NpuWeight,
         first: usize,
@@ -470,7 +468,12 @@ impl Engine {
     }
 
     /// Waits for a batch and puts its results into the output.
-    fn land(&mut self, products: &[Option<Product>], flight: Flight, room: &Room) -> Result<(), Error> {
+    pub(super) fn land(
+        &mut self,
+        products: &[Option<Product>],
+        flight: Flight,
+        room: &Room,
+    ) -> Result<(), Error> {
         let Flight { product, block, batch, c, ticket } = flight;
         let Some(Product { weight, activations, out, .. }) = &products[product] else { return Ok(()) };
         let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());

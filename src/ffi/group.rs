@@ -9,9 +9,10 @@ use ggml_sys::sys;
 use super::attention;
 use super::backend::{FAILED, SUCCESS};
 use super::cpu::NODES;
+use super::gated::{self, Spans};
 use super::registry::{Registered, State};
 use super::tensor;
-use crate::host::device::{Job, GROUP};
+use crate::host::device::{Between, Job, GROUP};
 use crate::host::experts::ExpertProduct;
 use crate::host::mixture::{Mixture, NODES as MIXTURES};
 use crate::host::product::Product;
@@ -88,6 +89,12 @@ impl<'a> Group<'a> {
                 Err(reason) => log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor)),
             }
         }
+        if ops.glu == Some(tensor.op) {
+            // SAFETY: by the contract.
+            if let Some(first) = unsafe { gated::first(tensor, &self.waiting_spans()) } {
+                return self.finish_gated(node, first);
+            }
+        }
         if tensor.op == ops.flash_attn_ext {
             let status = self.finish();
             // SAFETY: by the contract.
@@ -157,7 +164,7 @@ impl<'a> Group<'a> {
 
     /// Does what waits for the NPU.
     fn finish_npu(&mut self) -> i32 {
-        match self.finish_products() {
+        match self.finish_products(None) {
             SUCCESS => self.finish_experts(),
             status => status,
         }
@@ -170,7 +177,33 @@ impl<'a> Group<'a> {
         unsafe { self.on_the_cpu(&self.others[..count]) }
     }
 
-    fn finish_products(&mut self) -> i32 {
+    /// The products that wait.
+    fn waiting_spans(&self) -> [Option<Spans>; GROUP] {
+        self.waiting.each_ref().map(|waiting| {
+            let Waiting { node, reads, writes, weight, .. } = waiting.as_ref()?;
+            Some(Spans { node: *node, reads: reads.clone(), writes: writes.clone(), weight: weight.clone() })
+        })
+    }
+
+    /// Does the products that wait, and `node`, which is made of the results of two of them, `first` and the next.
+    fn finish_gated(&mut self, node: *mut sys::ggml_tensor, first: usize) -> i32 {
+        // SAFETY: live by the contract of `take`.
+        self.wrote(unsafe { &*node });
+        let mut make = |rows: Range<usize>, columns: Range<usize>| {
+            let mut cpu = self.state.cpu.lock();
+            // SAFETY: by the contract of `take`; `gated` looked at the node's shape and its sources'.
+            unsafe { cpu.compute_part(&self.state.host, &*node, &rows, &columns) == SUCCESS }
+        };
+        let mut between = Between { first, make: &mut make, made: false };
+        let status = self.finish_products(Some(&mut between));
+        if status != SUCCESS || between.made {
+            return status;
+        }
+        // SAFETY: by the contract of `take`.
+        unsafe { self.on_the_cpu(&[node]) }
+    }
+
+    fn finish_products(&mut self, between: Option<&mut Between>) -> i32 {
         // Taken first: whatever happens, nothing is done twice.
         let waiting = std::mem::replace(&mut self.waiting, [const { None }; GROUP]);
         self.count = 0;
@@ -189,7 +222,7 @@ impl<'a> Group<'a> {
                 before = rows;
             }
             if jobs.iter().any(Option::is_some) {
-                done = self.registered.device.multiply(&mut jobs);
+                done = self.registered.device.multiply(&mut jobs, between);
             }
         }
         // SAFETY: by the contract of `take`.

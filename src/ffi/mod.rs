@@ -8,6 +8,7 @@
 //! * [`attention`]: attention's nodes likewise;
 //! * [`generation`]: the tables as each generation of hosts has them;
 //! * [`group`]: a graph's nodes, those together that do not wait for each other;
+//! * [`gated`]: what is made of the results of two products, part by part;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
 //!
@@ -19,6 +20,7 @@ mod buffer;
 mod cpu;
 mod device;
 pub mod exports;
+mod gated;
 mod generation;
 mod group;
 mod host_copy;

@@ -26,7 +26,22 @@ pub unsafe fn supports(state: &State, device: &Device, op: &sys::ggml_tensor) ->
             || (op.op == ops.mul_mat_id && taken_experts(state, device, op).is_ok())
             || (op.op == ops.flash_attn_ext
                 && attention::node(state, op).is_ok_and(|node| device.attends(&node)))
+            || (ops.glu == Some(op.op) && is_between_products(state, device, op))
     }
+}
+
+/// Whether a GLU is of two products that are the device's: it then comes in one graph with them and with the product that
+/// reads it, so that its parts are computed while the NPU runs on.
+///
+/// # Safety
+/// As [`supports`].
+unsafe fn is_between_products(state: &State, device: &Device, op: &sys::ggml_tensor) -> bool {
+    // SAFETY: sources are null or live, with live sources of their own.
+    op.src[..2].iter().all(|source| unsafe {
+        source.as_ref().is_some_and(|source| {
+            source.op == state.host.ops.mul_mat && taken_product(state, device, source).is_ok()
+        })
+    })
 }
 
 /// Whether the user left the weight to the CPU by its name.

@@ -69,7 +69,7 @@ impl Device {
             }
             let mut done = [Done::ByHost; GROUP];
             if !self.given_up.load(Relaxed) {
-                self.run(&mut engine, &mut products, weight.name, &mut done);
+                self.run(&mut engine, &mut products, None, weight.name, &mut done);
             }
             let all = rows.into_iter().zip(done).take(count);
             self.count(started, all.clone().map(|(rows, done)| Counted { weight, rows, done }));

@@ -24,7 +24,7 @@ use super::weight::{layer, upload, Weight};
 pub use super::weight::{HostWeight, Job};
 use crate::chip::Chip;
 use crate::cpus;
-pub use crate::engine::GROUP;
+pub use crate::engine::{Between, GROUP};
 use crate::engine::{Engine, Error, NpuWeight, Product, Request, Route, Wanted};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
@@ -200,13 +200,13 @@ impl Device {
         }
     }
 
-    /// Does the products of a group, none of which reads what another one writes. Tells which were done; the CPU is to
-    /// do the others, which are then counted and, once, said.
-    pub fn multiply(&self, jobs: &mut [Option<Job>; GROUP]) -> [bool; GROUP] {
+    /// Does the products of a group, none of which reads what another one writes, and what is made between them if that
+    /// can be made meanwhile. Tells which were done; the CPU is to do the others, which are then counted and, once, said.
+    pub fn multiply(&self, jobs: &mut [Option<Job>; GROUP], between: Option<&mut Between>) -> [bool; GROUP] {
         let started = Instant::now();
         let mut done = [Done::ByHost; GROUP];
         if !self.given_up.load(Relaxed) {
-            self.try_multiply(jobs, &mut done);
+            self.try_multiply(jobs, between, &mut done);
         }
         let counted = jobs.iter().zip(done).filter_map(|(job, done)| {
             let job = job.as_ref()?;
@@ -230,7 +230,12 @@ impl Device {
     }
 
     /// Notes who did each product, if somebody did.
-    fn try_multiply(&self, jobs: &mut [Option<Job>; GROUP], done: &mut [Done; GROUP]) {
+    fn try_multiply(
+        &self,
+        jobs: &mut [Option<Job>; GROUP],
+        between: Option<&mut Between>,
+        done: &mut [Done; GROUP],
+    ) {
         let mut engine = self.engine.lock();
         let mut weights: [Option<Arc<Weight>>; GROUP] = Default::default();
         for (job, weight) in jobs.iter().zip(&mut weights) {
@@ -260,7 +265,7 @@ impl Device {
             *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
         }
         let named = names.into_iter().flatten().next().unwrap_or_default();
-        self.run(&mut engine, &mut products, named, done);
+        self.run(&mut engine, &mut products, between, named, done);
         for (index, job) in jobs.iter_mut().enumerate().filter(|(index, _)| by_host[*index]) {
             if let (Some(job), Some(Weight { npu, kept: Some(kept) })) = (job, weights[index].as_deref()) {
                 let (started, rows, bytes) = (Instant::now(), job.activations.rows, kept.copy.bytes());
@@ -278,18 +283,23 @@ impl Device {
         &self,
         engine: &mut Engine,
         products: &mut [Option<Product>],
+        mut between: Option<&mut Between>,
         name: &str,
         done: &mut [Done],
     ) {
         if products.iter().all(Option::is_none) {
             return;
         }
-        let result = engine.products(products);
+        let result = engine.products(products, between.as_deref_mut());
         match &result {
             Ok(()) => self.failures.store(0, Relaxed),
             // The output of each may have been begun, unless it was never the NPU's.
             Err(error) => {
                 engine.recover(products);
+                if let Some(between) = between {
+                    // Of results that are others now.
+                    between.made = false;
+                }
                 self.note_failure(name, error);
             }
         }

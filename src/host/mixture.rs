@@ -120,7 +120,7 @@ impl Device {
                     first = false;
                 }
             }
-            self.run(&mut engine, &mut products, name, &mut ways);
+            self.run(&mut engine, &mut products, None, name, &mut ways);
             let counted = products.iter().zip(ways).enumerate().filter_map(|(index, (product, done))| {
                 let rows = product.as_ref()?.activations.rows;
                 // A node that is not done is counted as a whole.

@@ -73,6 +73,7 @@ struct Engine {
     sync_ns: u64,
     weigh_ns: u64,
     scale_ns: u64,
+    gate_ns: u64,
     multiply_ns: u64,
     /// The caller had nothing to do.
     idle_ns: u64,
@@ -94,6 +95,7 @@ impl Engine {
             sync_ns: ns(Stage::Sync),
             weigh_ns: ns(Stage::Weigh),
             scale_ns: ns(Stage::Scale),
+            gate_ns: ns(Stage::Gate),
             multiply_ns: ns(Stage::Multiply),
             idle_ns: ns(Stage::Wait),
             busy_ns,

@@ -18,14 +18,24 @@ pub enum Stage {
     Weigh,
     /// Results are scaled and laid out as the host's.
     Scale,
+    /// The host's CPU backend makes of two products' results what the next one reads: an activation times a gate.
+    Gate,
     /// The product itself, where the CPU does it.
     Multiply,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Compare, Self::Pack, Self::Sync, Self::Wait, Self::Weigh, Self::Scale, Self::Multiply];
+    pub const ALL: [Self; 8] = [
+        Self::Compare,
+        Self::Pack,
+        Self::Sync,
+        Self::Wait,
+        Self::Weigh,
+        Self::Scale,
+        Self::Gate,
+        Self::Multiply,
+    ];
 
     /// What reports call it.
     pub fn name(self) -> &'static str {
@@ -36,6 +46,7 @@ impl Stage {
             Self::Wait => "wait",
             Self::Weigh => "weigh",
             Self::Scale => "scale",
+            Self::Gate => "gate",
             Self::Multiply => "multiply",
         }
     }

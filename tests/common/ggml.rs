@@ -71,6 +71,7 @@ host! {
     ggml_mul_mat_id: fn(Context, Tensor, Tensor, Tensor) -> Tensor;
     ggml_flash_attn_ext: fn(Context, Tensor, Tensor, Tensor, Tensor, f32, f32, f32) -> Tensor;
     ggml_flash_attn_ext_add_sinks: fn(Tensor, Tensor);
+    ggml_swiglu_split: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_cpy: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_add: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_view_4d: fn(Context, Tensor, i64, i64, i64, i64, usize, usize, usize, usize) -> Tensor;
