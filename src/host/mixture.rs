@@ -96,8 +96,7 @@ impl Device {
             let domain = weights.iter().flatten().next().map_or(0, |weight| weight.npu.domain());
             order.push(AtWork { domain, expert, weights });
         }
-        // Those of a domain together: going to another one concerns the whole NPU.
-        order.sort_unstable_by_key(|at_work| (at_work.domain, at_work.expert));
+        by_domain(order);
         let firsts = jobs.each_ref().map(|job| job.as_ref().map(|job| job.first));
         let name = firsts.iter().flatten().next().map_or("", |first| first.name);
         let outs = jobs.each_mut().map(|job| job.as_mut().map(|job| Divided::new(job.out)));
@@ -138,5 +137,32 @@ impl Device {
         self.count(Instant::now(), left);
         order.clear();
         Ok(done)
+    }
+}
+
+/// Those of a domain together: going to another one concerns the whole NPU.
+fn by_domain(order: &mut [AtWork]) {
+    order.sort_unstable_by_key(|at_work| (at_work.domain, at_work.expert));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_domain_is_gone_to_once(domains in proptest::collection::vec(0usize..4, 0..128)) {
+            let at_work = |(expert, domain)| AtWork { domain, expert, weights: Default::default() };
+            let mut order: Vec<AtWork> = domains.iter().copied().enumerate().map(at_work).collect();
+            by_domain(&mut order);
+            let known: std::collections::BTreeSet<usize> = domains.iter().copied().collect();
+            let changes = order.windows(2).filter(|two| two[0].domain != two[1].domain).count();
+            prop_assert_eq!(changes, known.len().saturating_sub(1));
+            let mut experts: Vec<usize> = order.iter().map(|at_work| at_work.expert).collect();
+            prop_assert!(order.iter().all(|at_work| domains[at_work.expert] == at_work.domain));
+            experts.sort_unstable();
+            prop_assert_eq!(experts, (0..domains.len()).collect::<Vec<_>>());
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::report::PluginReport;
 use crate::setup::Ready;
 
 /// The host's program that measures.
-const PROGRAM: &str = "llama-perplexity";
+pub const PROGRAM: &str = "llama-perplexity";
 
 /// What is the same for all rows.
 pub struct Conditions {
@@ -103,7 +103,8 @@ impl<'a> Bench<'a> {
                 .at("read the plugin's report", &report)?
                 .and_then(|report| size::of_report(&report)),
         };
-        let Figures { kl: Some(kl), same_top: Some(same_top), perplexity: Some(perplexity) } = figures else {
+        let Figures { kl: Some(kl), same_top: Some(same_top), perplexity: Some(perplexity), .. } = figures
+        else {
             return Err(Error::Refused(format!("{PROGRAM} printed no divergence for {name} on {on}")));
         };
         Ok(Row {
@@ -139,15 +140,20 @@ fn name_of(model: &Path) -> String {
 
 /// The figures among the host's lines.
 #[derive(Debug, Default, PartialEq)]
-struct Figures {
-    kl: Option<f64>,
-    same_top: Option<f64>,
-    perplexity: Option<f64>,
+pub struct Figures {
+    /// The mean divergence from the reference.
+    pub kl: Option<f64>,
+    /// Of how many tokens the most likely one is the same, in percent.
+    pub same_top: Option<f64>,
+    /// Perplexity, and that of the reference.
+    pub perplexity: Option<f64>,
+    /// Of the reference.
+    pub reference: Option<f64>,
 }
 
 impl Figures {
     /// Takes the figure of a line such as `Mean    KLD:   0.004257 ±   0.000107`; one that is no number is none.
-    fn read(&mut self, line: &str) {
+    pub fn read(&mut self, line: &str) {
         let Some((name, value)) = line.split_once(':') else { return };
         let value = value.split_whitespace().next().and_then(|number| number.parse().ok());
         let value = value.filter(|value: &f64| value.is_finite());
@@ -156,6 +162,7 @@ impl Figures {
             ["Mean", "KLD"] => self.kl = value,
             ["Same", "top", "p"] => self.same_top = value,
             ["Mean", "PPL(Q)"] => self.perplexity = value,
+            ["Mean", "PPL(base)"] => self.reference = value,
             _ => {}
         }
     }
@@ -178,7 +185,12 @@ mod tests {
         ] {
             figures.read(line);
         }
-        let want = Figures { kl: Some(0.004257), same_top: Some(95.18), perplexity: Some(28.761234) };
+        let want = Figures {
+            kl: Some(0.004257),
+            same_top: Some(95.18),
+            perplexity: Some(28.761234),
+            reference: Some(28.626),
+        };
         assert_eq!(figures, want);
         figures.read("Mean    KLD:   nan ±   nan");
         assert_eq!(figures.kl, None, "no divergence is not a divergence");

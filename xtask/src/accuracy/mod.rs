@@ -4,7 +4,7 @@
 
 pub mod asked;
 mod labels;
-mod measure;
+pub mod measure;
 mod picture;
 mod rows;
 mod size;
@@ -118,7 +118,11 @@ fn measure(options: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn text_of(named: Option<&Path>) -> Result<PathBuf> {
+/// The text: the one that is named, or the evaluation text beside the checkout.
+///
+/// # Errors
+/// When there is none.
+pub fn text_of(named: Option<&Path>) -> Result<PathBuf> {
     let path = match named {
         Some(path) => path.to_owned(),
         None => plugin::workspace().join(plugin::TEXT),

@@ -3,7 +3,7 @@
 //!
 //! * [`host`]: one process of the host, and what it and both reports say;
 //! * [`measure`]: all processes of a row; [`derive`]: the row from them;
-//! * [`versus`]: a part of a model by the CPU and by the NPU;
+//! * [`versus`]: a part of a model by the CPU and by the NPU; [`quality`]: what the two ways say of the same text;
 //! * [`best`]: the best schedule there is, by exhaustive search with the emulator's formula; [`memcpy`]: the yardstick of
 //!   host-side work;
 //! * [`rows`]: the rows and their table; [`saved`]: all figures as JSON; [`page`] and [`picture`]: the page that `--save` writes.
@@ -18,6 +18,7 @@ mod measure;
 mod memcpy;
 mod page;
 mod picture;
+mod quality;
 mod rows;
 mod saved;
 mod versus;
@@ -169,21 +170,25 @@ fn measure(options: &Options) -> Result<Found> {
     let wanted = |part| options.parts.contains(&part);
     let mut found = Found::default();
     let versus = Versus { ready: &ready, npu: &npu, cache: &cache, threads };
+    // Experts of 16 bits too: there both ways compute nearly the same.
+    let (eight, both) = (&[WeightType::Q8_0][..], &[WeightType::Q8_0, WeightType::F16][..]);
     let lengths = [
-        (Measure::Attention, Part::Attention, ATTENTION, &options.tokens[..], Some(ATTENTION_LAYERS)),
-        (Measure::Experts, Part::Experts, EXPERTS, &[EXPERTS_TOKENS][..], None),
+        (Measure::Attention, Part::Attention, ATTENTION, &options.tokens[..], Some(ATTENTION_LAYERS), eight),
+        (Measure::Experts, Part::Experts, EXPERTS, &[EXPERTS_TOKENS][..], None, both),
     ];
-    for (measure, part, models, tokens, layers) in lengths {
+    for (measure, part, models, tokens, layers, kinds) in lengths {
         for model in models.into_iter().filter(|_| wanted(measure)) {
             let shape = Shape::named(model).map_err(Error::Refused)?;
-            let (kind, layers) = (WeightType::Q8_0, options.layers.or(layers));
-            let path = synth::ensure(&cache, &ready.models, shape, kind, layers)?;
-            let layers = shape.with_layers(layers).layers;
-            let subject = versus::Subject { model, weights: kind.name(), layers, path: &path };
-            for tokens in tokens {
-                let pair = versus.pair(part, &subject, &options.pipelines[0], *tokens)?;
-                note(&pair.summary());
-                found.pairs.push(pair);
+            let layers = options.layers.or(layers);
+            for kind in kinds {
+                let path = synth::ensure(&cache, &ready.models, shape, *kind, layers)?;
+                let layers = shape.with_layers(layers).layers;
+                let subject = versus::Subject { model, weights: kind.name(), layers, path: &path };
+                for tokens in tokens {
+                    let pair = versus.pair(part, &subject, &options.pipelines[0], *tokens)?;
+                    note(&pair.summary());
+                    found.pairs.push(pair);
+                }
             }
         }
     }

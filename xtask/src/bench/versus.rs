@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Host, Ran, Test};
+use super::quality::{Model, Quality};
 use crate::accuracy::asked::Asked;
 use crate::cache::Cache;
 use crate::env::Npu;
@@ -63,6 +64,9 @@ pub struct Pair {
     pub npu_bytes: [u64; 2],
     /// Real time of the NPU's runs over modelled time, with the part.
     pub pacing: Option<f64>,
+    /// How alike the two ways' words are, of experts.
+    #[serde(default)]
+    pub quality: Option<Quality>,
 }
 
 impl Pair {
@@ -132,6 +136,13 @@ impl Versus<'_> {
             };
             host.run(subject.path, asked, Test::Warm(tokens), repetitions)
         };
+        let quality = match part {
+            Part::Attention => None,
+            Part::Experts => {
+                let (ready, npu, scratch, path) = (self.ready, self.npu, scratch.path(), subject.path);
+                Some(Model { ready, npu, scratch, path, asked, threads: self.threads }.compare(&policy)?)
+            }
+        };
         let [cpu, npu] = match part {
             Part::Attention => [run("cpu", None)?, run("npu", None)?],
             Part::Experts => [run("cpu", Some(&policy))?, run("cpu", None)?],
@@ -154,6 +165,7 @@ impl Versus<'_> {
             fds: both("fds"),
             npu_bytes: both("npu_bytes"),
             pacing: npu.emulator.pacing(),
+            quality,
         })
     }
 }
@@ -180,7 +192,9 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         Part::Experts => (
             "Experts",
             "A prompt with the experts' weights left to the CPU (RKNPU_POLICY) and on the NPU, one after the other: paced, CPU \
-             of this machine + modelled NPU. The models are cut to a few layers. Attention is the CPU's both ways.",
+             of this machine + modelled NPU. The models are cut to a few layers. Attention is the CPU's both ways. *Perplexity*, \
+             *KL* and *same token*: of 512 tokens of text, computed and not paced, the NPU's way against the CPU's; with \
+             random weights nearly all tokens are as likely, so that the most likely one is easily another.",
         ),
     };
     let mut out =
@@ -189,8 +203,12 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
     if attention {
         out += " attention by the CPU, s | by the NPU, s | weights, s | times |";
     }
-    out += " contexts | descriptors | NPU MB |\n|---|---|";
-    out += &"---:|".repeat(if attention { 12 } else { 8 });
+    out += " contexts | descriptors | NPU MB |";
+    if !attention {
+        out += " perplexity by the CPU | by the NPU | differs | KL | same token |";
+    }
+    out += "\n|---|---|";
+    out += &"---:|".repeat(if attention { 12 } else { 13 });
     out.push('\n');
     let seconds = |ns: Option<f64>| ns.map_or_else(|| "–".to_owned(), |ns| format!("{:.3}", ns / 1e9));
     for pair in pairs {
@@ -212,6 +230,19 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         let both = |[without, with]: [u64; 2]| format!("{without}, {with}");
         let mb = pair.npu_bytes.map(|bytes| bytes.div_ceil(1_000_000));
         cells.extend([both(pair.contexts), both(pair.fds), both(mb)]);
+        if let (Some(quality), false) = (&pair.quality, attention) {
+            let [cpu, npu] = quality.perplexity.map(|perplexity| format!("{perplexity:.1}"));
+            let differs = format!("{:+.3} %", quality.difference());
+            cells.extend([
+                cpu,
+                npu,
+                differs,
+                format!("{:.2e}", quality.kl.max(0.0)),
+                format!("{:.1} %", quality.same_top),
+            ]);
+        } else if !attention {
+            cells.extend(["–"; 5].map(str::to_owned));
+        }
         out += &format!("| {} |\n", cells.join(" | "));
     }
     Some((title, out))
@@ -236,6 +267,7 @@ pub mod tests {
             fds: [3, 4],
             npu_bytes: [5_000_000, 6_000_000],
             pacing: None,
+            quality: Some(Quality { perplexity: [200.0, 201.0], kl: 1.5e-5, same_top: 98.04 }),
         }
     }
 
@@ -249,8 +281,10 @@ pub mod tests {
         let bars =
             |text: &str| text.lines().skip(2).map(|line| line.matches('|').count()).collect::<Vec<_>>();
         assert_eq!(bars(&text), [15; 3]);
-        let (_, text) = section(Part::Experts, &[pair(Part::Experts)]).unwrap();
-        assert_eq!(bars(&text), [11; 3]);
+        let without = Pair { quality: None, ..pair(Part::Experts) };
+        let (_, text) = section(Part::Experts, &[pair(Part::Experts), without]).unwrap();
+        assert_eq!(bars(&text), [16; 4]);
+        assert!(text.contains("| 200.0 | 201.0 | +0.500 % | 1.50e-5 | 98.0 % |\n"), "{text}");
         assert!(section(Part::Experts, &[pair(Part::Attention)]).is_none());
     }
 

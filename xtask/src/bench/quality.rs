@@ -1,0 +1,96 @@
+//! What a model says with its experts on the NPU, against what it says with them on the CPU, on the same text.
+//!
+//! Nothing is paced here: the emulated NPU computes. Attention is the CPU's both ways, and so is everything else alike.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::accuracy::asked::Asked;
+use crate::accuracy::measure::{Figures, PROGRAM};
+use crate::accuracy::text_of;
+use crate::env::Npu;
+use crate::error::{Error, Result};
+use crate::process;
+use crate::setup::Ready;
+
+/// Tokens of the text: what the host takes for a chunk, the second half of which counts.
+const TOKENS: &str = "512";
+
+/// How alike the two ways are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// Perplexity with the experts on the CPU, and on the NPU.
+    pub perplexity: [f64; 2],
+    /// The mean divergence of the NPU's from the CPU's.
+    pub kl: f64,
+    /// Of how many tokens both hold the same one for the most likely, in percent.
+    pub same_top: f64,
+}
+
+impl Quality {
+    /// By how much the perplexities differ, in percent of the CPU's.
+    pub fn difference(&self) -> f64 {
+        let [cpu, npu] = self.perplexity;
+        (npu / cpu - 1.0) * 100.0
+    }
+}
+
+/// What is the same both ways.
+pub struct Model<'a> {
+    /// What was set up.
+    pub ready: &'a Ready,
+    /// The emulated NPU.
+    pub npu: &'a Npu,
+    /// Where the logits go.
+    pub scratch: &'a Path,
+    /// The model.
+    pub path: &'a Path,
+    /// What is asked of the NPU.
+    pub asked: &'a Asked,
+    /// CPU threads.
+    pub threads: u32,
+}
+
+impl Model<'_> {
+    /// Has the host judge the text both ways; `policy` leaves the experts to the CPU.
+    ///
+    /// # Errors
+    /// A missing text, a host that fails, or figures that are missing.
+    pub fn compare(&self, policy: &Path) -> Result<Quality> {
+        let text = text_of(None)?;
+        let logits = self.scratch.join("logits");
+        let mut reference = self.host()?;
+        reference.env("RKNPU_POLICY", policy).arg("-f").arg(&text).arg("--kl-divergence-base").arg(&logits);
+        process::run_quietly(&mut reference)?;
+        let mut host = self.host()?;
+        host.args(["--kl-divergence", "--kl-divergence-base"]).arg(&logits);
+        let mut figures = Figures::default();
+        process::run_watched(&mut host, |line| figures.read(line))?;
+        match figures {
+            Figures {
+                kl: Some(kl),
+                same_top: Some(same_top),
+                perplexity: Some(npu),
+                reference: Some(cpu),
+            } => Ok(Quality { perplexity: [cpu, npu], kl, same_top }),
+            _ => {
+                let file = self.path.display();
+                Err(Error::Refused(format!("{PROGRAM} printed not all figures for {file}: {figures:?}")))
+            }
+        }
+    }
+
+    fn host(&self) -> Result<Command> {
+        let mut host = Command::new(self.ready.host.program(PROGRAM)?);
+        self.npu.apply(self.ready.plugin.as_ref(), &mut host);
+        self.asked.apply(&mut host);
+        for name in ["RKNPU_POLICY", "RKNPU_EMU_PACE", "RKNPU_EMU_FAULTS"] {
+            host.env_remove(name);
+        }
+        host.env("GGML_NO_BACKTRACE", "1").env("RKNPU_ATTENTION", "cpu").arg("-m").arg(self.path);
+        host.args(["-c", TOKENS, "--chunks", "1", "-t", &self.threads.to_string()]);
+        Ok(host)
+    }
+}
