@@ -8,13 +8,12 @@ mod ggml;
 
 use std::ffi::c_int;
 
-use ggml::{free, host, numbers, Ggml, Product, Tensor, F32};
+use ggml::{free, host, numbers, Ggml, Product, Tensor, F32, WEIGHTS};
 use ggml_sys::sys;
 
 const Q8_0: c_int = 8;
-/// The host's numbers of this kind of device, and of this use of a buffer.
+/// The host's number of this kind of device.
 const CPU: c_int = 0;
-const WEIGHTS: c_int = 1;
 
 /// K, N and rows of a block, the type of its weights, and how its graph lies.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use ggml_sys::sys;
 use super::attention;
 use super::backend::{FAILED, SUCCESS};
 use super::cpu::NODES;
-use super::gated::{self, Spans};
+use super::gated;
 use super::registry::{Registered, State};
 use super::tensor;
 use crate::host::device::{Between, Job, GROUP};
@@ -19,12 +19,19 @@ use crate::host::product::Product;
 use crate::log;
 
 /// A product that waits to be done, and where it reads and writes.
-struct Waiting {
-    node: *mut sys::ggml_tensor,
+pub(super) struct Waiting {
+    pub(super) node: *mut sys::ggml_tensor,
     product: Product,
     weight: Range<usize>,
     reads: Range<usize>,
     writes: Range<usize>,
+}
+
+impl Waiting {
+    /// Whether one of these bytes is of its weight, its rows or its results.
+    pub(super) fn meets(&self, bytes: &Range<usize>) -> bool {
+        [&self.weight, &self.reads, &self.writes].into_iter().any(|own| meet(own, bytes))
+    }
 }
 
 /// A product with experts that waits to be done.
@@ -91,7 +98,7 @@ impl<'a> Group<'a> {
         }
         if ops.glu == Some(tensor.op) {
             // SAFETY: by the contract.
-            if let Some(first) = unsafe { gated::first(tensor, &self.waiting_spans()) } {
+            if let Some(first) = unsafe { gated::first(tensor, &self.waiting) } {
                 return self.finish_gated(node, first);
             }
         }
@@ -175,14 +182,6 @@ impl<'a> Group<'a> {
         let count = std::mem::take(&mut self.other_count);
         // SAFETY: by the contract of `take`.
         unsafe { self.on_the_cpu(&self.others[..count]) }
-    }
-
-    /// The products that wait.
-    fn waiting_spans(&self) -> [Option<Spans>; GROUP] {
-        self.waiting.each_ref().map(|waiting| {
-            let Waiting { node, reads, writes, weight, .. } = waiting.as_ref()?;
-            Some(Spans { node: *node, reads: reads.clone(), writes: writes.clone(), weight: weight.clone() })
-        })
     }
 
     /// Does the products that wait, and `node`, which is made of the results of two of them, `first` and the next.
@@ -317,14 +316,10 @@ impl<'a> Group<'a> {
         // SAFETY: live by the contract.
         let (weight, reads, writes) =
             unsafe { (span(&*(*node).src[0]), span(&*(*node).src[1]), span(&*node)) };
-        let meets = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
-        let waits = self.waiting.iter().flatten().any(|other| {
-            meets(&reads, &other.writes)
-                || meets(&weight, &other.writes)
-                || meets(&writes, &other.writes)
-                || meets(&writes, &other.reads)
-                || meets(&writes, &other.weight)
-        });
+        let waits =
+            self.waiting.iter().flatten().any(|other| {
+                meet(&reads, &other.writes) || meet(&weight, &other.writes) || other.meets(&writes)
+            });
         if waits || self.count == GROUP {
             let status = self.finish();
             if status != SUCCESS {
@@ -390,14 +385,16 @@ impl<'a> Group<'a> {
 unsafe fn alike(one: &sys::ggml_tensor, other: &sys::ggml_tensor) -> bool {
     // SAFETY: by the contract.
     let experts = |node: &sys::ggml_tensor| unsafe { (*node.src[0]).ne[2] };
-    let (a, b) = (span(one), span(other));
-    one.src[1..3] == other.src[1..3]
-        && experts(one) == experts(other)
-        && (a.end <= b.start || b.end <= a.start)
+    one.src[1..3] == other.src[1..3] && experts(one) == experts(other) && !meet(&span(one), &span(other))
+}
+
+/// Whether two ranges of addresses have one in common.
+fn meet(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 /// The addresses of a tensor's elements.
-fn span(tensor: &sys::ggml_tensor) -> Range<usize> {
+pub(super) fn span(tensor: &sys::ggml_tensor) -> Range<usize> {
     let last: usize = (0..4).map(|i| (tensor.ne[i].max(1) as usize - 1) * tensor.nb[i]).sum();
     let start = tensor.data as usize;
     // Of f32, as products' rows and results are.

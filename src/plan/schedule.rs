@@ -173,9 +173,15 @@ impl Schedule {
         let least = Self::least_ns(plan, timing, means, rows);
         let mut best_end = f64::INFINITY;
         Self::each(plan, timing, means, rows, |schedule| {
+            // More parts only take longer.
+            if schedule.ns > least * NEARLY {
+                return;
+            }
             for parts in 1..=schedule.parts_max(plan, means) {
-                let schedule = Self { parts, ..schedule };
-                let schedule = Self { ns: schedule.time(plan, timing, means, rows), ..schedule };
+                let mut schedule = Self { parts, ..schedule };
+                if parts > 1 {
+                    schedule.ns = schedule.time(plan, timing, means, rows);
+                }
                 if schedule.ns > least * NEARLY {
                     continue;
                 }

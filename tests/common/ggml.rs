@@ -17,7 +17,7 @@ pub const F16: c_int = 1;
 /// The host's number of this type.
 const I32: c_int = 26;
 /// The host's number of this use of a buffer.
-const WEIGHTS: c_int = 1;
+pub const WEIGHTS: c_int = 1;
 
 pub type Tensor = *mut sys::ggml_tensor;
 pub type Context = *mut sys::ggml_context;

@@ -124,9 +124,19 @@ impl<'a> Bench<'a> {
     }
 
     fn host(&self, model: &Path, npu: &Npu) -> Result<Command> {
-        let mut host = Command::new(self.ready.host.program(PROGRAM)?);
-        npu.apply(self.ready.plugin.as_ref(), &mut host);
-        let Conditions { chunks, context, attention } = &self.conditions;
+        self.conditions.host(self.ready, npu, model)
+    }
+}
+
+impl Conditions {
+    /// The host's program that measures, with its model.
+    ///
+    /// # Errors
+    /// When the host has no such program.
+    pub fn host(&self, ready: &Ready, npu: &Npu, model: &Path) -> Result<Command> {
+        let mut host = Command::new(ready.host.program(PROGRAM)?);
+        npu.apply(ready.plugin.as_ref(), &mut host);
+        let Self { chunks, context, attention } = self;
         host.env("GGML_NO_BACKTRACE", "1").env("RKNPU_ATTENTION", attention).arg("-m").arg(model);
         host.args(["--chunks", &chunks.to_string(), "-c", &context.to_string()]);
         Ok(host)

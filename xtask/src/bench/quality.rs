@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::accuracy::asked::Asked;
-use crate::accuracy::measure::{Figures, PROGRAM};
+use crate::accuracy::measure::{Conditions, Figures, PROGRAM};
 use crate::accuracy::text_of;
 use crate::env::Npu;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::process;
 use crate::setup::Ready;
 
 /// Tokens of the text: what the host takes for a chunk, the second half of which counts.
-const TOKENS: &str = "512";
+const TOKENS: u32 = 512;
 
 /// How alike the two ways are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,15 @@ impl Quality {
     pub fn difference(&self) -> f64 {
         let [cpu, npu] = self.perplexity;
         (npu / cpu - 1.0) * 100.0
+    }
+
+    /// As cells of a table: both perplexities, by how much they differ, the divergence, and the same tokens.
+    pub fn cells(&self) -> [String; 5] {
+        let [cpu, npu] = self.perplexity.map(|perplexity| format!("{perplexity:.1}"));
+        let differs = format!("{:+.3} %", self.difference());
+        // Rounding may leave a divergence of nothing a little below it.
+        let kl = format!("{:.2e}", self.kl.max(0.0));
+        [cpu, npu, differs, kl, format!("{:.1} %", self.same_top)]
     }
 }
 
@@ -83,14 +92,13 @@ impl Model<'_> {
     }
 
     fn host(&self) -> Result<Command> {
-        let mut host = Command::new(self.ready.host.program(PROGRAM)?);
-        self.npu.apply(self.ready.plugin.as_ref(), &mut host);
+        let conditions = Conditions { chunks: 1, context: TOKENS, attention: "cpu".to_owned() };
+        let mut host = conditions.host(self.ready, self.npu, self.path)?;
         self.asked.apply(&mut host);
         for name in ["RKNPU_POLICY", "RKNPU_EMU_PACE", "RKNPU_EMU_FAULTS"] {
             host.env_remove(name);
         }
-        host.env("GGML_NO_BACKTRACE", "1").env("RKNPU_ATTENTION", "cpu").arg("-m").arg(self.path);
-        host.args(["-c", TOKENS, "--chunks", "1", "-t", &self.threads.to_string()]);
+        host.args(["-t", &self.threads.to_string()]);
         Ok(host)
     }
 }

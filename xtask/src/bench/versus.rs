@@ -230,18 +230,9 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         let both = |[without, with]: [u64; 2]| format!("{without}, {with}");
         let mb = pair.npu_bytes.map(|bytes| bytes.div_ceil(1_000_000));
         cells.extend([both(pair.contexts), both(pair.fds), both(mb)]);
-        if let (Some(quality), false) = (&pair.quality, attention) {
-            let [cpu, npu] = quality.perplexity.map(|perplexity| format!("{perplexity:.1}"));
-            let differs = format!("{:+.3} %", quality.difference());
-            cells.extend([
-                cpu,
-                npu,
-                differs,
-                format!("{:.2e}", quality.kl.max(0.0)),
-                format!("{:.1} %", quality.same_top),
-            ]);
-        } else if !attention {
-            cells.extend(["–"; 5].map(str::to_owned));
+        if !attention {
+            let none = || ["–"; 5].map(str::to_owned);
+            cells.extend(pair.quality.as_ref().map_or_else(none, Quality::cells));
         }
         out += &format!("| {} |\n", cells.join(" | "));
     }
