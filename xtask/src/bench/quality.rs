@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::accuracy::asked::Asked;
 use crate::accuracy::measure::{Conditions, Figures, PROGRAM};
 use crate::accuracy::text_of;
+use crate::completion;
 use crate::env::Npu;
 use crate::error::{Error, Result};
 use crate::process;
@@ -17,9 +18,16 @@ use crate::setup::Ready;
 
 /// Tokens of the text: what the host takes for a chunk, the second half of which counts.
 const TOKENS: u32 = 512;
+/// Tokens that each way generates, the likeliest one each time.
+const GENERATED: u32 = 32;
+/// What they go on from.
+const PROMPT: &str = "The three largest cities of Italy, with one sentence on each, are";
+
+/// Variables by which the caller's environment would change what is computed.
+const CLEARED: [&str; 3] = ["RKNPU_POLICY", "RKNPU_EMU_PACE", "RKNPU_EMU_FAULTS"];
 
 /// How alike the two ways are.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
     /// Perplexity with the experts on the CPU, and on the NPU.
     pub perplexity: [f64; 2],
@@ -27,6 +35,9 @@ pub struct Quality {
     pub kl: f64,
     /// Of how many tokens both hold the same one for the most likely, in percent.
     pub same_top: f64,
+    /// What both ways generated, if it was noted.
+    #[serde(default)]
+    pub generated: Option<[String; 2]>,
 }
 
 impl Quality {
@@ -36,13 +47,19 @@ impl Quality {
         (npu / cpu - 1.0) * 100.0
     }
 
-    /// As cells of a table: both perplexities, by how much they differ, the divergence, and the same tokens.
-    pub fn cells(&self) -> [String; 5] {
+    /// As cells of a table: both perplexities, by how much they differ, the divergence, the same tokens, and whether the
+    /// generated ones are.
+    pub fn cells(&self) -> [String; 6] {
         let [cpu, npu] = self.perplexity.map(|perplexity| format!("{perplexity:.1}"));
         let differs = format!("{:+.3} %", self.difference());
         // Rounding may leave a divergence of nothing a little below it.
         let kl = format!("{:.2e}", self.kl.max(0.0));
-        [cpu, npu, differs, kl, format!("{:.1} %", self.same_top)]
+        let generated = match &self.generated {
+            Some([cpu, npu]) if cpu == npu => format!("the same {GENERATED}"),
+            Some(_) => "others".to_owned(),
+            None => "–".to_owned(),
+        };
+        [cpu, npu, differs, kl, format!("{:.1} %", self.same_top), generated]
     }
 }
 
@@ -63,11 +80,12 @@ pub struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// Has the host judge the text both ways; `policy` leaves the experts to the CPU.
+    /// Has the host judge the text both ways, and go on from a prompt; `policy` leaves the experts to the CPU.
     ///
     /// # Errors
     /// A missing text, a host that fails, or figures that are missing.
     pub fn compare(&self, policy: &Path) -> Result<Quality> {
+        let generated = Some([self.generate(Some(policy))?, self.generate(None)?]);
         let text = text_of(None)?;
         let logits = self.scratch.join("logits");
         let mut reference = self.host()?;
@@ -83,7 +101,7 @@ impl Model<'_> {
                 same_top: Some(same_top),
                 perplexity: Some(npu),
                 reference: Some(cpu),
-            } => Ok(Quality { perplexity: [cpu, npu], kl, same_top }),
+            } => Ok(Quality { perplexity: [cpu, npu], kl, same_top, generated }),
             _ => {
                 let file = self.path.display();
                 Err(Error::Refused(format!("{PROGRAM} printed not all figures for {file}: {figures:?}")))
@@ -91,14 +109,42 @@ impl Model<'_> {
         }
     }
 
+    /// The text that the model goes on with.
+    fn generate(&self, policy: Option<&Path>) -> Result<String> {
+        let mut host = Command::new(self.ready.host.program(completion::PROGRAM)?);
+        self.npu.apply(self.ready.plugin.as_ref(), &mut host);
+        self.prepare(&mut host);
+        if let Some(policy) = policy {
+            host.env("RKNPU_POLICY", policy);
+        }
+        host.env("GGML_NO_BACKTRACE", "1").env("RKNPU_ATTENTION", "cpu");
+        host.args([
+            "-no-cnv",
+            "--no-display-prompt",
+            "--no-warmup",
+            "--ignore-eos",
+            "--temp",
+            "0",
+            "-lv",
+            "4",
+        ]);
+        host.args(["-c", "512", "-n", &GENERATED.to_string(), "-p", PROMPT]).arg("-m").arg(self.path);
+        Ok(completion::watch(host, false)?.text)
+    }
+
     fn host(&self) -> Result<Command> {
         let conditions = Conditions { chunks: 1, context: TOKENS, attention: "cpu".to_owned() };
         let mut host = conditions.host(self.ready, self.npu, self.path)?;
-        self.asked.apply(&mut host);
-        for name in ["RKNPU_POLICY", "RKNPU_EMU_PACE", "RKNPU_EMU_FAULTS"] {
-            host.env_remove(name);
-        }
-        host.args(["-t", &self.threads.to_string()]);
+        self.prepare(&mut host);
         Ok(host)
+    }
+
+    /// What is the same for both of the host's programs.
+    fn prepare(&self, host: &mut Command) {
+        self.asked.apply(host);
+        CLEARED.iter().for_each(|name| {
+            host.env_remove(name);
+        });
+        host.args(["-t", &self.threads.to_string()]);
     }
 }

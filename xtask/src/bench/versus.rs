@@ -193,8 +193,9 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
             "Experts",
             "A prompt with the experts' weights left to the CPU (RKNPU_POLICY) and on the NPU, one after the other: paced, CPU \
              of this machine + modelled NPU. The models are cut to a few layers. Attention is the CPU's both ways. *Perplexity*, \
-             *KL* and *same token*: of 512 tokens of text, computed and not paced, the NPU's way against the CPU's; with \
-             random weights nearly all tokens are as likely, so that the most likely one is easily another.",
+             *KL* and *same token*: of 512 tokens of text, computed and not paced, the NPU's way against the CPU's. \
+             *Generated*: whether both ways go on from a prompt by the same 32 tokens, the likeliest each time. The models' \
+             output matrices have a few rows that are clearly longer than others, as favourite tokens of trained ones.",
         ),
     };
     let mut out =
@@ -205,10 +206,10 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
     }
     out += " contexts | descriptors | NPU MB |";
     if !attention {
-        out += " perplexity by the CPU | by the NPU | differs | KL | same token |";
+        out += " perplexity by the CPU | by the NPU | differs | KL | same token | generated |";
     }
     out += "\n|---|---|";
-    out += &"---:|".repeat(if attention { 12 } else { 13 });
+    out += &"---:|".repeat(if attention { 12 } else { 14 });
     out.push('\n');
     let seconds = |ns: Option<f64>| ns.map_or_else(|| "–".to_owned(), |ns| format!("{:.3}", ns / 1e9));
     for pair in pairs {
@@ -231,7 +232,7 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         let mb = pair.npu_bytes.map(|bytes| bytes.div_ceil(1_000_000));
         cells.extend([both(pair.contexts), both(pair.fds), both(mb)]);
         if !attention {
-            let none = || ["–"; 5].map(str::to_owned);
+            let none = || ["–"; 6].map(str::to_owned);
             cells.extend(pair.quality.as_ref().map_or_else(none, Quality::cells));
         }
         out += &format!("| {} |\n", cells.join(" | "));
@@ -258,7 +259,12 @@ pub mod tests {
             fds: [3, 4],
             npu_bytes: [5_000_000, 6_000_000],
             pacing: None,
-            quality: Some(Quality { perplexity: [200.0, 201.0], kl: 1.5e-5, same_top: 98.04 }),
+            quality: Some(Quality {
+                perplexity: [200.0, 201.0],
+                kl: 1.5e-5,
+                same_top: 98.04,
+                generated: Some(["a".into(), "a".into()]),
+            }),
         }
     }
 
@@ -274,8 +280,8 @@ pub mod tests {
         assert_eq!(bars(&text), [15; 3]);
         let without = Pair { quality: None, ..pair(Part::Experts) };
         let (_, text) = section(Part::Experts, &[pair(Part::Experts), without]).unwrap();
-        assert_eq!(bars(&text), [16; 4]);
-        assert!(text.contains("| 200.0 | 201.0 | +0.500 % | 1.50e-5 | 98.0 % |\n"), "{text}");
+        assert_eq!(bars(&text), [17; 4]);
+        assert!(text.contains("| 200.0 | 201.0 | +0.500 % | 1.50e-5 | 98.0 % | the same 32 |\n"), "{text}");
         assert!(section(Part::Experts, &[pair(Part::Attention)]).is_none());
     }
 

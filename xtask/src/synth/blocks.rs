@@ -60,6 +60,15 @@ impl WeightType {
         }
     }
 
+    /// Multiplies whole blocks, as [`Self::random`] makes them, by a power of two: each begins with a half, its scale or
+    /// itself the element.
+    pub fn lengthen(self, blocks: &mut [u8], powers: u32) {
+        for block in blocks.chunks_mut(self.block().1 as usize) {
+            let bits = u16::from_le_bytes([block[0], block[1]]) + ((powers as u16) << 10);
+            block[..2].copy_from_slice(&bits.to_le_bytes());
+        }
+    }
+
     /// The bytes that matrices repeat, whole blocks: weights of a magnitude that layers of these widths bear.
     pub fn random(self) -> Vec<u8> {
         let mut random = Random::new(0x5259_4e50_5500 + u64::from(self.code()));
@@ -156,6 +165,18 @@ mod tests {
             );
             let mean = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len() as f64;
             assert!(mean.abs() < 0.15 * power.sqrt(), "{kind:?}: mean {mean}");
+        }
+    }
+
+    #[test]
+    fn longer_blocks_are_the_same_times_a_power_of_two() {
+        for kind in [WeightType::Q8_0, WeightType::F16, WeightType::Q4_0] {
+            let (mut longer, row) = (kind.random(), kind.random());
+            kind.lengthen(&mut longer, 7);
+            let block = kind.block().1 as usize;
+            for (longer, row) in longer.chunks(block).zip(row.chunks(block)) {
+                assert_eq!((half(longer), &longer[2..]), (128.0 * half(row), &row[2..]));
+            }
         }
     }
 }

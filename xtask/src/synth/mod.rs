@@ -27,7 +27,7 @@ use crate::progress::Step;
 use crate::setup::{self, models, Wants};
 
 /// Changes whenever the content of the files does.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// What is left on the disk at least.
 const SPARE: u64 = 1 << 30;

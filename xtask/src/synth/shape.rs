@@ -1,6 +1,7 @@
 //! The widths of models, as their authors publish them.
 
-/// One model's widths, for the llama architecture. All of these tie the output to the token embedding.
+/// One model's widths, for the llama architecture. Dense ones tie the output to the token embedding; mixtures have a matrix
+/// of their own for it, some of whose tokens are clearly likelier than others, see [`super::write`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// How it is called here.
@@ -24,6 +25,9 @@ pub struct Shape {
     /// Tokens of context.
     pub context: u32,
 }
+
+/// The matrix of the tokens' likelihoods, of models that have one for it.
+pub const OUTPUT: &str = "output.weight";
 
 /// All that can be asked for. Mixtures of experts are cut to as many layers as a small machine bears; the tiny ones are
 /// for tests.
@@ -141,6 +145,9 @@ impl Shape {
             ("token_embd.weight".to_owned(), vec![width, self.vocabulary.into()]),
             ("output_norm.weight".to_owned(), vec![width]),
         ];
+        if self.experts.is_some() {
+            all.push((OUTPUT.to_owned(), vec![width, self.vocabulary.into()]));
+        }
         for layer in 0..self.layers {
             let mut parts: Vec<(&str, Vec<u64>)> = vec![
                 ("attn_norm", vec![width]),

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::blocks::{Random, WeightType};
-use super::shape::Shape;
+use super::shape::{Shape, OUTPUT};
 use super::tokenizer::{push_text, Pairs};
 use crate::error::{IoContext, Result};
 
@@ -15,10 +15,34 @@ const ALIGNMENT: u64 = 32;
 /// The code of 32-bit floats, which norms are in.
 const F32: u32 = 0;
 
+/// The first of the tokens whose rows of the output matrix are longer than all others.
+const LIKELIEST: u64 = 2000;
+/// The first eight are 2⁷ times as long, the next eight 2⁶, sixteen 2⁵, thirty-two 2⁴ and so on. Were all as long, nearly all
+/// tokens would be about as likely, and any rounding would make another one the likeliest; trained models have their
+/// favourites.
+const LENGTHS: u32 = 7;
+/// Rows of a mixture's embedding are 2⁵ times as long as other matrices', so that what comes out depends on the token that
+/// goes in.
+const EMBEDDING: u32 = 5;
+/// Times the norm before the output matrix, so that no token is certain.
+const OUTPUT_NORM: f32 = 1.0 / 16.0;
+
 /// One tensor's place.
 struct Placed {
     bytes: u64,
     dtype: u32,
+    content: Content,
+}
+
+/// What is in a tensor, beside random numbers.
+#[derive(Clone, Copy)]
+enum Content {
+    /// Nothing.
+    Plain,
+    /// Floats of that many times the usual magnitude.
+    Times(f32),
+    /// Rows of so many bytes, each by so many powers of two longer.
+    Rows(usize, fn(u64) -> u32),
 }
 
 /// A file that can be written.
@@ -54,7 +78,14 @@ impl Plan {
             head.extend(dtype.to_le_bytes());
             head.extend(offset.to_le_bytes());
             offset = (offset + bytes).next_multiple_of(ALIGNMENT);
-            tensors.push(Placed { bytes, dtype });
+            let row_bytes = (bytes / dims.get(1).unwrap_or(&1)) as usize;
+            let content = match &*name {
+                OUTPUT => Content::Rows(row_bytes, powers),
+                "token_embd.weight" if shape.experts.is_some() => Content::Rows(row_bytes, |_| EMBEDDING),
+                "output_norm.weight" if shape.experts.is_some() => Content::Times(OUTPUT_NORM),
+                _ => Content::Plain,
+            };
+            tensors.push(Placed { bytes, dtype, content });
         }
         head.resize(head.len().next_multiple_of(ALIGNMENT as usize), 0);
         Self { kind, head, tensors }
@@ -82,9 +113,21 @@ impl Plan {
         for tensor in &self.tensors {
             let mut left = tensor.bytes as usize;
             if tensor.dtype == F32 {
+                let factor = if let Content::Times(factor) = tensor.content { factor } else { 1.0 };
                 // Norms around one, different in each layer, so that no two layers see the same rows.
                 for _ in 0..left / 4 {
-                    out.write_all(&(0.5 + random.next() as f32 / (1u32 << 31) as f32).to_le_bytes())?;
+                    let value = 0.5 + random.next() as f32 / (1u32 << 31) as f32;
+                    out.write_all(&(factor * value).to_le_bytes())?;
+                }
+            } else if let Content::Rows(row_bytes, powers) = tensor.content {
+                let mut row = vec![0; row_bytes];
+                for token in 0..tensor.bytes / row_bytes as u64 {
+                    for byte in &mut row {
+                        *byte = blocks[at];
+                        at = (at + 1) % blocks.len();
+                    }
+                    self.kind.lengthen(&mut row, powers(token));
+                    out.write_all(&row)?;
                 }
             } else {
                 // Each goes on where the last one ended: no two are the same.
@@ -100,6 +143,12 @@ impl Plan {
         }
         out.into_inner()?.sync_all()
     }
+}
+
+/// By how many powers of two a token's row of the output matrix is longer than most.
+fn powers(token: u64) -> u32 {
+    let rank = token.checked_sub(LIKELIEST);
+    rank.map_or(0, |rank| LENGTHS.saturating_sub(u64::BITS - (rank / 8).leading_zeros()))
 }
 
 /// The keys of the model itself.
@@ -181,5 +230,16 @@ mod tests {
             let down = model.tensors.iter().find(|tensor| tensor.name == "blk.1.ffn_down.weight").unwrap();
             assert_eq!(down.dims, [512, 256]);
         }
+    }
+
+    #[test]
+    fn a_mixture_has_favourite_tokens() {
+        let after = |count| LIKELIEST + count;
+        let tokens =
+            [0, LIKELIEST - 1, LIKELIEST, after(7), after(8), after(15), after(16), after(31), after(32)];
+        assert_eq!(tokens.map(powers), [0, 0, 7, 7, 6, 6, 5, 5, 4]);
+        assert_eq!([after(511), after(512), 1 << 40].map(powers), [1, 0, 0]);
+        let names = |shape| Shape::named(shape).unwrap().tensors().into_iter().map(|(name, _)| name);
+        assert!(names("tiny-moe").any(|name| name == OUTPUT) && !names("tiny").any(|name| name == OUTPUT));
     }
 }
