@@ -42,6 +42,7 @@ fn error_of(
                 signs: None,
                 calibration: Calibration::default(),
                 keep: false,
+                models: 0,
             },
         )
         .unwrap();
@@ -155,6 +156,7 @@ fn no_sum_saturates_at_the_worst() {
                     signs: None,
                     calibration: Calibration::default(),
                     keep: false,
+                    models: 0,
                 },
             )
             .unwrap();
@@ -189,6 +191,7 @@ fn rows_are_rotated_once_for_all_weights_that_share_them() {
                     signs: None,
                     calibration: Calibration::default(),
                     keep: false,
+                    models: 0,
                 },
             )
             .unwrap()
@@ -227,7 +230,14 @@ fn weights_of_another_domain_give_right_products() {
     let npu = engine
         .upload(
             &source,
-            &Request { wanted, layer: None, signs: None, calibration: Calibration::default(), keep: false },
+            &Request {
+                wanted,
+                layer: None,
+                signs: None,
+                calibration: Calibration::default(),
+                keep: false,
+                models: 0,
+            },
         )
         .unwrap();
     let x = numbers(2, k);

@@ -38,6 +38,8 @@ pub struct Request {
     pub calibration: Calibration,
     /// Whether its converted copy is worth keeping on disk: the host's bytes stay as they are.
     pub keep: bool,
+    /// Bytes of the models that it and others are of, as far as that is known: how much memory is still to be asked for.
+    pub models: usize,
 }
 
 /// What was chosen.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rknn_sys::{Arena, Context, Library, Memory};
 
+use super::arenas::{Known, Sizes};
 use super::domain_lock::DomainLock;
 use super::scratch::Scratch;
 use super::{smallest_context, Error};
@@ -22,9 +23,6 @@ const WEIGHT_BYTES_MAX: usize = 3_300_000_000;
 
 /// Weights begin at multiples of this in their arena: a page, so that no two share a cache line or a mapping.
 const PIECE_ALIGN: usize = 4096;
-/// The least and the most bytes of an arena, if a weight is not larger.
-const ARENA_MIN: usize = 8 << 20;
-const ARENA_MAX: usize = 512 << 20;
 
 /// One domain.
 pub struct Domain {
@@ -42,20 +40,22 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Memory of `bytes` bytes for a weight: from an arena with room, or from a new one. A new one is a tenth of all
-    /// that there are: that many bytes may lie idle, and so few descriptors serve models of any size.
+    /// Memory of `bytes` bytes for a weight from an arena with room, if there is one.
+    fn take(&mut self, bytes: usize) -> Result<Option<Memory>, Error> {
+        for (arena, _) in self.arenas.iter_mut().rev() {
+            if let Some(memory) = arena.take(bytes, PIECE_ALIGN)? {
+                return Ok(Some(memory));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same from a new arena of `wanted` bytes.
     ///
     /// # Errors
     /// The vendor's refusal of more memory.
-    pub fn take(&mut self, bytes: usize) -> Result<Memory, Error> {
-        for (arena, _) in self.arenas.iter_mut().rev() {
-            if let Some(memory) = arena.take(bytes, PIECE_ALIGN)? {
-                return Ok(memory);
-            }
-        }
+    fn take_anew(&mut self, bytes: usize, wanted: usize) -> Result<Memory, Error> {
         self.release();
-        let all: usize = self.arenas.iter().map(|(arena, _)| arena.bytes()).sum();
-        let wanted = (all / 10).clamp(ARENA_MIN, ARENA_MAX).max(bytes);
         let arena = match Arena::allocate(&self.keeper, wanted) {
             // Near the end of the memory there may be room for this one still.
             Err(_) if wanted > bytes => Arena::allocate(&self.keeper, bytes),
@@ -66,6 +66,11 @@ impl Domain {
         let held = Held::allocation(&self.stats, arena.bytes());
         self.arenas.push((arena, held));
         Ok(memory)
+    }
+
+    /// Bytes of its arenas.
+    fn arena_bytes(&self) -> usize {
+        self.arenas.iter().map(|(arena, _)| arena.bytes()).sum()
     }
 
     /// Gives back the arenas that no weight is in.
@@ -80,11 +85,14 @@ pub struct Share {
     pub domain: usize,
     bytes: usize,
     of: Arc<AtomicUsize>,
+    source: usize,
+    read: Arc<AtomicUsize>,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.of.fetch_sub(self.bytes, Relaxed);
+        self.read.fetch_sub(self.source, Relaxed);
     }
 }
 
@@ -100,6 +108,10 @@ pub struct Domains {
     /// The right to use others than domain 0, once it was needed.
     lock: Option<DomainLock>,
     stats: Arc<Stats>,
+    /// Bytes of the sources of all weights that there are.
+    read: Arc<AtomicUsize>,
+    /// The sizes of those that came last.
+    sizes: Sizes,
 }
 
 impl Domains {
@@ -122,6 +134,8 @@ impl Domains {
             windows,
             lock: None,
             stats: stats.clone(),
+            read: Arc::default(),
+            sizes: Sizes::default(),
         };
         domains.add(keeper);
         domains
@@ -154,12 +168,38 @@ impl Domains {
         &mut self.open[place]
     }
 
-    /// Room for a weight of `bytes`: in the first domain that has it, or else in the last there is, whose library
-    /// then has the last word.
+    /// Memory for a weight whose share of a domain is `share`, from an arena with room, or from a new one. The models that
+    /// are being loaded have `models` bytes of sources, as far as that is known.
+    ///
+    /// # Errors
+    /// The vendor's refusal of more memory.
+    pub fn take(&mut self, share: &Share, models: usize) -> Result<Memory, Error> {
+        let (bytes, domain) = (share.bytes, &mut self.open[share.domain]);
+        let memory = match domain.take(bytes)? {
+            Some(memory) => memory,
+            None => {
+                let room = WEIGHT_BYTES_MAX.saturating_sub(domain.bytes.load(Relaxed)) + bytes;
+                let known = Known {
+                    bytes,
+                    arenas: self.open.iter().map(Domain::arena_bytes).sum(),
+                    taken: self.open.iter().map(|domain| domain.bytes.load(Relaxed)).sum(),
+                    read: self.read.load(Relaxed),
+                    models,
+                };
+                let wanted = self.sizes.next_arena(&known).min(room);
+                self.open[share.domain].take_anew(bytes, wanted)?
+            }
+        };
+        self.sizes.note(bytes);
+        Ok(memory)
+    }
+
+    /// Room for a weight of `bytes`, made of `source` bytes: in the first domain that has it, or else in the last there is,
+    /// whose library then has the last word.
     ///
     /// # Errors
     /// A new domain that cannot be opened.
-    pub fn share(&mut self, bytes: usize) -> Result<Share, Error> {
+    pub fn share(&mut self, bytes: usize, source: usize) -> Result<Share, Error> {
         let fits = |domain: &Domain| domain.bytes.load(Relaxed) + bytes <= WEIGHT_BYTES_MAX;
         let place = match self.open.iter().position(fits) {
             Some(place) => place,
@@ -175,7 +215,8 @@ impl Domains {
         };
         let of = self.open[place].bytes.clone();
         of.fetch_add(bytes, Relaxed);
-        Ok(Share { domain: place, bytes, of })
+        self.read.fetch_add(source, Relaxed);
+        Ok(Share { domain: place, bytes, of, source, read: self.read.clone() })
     }
 
     /// Whether a domain may be used; where another process has the lock, no further one is, which is said once.

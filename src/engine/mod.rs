@@ -4,7 +4,7 @@
 //! * [`choose`]: which pipeline a weight takes, by its error;
 //! * [`weight`]: a weight on the NPU, converted, in a piece of an arena;
 //! * [`keep`]: converted weights from the disk and onto it;
-//! * [`domains`]: the I/O domains that weights are spread over, and the arenas of each;
+//! * [`domains`]: the I/O domains that weights are spread over, and the arenas of each; [`arenas`]: how large these are;
 //! * [`domain_lock`]: what keeps processes out of each other's domains;
 //! * [`experts`]: rows gathered by expert;
 //! * [`prepare`]: rows rotated, once for all weights that share them;
@@ -20,6 +20,7 @@
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
 
+mod arenas;
 mod attention;
 mod choose;
 mod core;

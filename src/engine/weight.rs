@@ -129,8 +129,8 @@ impl Engine {
     pub fn upload(&mut self, source: &Source, request: &Request) -> Result<NpuWeight, Error> {
         let Chosen { pipeline, rotation, mut plan, error, level } = self.choose(source, request)?;
         loop {
-            let share = self.domains.share(plan.stack_bytes())?;
-            let mut b = self.allocate(&plan, pipeline, share.domain)?;
+            let share = self.domains.share(plan.stack_bytes(), source.data.len())?;
+            let mut b = self.allocate(&plan, pipeline, &share, request.models)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
             let form = Form {
                 plan: &plan,
@@ -166,11 +166,17 @@ impl Engine {
     }
 
     /// Memory for B: a piece of an arena, or an allocation a part where pieces cannot be bound.
-    fn allocate(&mut self, plan: &WeightPlan, pipeline: Pipeline, domain: usize) -> Result<Parts, Error> {
-        let domain = self.domains.get_mut(domain);
+    fn allocate(
+        &mut self,
+        plan: &WeightPlan,
+        pipeline: Pipeline,
+        share: &Share,
+        models: usize,
+    ) -> Result<Parts, Error> {
         if means(&self.mode, pipeline, self.cores.count()).windows {
-            return Ok(Parts::Stack(domain.take(plan.stack_bytes())?, Mutex::default()));
+            return Ok(Parts::Stack(self.domains.take(share, models)?, Mutex::default()));
         }
+        let domain = self.domains.get_mut(share.domain);
         let mut parts = Vec::new();
         for bytes in plan.all_part_bytes() {
             parts.push((domain.keeper.allocate(bytes)?, Held::allocation(&self.stats, bytes)));

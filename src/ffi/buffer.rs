@@ -187,16 +187,23 @@ pub unsafe fn is_ours(buffer: sys::ggml_backend_buffer_t) -> bool {
         && state().is_some_and(|state| unsafe { (state.host.fns.buffer_type.get())(buffer) } == ours)
 }
 
-/// The addresses of a buffer, if it is one of ours that the host did not say the use of.
+/// The addresses of a buffer, if it is one of ours.
 ///
 /// # Safety
 /// As [`is_ours`].
-pub unsafe fn unmarked(buffer: sys::ggml_backend_buffer_t) -> Option<(usize, usize)> {
+pub unsafe fn addresses(buffer: sys::ggml_backend_buffer_t) -> Option<(usize, usize)> {
     // SAFETY: live if it is not null; buffers of our type were made by `create`.
-    unsafe {
-        let range = is_ours(buffer).then(|| region(buffer).range())?;
-        is_for(buffer, sys::GGML_HOST_USAGE_ANY).then_some((range.start, range.end))
-    }
+    let range = unsafe { is_ours(buffer).then(|| region(buffer).range())? };
+    Some((range.start, range.end))
+}
+
+/// Whether a buffer is one of ours that the host did not say the use of.
+///
+/// # Safety
+/// As [`is_ours`].
+pub unsafe fn is_unmarked(buffer: sys::ggml_backend_buffer_t) -> bool {
+    // SAFETY: live if it is not null.
+    unsafe { is_ours(buffer) && is_for(buffer, sys::GGML_HOST_USAGE_ANY) }
 }
 
 /// Whether the host said that a buffer holds weights.

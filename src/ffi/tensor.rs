@@ -221,17 +221,17 @@ pub fn operand(tensor: &sys::ggml_tensor) -> Result<Operand, &'static str> {
 }
 
 /// Whether a tensor's bytes stay as they are until the host says otherwise: those of a buffer that it marked as weights.
-/// So do leaves of a buffer of ours without a mark, until a graph of ours writes them, and the addresses of that buffer are
-/// given too; marks do not cross a network, so that all buffers of an RPC server are such.
+/// So do leaves of a buffer of ours without a mark, until a graph of ours writes them, which the second tells; marks do not
+/// cross a network, so that all buffers of an RPC server are such.
 ///
 /// # Safety
 /// `tensor`, its buffer and its view's source are live.
-unsafe fn constancy(state: &State, tensor: &sys::ggml_tensor) -> (bool, Option<(usize, usize)>) {
+unsafe fn constancy(state: &State, tensor: &sys::ggml_tensor) -> (bool, bool) {
     // SAFETY: pointers are null or live.
     unsafe {
         let place = place(tensor);
-        let watched = if tensor.op == state.host.ops.none { buffer::unmarked(place) } else { None };
-        (watched.is_some() || buffer::is_of_weights(place), watched)
+        let watched = tensor.op == state.host.ops.none && buffer::is_unmarked(place);
+        (watched || buffer::is_of_weights(place), watched)
     }
 }
 
@@ -299,10 +299,12 @@ unsafe fn host_weight<'a>(
 ) -> HostWeight<'a> {
     let Product { reader, k, n, .. } = *product;
     // SAFETY: by this function's contract.
-    let ((constant, watched), lent) = unsafe { (constancy(state, tensor), buffer::is_lent(tensor.buffer)) };
+    let (constant, watched) = unsafe { constancy(state, tensor) };
+    // SAFETY: as above.
+    let (lent, buffer) = unsafe { (buffer::is_lent(tensor.buffer), buffer::addresses(place(tensor))) };
     let source = Source { data, reader, k, n, row_stride: product.weight_stride() };
     let name = weight_name(tensor);
-    HostWeight { name, source, constant, watched, lent, expert: false, computed: false }
+    HostWeight { name, source, constant, buffer, watched, lent, expert: false, computed: false }
 }
 
 /// A weight's name up to what is no UTF-8.

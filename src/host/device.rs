@@ -74,6 +74,8 @@ pub struct Device {
     weights: Mutex<Cache<Weight>>,
     /// Whether a graph's writes may concern a weight.
     watches: AtomicBool,
+    /// The buffers that weights were seen in.
+    models: Mutex<Vec<(usize, usize)>>,
     copies: HostCopies,
     /// Who does attention, and what is known of those who could.
     pub(super) attention: Who,
@@ -177,6 +179,7 @@ impl Device {
             cost_is_said: AtomicBool::new(false),
             weights: Mutex::default(),
             watches: AtomicBool::new(false),
+            models: Mutex::default(),
             copies: HostCopies::new(kernels, config.keep.effective(config.decode, emulated), &stats),
             attention: config.attention,
             attention_costs: AttentionCosts::default(),
@@ -325,8 +328,9 @@ impl Device {
         if weight.computed {
             // No weight that a user could name; its own digits are kept.
             let scheme = Scheme { pipeline: Pipeline::W16A16, rotate: Rotate::Off };
-            let (wanted, layer, keep) = (Wanted::Scheme(scheme), None, false);
-            return Some(Request { wanted, layer, signs: self.signs, calibration: self.calibration, keep });
+            let (wanted, layer, keep, models) = (Wanted::Scheme(scheme), None, false, 0);
+            let (signs, calibration) = (self.signs, self.calibration);
+            return Some(Request { wanted, layer, signs, calibration, keep, models });
         }
         let wanted = match self.policy.of(weight.name) {
             Decision::Fixed(Placement::Cpu) => return None,
@@ -339,7 +343,17 @@ impl Device {
             signs: self.signs,
             calibration: self.calibration,
             keep: weight.constant,
+            models: self.models(weight),
         })
+    }
+
+    /// Bytes of the buffers that weights were seen in, this one's among them.
+    fn models(&self, weight: &HostWeight) -> usize {
+        let mut models = self.models.lock();
+        if let Some(buffer) = weight.buffer.filter(|buffer| weight.constant && !models.contains(buffer)) {
+            models.push(buffer);
+        }
+        models.iter().map(|(start, end)| end - start).sum()
     }
 
     /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
@@ -376,7 +390,7 @@ impl Device {
             }
             let mut weights = self.weights.lock();
             weights.insert(key, weight.clone());
-            if let Some((start, end)) = host.watched {
+            if let Some((start, end)) = host.buffer.filter(|_| host.watched) {
                 weights.watch(start..end);
                 self.watches.store(true, Relaxed);
             }
@@ -458,6 +472,7 @@ impl Device {
     /// Drops the converted copies of what lies in the addresses `range`, which the host wrote or frees;
     /// whether there were any.
     pub fn invalidate(&self, range: &Range<usize>) -> bool {
+        self.models.lock().retain(|(start, end)| *start < range.start || range.end < *end);
         // Two statements: a product locks the engine first and the weights within.
         let dropped = self.weights.lock().invalidate(range);
         if dropped {

@@ -23,8 +23,10 @@ pub struct HostWeight<'a> {
     pub source: Source<'a>,
     /// Whether its bytes stay until the host says otherwise, so that a converted copy may be kept.
     pub constant: bool,
-    /// The addresses among which a write by a graph ends that; `None` where graphs write nothing.
-    pub watched: Option<(usize, usize)>,
+    /// The addresses of its buffer, if that is one of ours.
+    pub buffer: Option<(usize, usize)>,
+    /// Whether a graph's write among these addresses ends that it is constant; elsewhere graphs write nothing.
+    pub watched: bool,
     /// Whether its bytes are the host's, such as a mapped file's, and not in a buffer of ours.
     pub lent: bool,
     /// Whether it is one of a mixture's experts, of which the host's kernels get no copy.

@@ -55,6 +55,7 @@ pub fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize)
         signs: None,
         calibration: Calibration::default(),
         keep: false,
+        models: 0,
     };
     engine.upload(&Source { data: &data, reader, k, n, row_stride: k * 4 }, &request).unwrap()
 }

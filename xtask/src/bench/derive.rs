@@ -19,7 +19,7 @@ const STAGES: [&str; 4] = ["compare_ns", "pack_ns", "sync_ns", "scale_ns"];
 /// # Errors
 /// A chip that is not known, or a prompt of which nothing ran on the NPU.
 pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
-    let Measured { prompts, tokens, small, loads } = measured;
+    let Measured { prompts, tokens, small, loads, without } = measured;
     let soc = prompts[1].emulator.soc.clone();
     let search = Search::on(&soc)
         .ok_or_else(|| Error::Refused(format!("the emulator's report is of an unknown chip, {soc:?}")))?;
@@ -47,6 +47,9 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
     let (wait, busy) = (prompt("wait_ns"), prompt("busy_ns"));
     let whole = |ran: &Ran, name: &str| ran.plugin.number(name).map(|number| number as u64);
     let memory = prompts[1].memory;
+    let npu_bytes = whole(&prompts[1], "npu_bytes");
+    let own = memory.anonymous.saturating_sub(without.memory.anonymous);
+    let held = npu_bytes.filter(|_| weight_bytes > 0.0).map(|npu_bytes| (npu_bytes + own) as f64);
 
     let load = |ran: &[Ran]| median(&ran.iter().map(|ran| ran.wall_ns).collect::<Vec<_>>());
     let load_ns = load(&loads[0]).zip(load(&loads[1]));
@@ -87,13 +90,14 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         contexts_per_token: per_token("contexts_created"),
         contexts: whole(&prompts[1], "contexts"),
         fds: whole(&prompts[1], "fds"),
-        npu_bytes: whole(&prompts[1], "npu_bytes"),
+        npu_bytes,
         weight_bytes: weight_bytes as u64,
         rss_peak_bytes: memory.peak,
         rss_anonymous_bytes: memory.anonymous,
         rss_file_bytes: memory.files,
         rss_shared_bytes: memory.shared,
-        rss_over_weights: (weight_bytes > 0.0).then(|| memory.peak as f64 / weight_bytes),
+        rss_anonymous_bytes_without: without.memory.anonymous,
+        resident_over_weights: held.map(|held| held / weight_bytes - 1.0),
         pacing: prompts[1].emulator.pacing().zip(tokens[1].emulator.pacing()).map(|(a, b)| a.max(b)),
         ..Row::default()
     })
@@ -175,7 +179,7 @@ mod tests {
             any_core_busy_ns: busy_ns,
             cores: vec![core],
         };
-        let memory = Memory { peak: 4_000_000, ..Memory::default() };
+        let memory = Memory { peak: 4_000_000, anonymous: 300_000, ..Memory::default() };
         Ran { samples_ns: samples_ns.to_vec(), emulator, plugin: Plugin(plugin), memory, wall_ns: 0.0 }
     }
 
@@ -198,6 +202,7 @@ mod tests {
             small: [0.8e6, 0.8e6, 1.6e6, 3.2e6].map(|ns| ran(ns, &[], json!({}))),
             loads: [[3.0, 9.0, 4.0], [2.0, 2.0, 8.0]]
                 .map(|wall| wall.map(|wall_ns| Ran { wall_ns, ..Ran::default() }).into()),
+            without: Ran { memory: Memory { anonymous: 202_848, ..Memory::default() }, ..Ran::default() },
         }
     }
 
@@ -217,7 +222,8 @@ mod tests {
         assert_eq!((row.host_memcpy_passes, row.npu_wait_share), (Some(2.0), Some(0.1)));
         assert_eq!((row.allocs_per_token, row.threads_per_token), (Some(3.0), None));
         assert_eq!((row.fds, row.contexts, row.npu_bytes), (Some(4), None, Some(2_000_000)));
-        assert_eq!(row.rss_over_weights, Some(4e6 / 1_048_576.0));
+        // 2 000 000 bytes and the 97 152 that the host has more: twice the weight.
+        assert_eq!(row.resident_over_weights, Some(1.0));
         assert_eq!((row.load_ns, row.load_ratio), (Some(4.0), Some(2.0)));
         assert!(row.pacing.is_some_and(|pacing| (pacing - 1.1).abs() < 1e-9));
     }

@@ -50,6 +50,14 @@ pub enum Test {
     Warm(u32),
     /// One token on the CPU, the file read instead of mapped: what loading takes without us.
     CpuUnmapped,
+    /// A prompt of so many tokens on the CPU, the file mapped and nothing copied of it: what the host holds without us.
+    CpuMapped(u32),
+}
+
+impl Test {
+    fn is_without_us(self) -> bool {
+        matches!(self, Self::CpuUnmapped | Self::CpuMapped(_))
+    }
 }
 
 /// What a process left behind.
@@ -131,6 +139,10 @@ impl Host<'_> {
                 host.args(["-dev", "none", "-lm", "none"]);
                 (1, 0)
             }
+            Test::CpuMapped(tokens) => {
+                host.args(["-dev", "none", "-lm", "mmap", "--repack", "0"]);
+                (tokens, 0)
+            }
         };
         if matches!(test, Test::Warm(_)) {
             host.args(["-p", &WARM.to_string()]);
@@ -147,7 +159,7 @@ impl Host<'_> {
         let started = Instant::now();
         let (samples_ns, memory) = watch(&mut host)?;
         let wall_ns = started.elapsed().as_nanos() as f64;
-        if matches!(test, Test::CpuUnmapped) {
+        if test.is_without_us() {
             return Ok(Ran { samples_ns, memory, wall_ns, ..Ran::default() });
         }
 

@@ -38,6 +38,8 @@ pub struct Measured {
     pub small: [Ran; 4],
     /// Loads: the plugin with its weights on disk and one token, and the CPU alone.
     pub loads: [Vec<Ran>; 2],
+    /// The prompt on the CPU alone, for what the host itself holds.
+    pub without: Ran,
 }
 
 /// What all rows share.
@@ -93,6 +95,7 @@ impl<'a> Bench<'a> {
                 ran.push(run(test, 1)?);
             }
         }
+        measured.without = run(Test::CpuMapped(PROMPT), 1)?;
         step.done();
         let mut row = derive::row(&measured, bytes_per_ns)?;
         row.model = model.to_owned();

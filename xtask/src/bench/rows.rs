@@ -79,7 +79,7 @@ pub struct Row {
     pub npu_bytes: Option<u64>,
     /// Bytes of the weights' copies that a token streams.
     pub weight_bytes: u64,
-    /// Resident memory of the host at most: the mapped file and the NPU's memory are in it.
+    /// Resident memory of the host at most: the mapped file and what was touched of the NPU's memory are in it.
     pub rss_peak_bytes: u64,
     /// Of that, pages of its own.
     pub rss_anonymous_bytes: u64,
@@ -87,8 +87,13 @@ pub struct Row {
     pub rss_file_bytes: u64,
     /// Of that, shared memory: the emulated NPU's.
     pub rss_shared_bytes: u64,
-    /// `rss_peak_bytes / weight_bytes`.
-    pub rss_over_weights: Option<f64>,
+    /// Of the same prompt on the CPU alone, pages of the host's own.
+    #[serde(default)]
+    pub rss_anonymous_bytes_without: u64,
+    /// What we hold, `npu_bytes` and the pages of its own that the host has more with us than without, over
+    /// `weight_bytes`, less one.
+    #[serde(default)]
+    pub resident_over_weights: Option<f64>,
     /// Wall ns of a process that loads the model, its converted weights from the disk, and does one token.
     pub load_ns: Option<f64>,
     /// That over the same on the CPU alone, with the file read and not mapped.
@@ -192,8 +197,9 @@ pub const GROUPS: [Group; 3] = [
     Group {
         title: "What it takes",
         text: "*Allocations*, *threads* and *contexts a token*: made while generating. *Contexts*, *descriptors* and *NPU \
-               MB*: the most at once. *RSS*: the host's resident memory at its highest over the bytes of the weights' \
-               copies; what is mapped of the file and the NPU's memory are in it. *Load*: a process that loads the model, its \
+               MB*: the most at once. *Over weights*: how much \
+               more we hold than the weights' copies, NPU memory and the pages of its own that the host has more with us \
+               than on the CPU alone. *Load*: a process that loads the model, its \
                converted weights from the disk's cache, and does one token, over the same on the CPU alone without a \
                mapping of the file (the median of three, real time). *Pacing*: real over modelled time of paced runs.",
         columns: &[
@@ -203,7 +209,7 @@ pub const GROUPS: [Group; 3] = [
             ("contexts", |row| count(row.contexts)),
             ("descriptors", |row| count(row.fds)),
             ("NPU MB", |row| number(row.npu_bytes.map(|bytes| bytes as f64 / 1e6), 1)),
-            ("RSS", |row| number(row.rss_over_weights, 2)),
+            ("over weights", |row| percent(row.resident_over_weights)),
             ("load", |row| number(row.load_ratio, 2)),
             ("pacing", |row| number(row.pacing, 2)),
         ],

@@ -1,0 +1,147 @@
+//! How large the next arena is: numbers alone, no memory.
+//!
+//! Arenas are few, since each is a file descriptor, and are filled, since what lies idle in them is the board's memory.
+//! So an arena is a fixed part of what the model is expected to take, and holds a whole number of its layers: their
+//! weights have the same sizes in the same order, so that the last one of a layer ends where the arena does.
+
+use std::collections::VecDeque;
+
+/// The least and the most bytes of an arena, if a weight is not larger.
+const ARENA_MIN: usize = 8 << 20;
+const ARENA_MAX: usize = 512 << 20;
+/// About as many arenas a model has.
+const ARENAS: usize = 14;
+/// The same where nothing is known of the model: a new arena is a tenth of all that there are.
+const GROWTH: usize = 10;
+/// Weights whose sizes are remembered, and the most of them that a layer is looked for in.
+const RECENT: usize = 256;
+/// As many sizes must have come again in the same order before they are taken for those of layers.
+const PROOF: usize = 16;
+
+/// What is known when an arena is made; the weight that it is made for counts everywhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// Bytes of the weight.
+    pub bytes: usize,
+    /// Bytes of all arenas.
+    pub arenas: usize,
+    /// Bytes that the weights took so far, and those of their sources.
+    pub taken: usize,
+    /// Of their sources.
+    pub read: usize,
+    /// Bytes of the sources of all weights, as far as their models are known; 0 if none is.
+    pub models: usize,
+}
+
+/// The sizes of the weights, the last one last.
+#[derive(Default)]
+pub struct Sizes(VecDeque<usize>);
+
+impl Sizes {
+    /// Remembers the size of a weight.
+    pub fn note(&mut self, bytes: usize) {
+        if self.0.len() == RECENT {
+            self.0.pop_front();
+        }
+        self.0.push_back(bytes);
+    }
+
+    /// Bytes of a layer, if the sizes have come in turns and `next` is in its place; that of the shortest turn.
+    fn layer(&self, next: usize) -> Option<usize> {
+        let sizes = &self.0;
+        let comes_again = |period: &usize| {
+            let proof = PROOF.max(*period);
+            sizes.len() >= period + proof
+                && sizes[sizes.len() - period] == next
+                && (1..=proof).all(|back| sizes[sizes.len() - back] == sizes[sizes.len() - back - period])
+        };
+        let period = (1..=sizes.len() / 2).find(comes_again)?;
+        Some(sizes.iter().rev().take(period).sum())
+    }
+
+    /// Bytes of the arena that is made now, at least those of the weight.
+    pub fn next_arena(&self, known: &Known) -> usize {
+        let Known { bytes, arenas, taken, read, models } = *known;
+        let whole = (models as f64 * taken as f64 / read.max(1) as f64) as usize;
+        let left = whole.saturating_add(bytes).saturating_sub(taken);
+        let wanted = if whole > taken { (whole / ARENAS).min(left) } else { arenas / GROWTH };
+        let wanted = wanted.clamp(ARENA_MIN, ARENA_MAX);
+        let layers = self.layer(bytes).map(|layer| (wanted / layer).max(1) * layer);
+        layers.filter(|layers| *layers <= ARENA_MAX).unwrap_or(wanted).max(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a model makes of it: descriptors, and bytes that lie idle over those that are taken. Weights go to the first arena
+    /// with room, as in [`super::super::domains`], each a page at least; the file has 17 bytes for 16.
+    fn load(layers: usize, layer: &[usize], last: usize, is_known: bool) -> (usize, f64) {
+        let weights: Vec<usize> = (0..layers).flat_map(|_| layer.iter().copied()).chain([last]).collect();
+        let source = |bytes: usize| bytes / 16 * 17;
+        let models = if is_known { weights.iter().copied().map(source).sum() } else { 0 };
+        let (mut sizes, mut arenas) = (Sizes::default(), Vec::<(usize, usize)>::new());
+        let (mut taken, mut read) = (0, 0);
+        for bytes in weights {
+            (taken, read) = (taken + bytes, read + source(bytes));
+            match arenas.iter_mut().rev().find(|(size, used)| size - used >= bytes) {
+                Some((_, used)) => *used += bytes,
+                None => {
+                    let all = arenas.iter().map(|(size, _)| size).sum();
+                    let known = Known { bytes, arenas: all, taken, read, models };
+                    arenas.push((sizes.next_arena(&known), bytes));
+                }
+            }
+            sizes.note(bytes);
+        }
+        let all: usize = arenas.iter().map(|(size, _)| size).sum();
+        (arenas.len(), all as f64 / taken as f64 - 1.0)
+    }
+
+    /// Q, K, V, output, gate, up, down.
+    fn layer(width: usize, keys: usize, wide: usize) -> [usize; 7] {
+        [width, keys, keys, width, wide, wide, wide].map(|n| width * n)
+    }
+
+    #[test]
+    fn models_lie_in_few_arenas_that_are_full() {
+        for (name, layers, layer, last) in [
+            ("qwen2.5-1.5b", 28, layer(1536, 256, 8960), 1536 * 151_936),
+            ("gemma3-1b", 26, layer(1152, 256, 6912), 1152 * 262_144),
+            ("granite-350m", 28, layer(1024, 256, 2048), 1024 * 100_352),
+            ("smollm2-135m", 30, layer(576, 192, 1536), 576 * 49_152),
+            ("qwen3-4b", 36, layer(2560, 1024, 9728), 2560 * 151_936),
+            ("llama3-8b", 32, layer(4096, 1024, 14_336), 4096 * 128_256),
+        ] {
+            let (count, idle) = load(layers, &layer, last, true);
+            assert!(count <= 24 && idle < 0.06, "{name}: {count} arenas, {idle} idle");
+            let (count, idle) = load(layers, &layer, last, false);
+            assert!(count <= 44 && idle < 0.16, "{name}, nothing known: {count} arenas, {idle} idle");
+        }
+    }
+
+    #[test]
+    fn a_layer_is_known_when_its_sizes_have_come_again() {
+        let mut sizes = Sizes::default();
+        for index in 0..23 {
+            assert_eq!(sizes.layer(1 + index % 7), None);
+            sizes.note(1 + index % 7);
+        }
+        assert_eq!((sizes.layer(3), sizes.layer(4)), (Some(28), None), "two of the fourth turn have come");
+        sizes.note(100);
+        assert_eq!(sizes.layer(4), None);
+        (0..300).for_each(|_| sizes.note(5));
+        assert_eq!((sizes.layer(5), sizes.0.len()), (Some(5), RECENT));
+    }
+
+    #[test]
+    fn a_weight_always_fits_and_numbers_of_any_size_do() {
+        let known = Known { bytes: 3 << 30, arenas: 0, taken: 3 << 30, read: 0, models: usize::MAX };
+        assert_eq!(Sizes::default().next_arena(&known), 3 << 30);
+        let known = Known { bytes: 1, arenas: usize::MAX, taken: usize::MAX, read: 1, models: 0 };
+        assert_eq!(Sizes::default().next_arena(&known), ARENA_MAX);
+        let known = Known { bytes: 1, arenas: 0, taken: 1, read: 1, models: 1 };
+        assert_eq!(Sizes::default().next_arena(&known), ARENA_MIN);
+    }
+}
