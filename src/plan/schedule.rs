@@ -19,6 +19,8 @@
 
 use std::ops::Range;
 
+use rknn_sys::Element;
+
 use super::rows::{round_down_by_an_eighth, round_up_by_an_eighth};
 use super::{WeightPlan, ROWS_MAX};
 use crate::chip::{Timing, CORES_MAX};
@@ -28,8 +30,10 @@ const C_BYTES_MAX: usize = 8 << 20;
 /// The most rows of A of a stacked run.
 const STACK_ROWS_MAX: usize = 512;
 
-/// How much longer than the fastest a schedule may keep the NPU if its results are there sooner.
+/// How much longer than the fastest a schedule may keep the NPU if its results are there sooner. Products of 16 bits have
+/// more segments, whose results are worth more of the NPU's time where they then are read together.
 const NEARLY: f64 = 1.06;
+const NEARLY_16_BITS: f64 = 1.10;
 /// Bytes of f32 rows that the CPU rotates and packs, and of results that it reads and writes, in a ns: a guess for four
 /// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
 const PACK_RATE: f64 = 6.0;
@@ -170,11 +174,12 @@ impl Schedule {
     pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
         // One row, one segment: always possible.
         let mut best = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
-        let least = Self::least_ns(plan, timing, means, rows);
+        let nearly = if plan.dtype.a() == Element::F16 { NEARLY_16_BITS } else { NEARLY };
+        let most = nearly * Self::least_ns(plan, timing, means, rows);
         let mut best_end = f64::INFINITY;
         Self::each(plan, timing, means, rows, |schedule| {
             // More parts only take longer.
-            if schedule.ns > least * NEARLY {
+            if schedule.ns > most {
                 return;
             }
             for parts in 1..=schedule.parts_max(plan, means) {
@@ -182,7 +187,7 @@ impl Schedule {
                 if parts > 1 {
                     schedule.ns = schedule.time(plan, timing, means, rows);
                 }
-                if schedule.ns > least * NEARLY {
+                if schedule.ns > most {
                     continue;
                 }
                 for batch in 1..=schedule.batch_max(plan, means, rows) {
