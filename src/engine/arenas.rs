@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 
 /// The least and the most bytes of an arena, if a weight is not larger.
 const ARENA_MIN: usize = 8 << 20;
-const ARENA_MAX: usize = 512 << 20;
+const ARENA_MAX: usize = 1 << 30;
 /// About as many arenas a model has.
-const ARENAS: usize = 14;
+const ARENAS: usize = 16;
 /// The same where nothing is known of the model: a new arena is a tenth of all that there are.
 const GROWTH: usize = 10;
 /// Weights whose sizes are remembered, and the most of them that a layer is looked for in.
@@ -113,6 +113,7 @@ mod tests {
             ("smollm2-135m", 30, layer(576, 192, 1536), 576 * 49_152),
             ("qwen3-4b", 36, layer(2560, 1024, 9728), 2560 * 151_936),
             ("llama3-8b", 32, layer(4096, 1024, 14_336), 4096 * 128_256),
+            ("qwen3-14b", 40, layer(5120, 1024, 17_408), 5120 * 151_936),
         ] {
             let (count, idle) = load(layers, &layer, last, true);
             assert!(count <= 24 && idle < 0.06, "{name}: {count} arenas, {idle} idle");

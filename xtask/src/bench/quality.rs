@@ -56,7 +56,10 @@ impl Quality {
         let kl = format!("{:.2e}", self.kl.max(0.0));
         let generated = match &self.generated {
             Some([cpu, npu]) if cpu == npu => format!("the same {GENERATED}"),
-            Some(_) => "others".to_owned(),
+            Some([cpu, npu]) => {
+                let same = cpu.bytes().zip(npu.bytes()).take_while(|(cpu, npu)| cpu == npu).count();
+                format!("others after {same} of {} bytes", cpu.len())
+            }
             None => "–".to_owned(),
         };
         [cpu, npu, differs, kl, format!("{:.1} %", self.same_top), generated]

@@ -195,7 +195,8 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
              of this machine + modelled NPU. The models are cut to a few layers. Attention is the CPU's both ways. *Perplexity*, \
              *KL* and *same token*: of 512 tokens of text, computed and not paced, the NPU's way against the CPU's. \
              *Generated*: whether both ways go on from a prompt by the same 32 tokens, the likeliest each time. The models' \
-             output matrices have a few rows that are clearly longer than others, as favourite tokens of trained ones.",
+             output matrices have a few rows that are clearly longer than others, as favourite tokens of trained ones; the text \
+             has few of these, so that its perplexity tells less than the same tokens do.",
         ),
     };
     let mut out =
