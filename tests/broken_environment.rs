@@ -86,7 +86,7 @@ fn out_of_file_descriptors_the_cpu_takes_over() {
     // SAFETY: setrlimit is async-signal-safe and concerns the child alone.
     unsafe {
         command.pre_exec(|| {
-            let limit = libc::rlimit { rlim_cur: 20, rlim_max: 20 };
+            let limit = libc::rlimit { rlim_cur: 14, rlim_max: 14 };
             match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
