@@ -21,13 +21,13 @@ const PROOF: usize = 16;
 /// What is known when an arena is made; the weight that it is made for counts everywhere.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
-    /// Bytes of the weight.
+    /// Bytes of the weight, whole pages.
     pub bytes: usize,
     /// Bytes of all arenas.
     pub arenas: usize,
-    /// Bytes that the weights took so far, and those of their sources.
+    /// Bytes that the weights took so far.
     pub taken: usize,
-    /// Of their sources.
+    /// Bytes of their sources.
     pub read: usize,
     /// Bytes of the sources of all weights, as far as their models are known; 0 if none is.
     pub models: usize,
@@ -38,7 +38,7 @@ pub struct Known {
 pub struct Sizes(VecDeque<usize>);
 
 impl Sizes {
-    /// Remembers the size of a weight.
+    /// Remembers the size of a weight, whole pages.
     pub fn note(&mut self, bytes: usize) {
         if self.0.len() == RECENT {
             self.0.pop_front();

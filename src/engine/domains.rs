@@ -175,12 +175,13 @@ impl Domains {
     /// The vendor's refusal of more memory.
     pub fn take(&mut self, share: &Share, models: usize) -> Result<Memory, Error> {
         let (bytes, domain) = (share.bytes, &mut self.open[share.domain]);
+        let pages = bytes.next_multiple_of(PIECE_ALIGN);
         let memory = match domain.take(bytes)? {
             Some(memory) => memory,
             None => {
                 let room = WEIGHT_BYTES_MAX.saturating_sub(domain.bytes.load(Relaxed)) + bytes;
                 let known = Known {
-                    bytes,
+                    bytes: pages,
                     arenas: self.open.iter().map(Domain::arena_bytes).sum(),
                     taken: self.open.iter().map(|domain| domain.bytes.load(Relaxed)).sum(),
                     read: self.read.load(Relaxed),
@@ -190,7 +191,7 @@ impl Domains {
                 self.open[share.domain].take_anew(bytes, wanted)?
             }
         };
-        self.sizes.note(bytes);
+        self.sizes.note(pages);
         Ok(memory)
     }
 
