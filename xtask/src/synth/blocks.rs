@@ -63,6 +63,9 @@ impl WeightType {
     /// Multiplies whole blocks, as [`Self::random`] makes them, by a power of two: each begins with a half, its scale or
     /// itself the element.
     pub fn lengthen(self, blocks: &mut [u8], powers: u32) {
+        if powers == 0 {
+            return;
+        }
         for block in blocks.chunks_mut(self.block().1 as usize) {
             let bits = u16::from_le_bytes([block[0], block[1]]) + ((powers as u16) << 10);
             block[..2].copy_from_slice(&bits.to_le_bytes());

@@ -31,18 +31,14 @@ const OUTPUT_NORM: f32 = 1.0 / 32.0;
 /// One tensor's place.
 struct Placed {
     bytes: u64,
-    dtype: u32,
     content: Content,
 }
 
-/// What is in a tensor, beside random numbers.
-#[derive(Clone, Copy)]
+/// What is in a tensor.
 enum Content {
-    /// Nothing.
-    Plain,
-    /// Floats of that many times the usual magnitude.
-    Times(f32),
-    /// Rows of so many bytes, each by so many powers of two longer.
+    /// 32-bit floats around that number.
+    Floats(f32),
+    /// Random blocks, in rows of so many bytes, each by so many powers of two longer than most.
     Rows(usize, fn(u64) -> u32),
 }
 
@@ -83,10 +79,11 @@ impl Plan {
             let content = match &*name {
                 OUTPUT => Content::Rows(row_bytes, powers),
                 "token_embd.weight" if shape.experts.is_some() => Content::Rows(row_bytes, |_| EMBEDDING),
-                "output_norm.weight" if shape.experts.is_some() => Content::Times(OUTPUT_NORM),
-                _ => Content::Plain,
+                "output_norm.weight" if shape.experts.is_some() => Content::Floats(OUTPUT_NORM),
+                _ if dtype == F32 => Content::Floats(1.0),
+                _ => Content::Rows(row_bytes, |_| 0),
             };
-            tensors.push(Placed { bytes, dtype, content });
+            tensors.push(Placed { bytes, content });
         }
         head.resize(head.len().next_multiple_of(ALIGNMENT as usize), 0);
         Self { kind, head, tensors }
@@ -112,31 +109,28 @@ impl Plan {
         let (blocks, mut at) = (self.kind.random(), 0);
         let mut random = Random::new(1);
         for tensor in &self.tensors {
-            let mut left = tensor.bytes as usize;
-            if tensor.dtype == F32 {
-                let factor = if let Content::Times(factor) = tensor.content { factor } else { 1.0 };
-                // Norms around one, different in each layer, so that no two layers see the same rows.
-                for _ in 0..left / 4 {
-                    let value = 0.5 + random.next() as f32 / (1u32 << 31) as f32;
-                    out.write_all(&(factor * value).to_le_bytes())?;
-                }
-            } else if let Content::Rows(row_bytes, powers) = tensor.content {
-                let mut row = vec![0; row_bytes];
-                for token in 0..tensor.bytes / row_bytes as u64 {
-                    for byte in &mut row {
-                        *byte = blocks[at];
-                        at = (at + 1) % blocks.len();
+            match tensor.content {
+                // Different in each layer, so that no two layers see the same rows.
+                Content::Floats(middle) => {
+                    for _ in 0..tensor.bytes / 4 {
+                        let value = middle * (0.5 + random.next() as f32 / (1u32 << 31) as f32);
+                        out.write_all(&value.to_le_bytes())?;
                     }
-                    self.kind.lengthen(&mut row, powers(token));
-                    out.write_all(&row)?;
                 }
-            } else {
-                // Each goes on where the last one ended: no two are the same.
-                while left > 0 {
-                    let piece = left.min(blocks.len() - at);
-                    out.write_all(&blocks[at..at + piece])?;
-                    left -= piece;
-                    at = (at + piece) % blocks.len();
+                Content::Rows(row_bytes, powers) => {
+                    let mut row = vec![0; row_bytes];
+                    for index in 0..tensor.bytes / row_bytes as u64 {
+                        // Each goes on where the last one ended: no two are the same.
+                        let mut rest = &mut row[..];
+                        while !rest.is_empty() {
+                            let (piece, after) = rest.split_at_mut(rest.len().min(blocks.len() - at));
+                            piece.copy_from_slice(&blocks[at..at + piece.len()]);
+                            at = (at + piece.len()) % blocks.len();
+                            rest = after;
+                        }
+                        self.kind.lengthen(&mut row, powers(index));
+                        out.write_all(&row)?;
+                    }
                 }
             }
             let padding = tensor.bytes.next_multiple_of(ALIGNMENT) - tensor.bytes;
