@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::completion::{watch, Ran, PROGRAM};
+use crate::completion::{watch, Ran, PROGRAM, PROMPT};
 use crate::env::{Npu, NpuOptions};
 use crate::error::{Error, IoContext, Result};
 use crate::model::Model;
@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// What is to be continued
-    #[arg(short, long, default_value = "The three largest cities of Italy, with one sentence on each, are")]
+    #[arg(short, long, default_value = PROMPT)]
     prompt: String,
     /// How many tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]

@@ -11,6 +11,8 @@ use crate::process;
 
 /// The program that is run.
 pub const PROGRAM: &str = "llama-completion";
+/// What it continues, unless somebody says otherwise.
+pub const PROMPT: &str = "The three largest cities of Italy, with one sentence on each, are";
 
 /// A host that ran to its end.
 pub struct Ran {

@@ -20,8 +20,6 @@ use crate::setup::Ready;
 const TOKENS: u32 = 512;
 /// Tokens that each way generates, the likeliest one each time.
 const GENERATED: u32 = 32;
-/// What they go on from.
-const PROMPT: &str = "The three largest cities of Italy, with one sentence on each, are";
 
 /// Variables by which the caller's environment would change what is computed.
 const CLEARED: [&str; 3] = ["RKNPU_POLICY", "RKNPU_EMU_PACE", "RKNPU_EMU_FAULTS"];
@@ -131,7 +129,9 @@ impl Model<'_> {
             "-lv",
             "4",
         ]);
-        host.args(["-c", "512", "-n", &GENERATED.to_string(), "-p", PROMPT]).arg("-m").arg(self.path);
+        host.args(["-c", "512", "-n", &GENERATED.to_string(), "-p", completion::PROMPT])
+            .arg("-m")
+            .arg(self.path);
         Ok(completion::watch(host, false)?.text)
     }
 
