@@ -4,8 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use ggml_rknpu::chip::Chip;
-use ggml_rknpu::engine::{Activations, Engine, Request, Wanted};
-use ggml_rknpu::kernels::int4::Calibration;
+use ggml_rknpu::engine::{Activations, Engine};
 use ggml_rknpu::mode::Mode;
 use ggml_rknpu::observe::Stats;
 use ggml_rknpu::policy::scheme::{Rotate, Scheme};
@@ -15,7 +14,7 @@ use ggml_sys::RowReader;
 use rknn_sys::{Library, MatmulType};
 
 mod common;
-use common::emulated::{emulator, numbers};
+use common::emulated::{emulator, numbers, request};
 
 const W8A8: Scheme = Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Auto };
 
@@ -33,19 +32,7 @@ fn error_of(
     let (weight, x) = (numbers(1, k * n), numbers(2, k * rows));
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
-    let npu = engine
-        .upload(
-            &source,
-            &Request {
-                wanted: Wanted::Scheme(scheme),
-                layer: Some(3),
-                signs: None,
-                calibration: Calibration::default(),
-                keep: false,
-                models: 0,
-            },
-        )
-        .unwrap();
+    let npu = engine.upload(&source, &request(scheme, Some(3))).unwrap();
     let mut out = vec![f32::NAN; rows * n];
     engine.matmul(&npu, Activations::new(&x, k, rows), &mut out).unwrap();
     let (mut error, mut power) = (0.0, 0.0);
@@ -146,20 +133,8 @@ fn no_sum_saturates_at_the_worst() {
         (Pipeline::W4A8, (0..k).map(low).collect()),
         (Pipeline::W4A8, (0..k).map(|i| -low(i)).collect()),
     ] {
-        let wanted = Wanted::Scheme(Scheme { pipeline, rotate: Rotate::Off });
-        let npu = engine
-            .upload(
-                &source,
-                &Request {
-                    wanted,
-                    layer: None,
-                    signs: None,
-                    calibration: Calibration::default(),
-                    keep: false,
-                    models: 0,
-                },
-            )
-            .unwrap();
+        let scheme = Scheme { pipeline, rotate: Rotate::Off };
+        let npu = engine.upload(&source, &request(scheme, None)).unwrap();
         let mut out = vec![f32::NAN; n];
         engine.matmul(&npu, Activations::new(&x, k, 1), &mut out).unwrap();
         for (column, got) in weight.chunks(k).zip(&out) {
@@ -180,22 +155,8 @@ fn rows_are_rotated_once_for_all_weights_that_share_them() {
     let (k, n, rows) = (576, 64, 7);
     let data: Vec<u8> = numbers(1, k * n).iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
-    let full = Wanted::Scheme(Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Full });
-    let mut weight = |layer| {
-        engine
-            .upload(
-                &source,
-                &Request {
-                    wanted: full,
-                    layer: Some(layer),
-                    signs: None,
-                    calibration: Calibration::default(),
-                    keep: false,
-                    models: 0,
-                },
-            )
-            .unwrap()
-    };
+    let full = Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Full };
+    let mut weight = |layer| engine.upload(&source, &request(full, Some(layer))).unwrap();
     let (q, v, of_next_layer) = (weight(0), weight(0), weight(1));
     let mut x = numbers(2, k * rows);
     let counted = |engine: &mut Engine, weight, x: &[f32]| {
@@ -226,20 +187,7 @@ fn weights_of_another_domain_give_right_products() {
     let weight = numbers(1, k * n);
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
-    let wanted = Wanted::Scheme(Pipeline::W16A16.into());
-    let npu = engine
-        .upload(
-            &source,
-            &Request {
-                wanted,
-                layer: None,
-                signs: None,
-                calibration: Calibration::default(),
-                keep: false,
-                models: 0,
-            },
-        )
-        .unwrap();
+    let npu = engine.upload(&source, &request(Pipeline::W16A16, None)).unwrap();
     let x = numbers(2, k);
     let mut out = vec![f32::NAN; n];
     engine.matmul(&npu, Activations::new(&x, k, 1), &mut out).unwrap();

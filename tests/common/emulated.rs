@@ -8,6 +8,7 @@ use ggml_rknpu::engine::{Decode, Engine, NpuWeight, Request, Route, Wanted};
 use ggml_rknpu::kernels::int4::Calibration;
 use ggml_rknpu::mode::Mode;
 use ggml_rknpu::observe::Stats;
+use ggml_rknpu::policy::scheme::Scheme;
 use ggml_rknpu::policy::Pipeline;
 use ggml_rknpu::weights::Source;
 use ggml_sys::RowReader;
@@ -45,17 +46,22 @@ pub fn engine(library: &Library, cores: [bool; 3], threads: usize, decode: Decod
     (engine, stats)
 }
 
-/// A weight of rows of `k` elements, on the NPU as `pipeline`.
-pub fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize) -> NpuWeight {
-    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    let (n, reader) = (weight.len() / k, RowReader::f32());
-    let request = Request {
-        wanted: Wanted::Scheme(pipeline.into()),
-        layer: Some(3),
+/// How tests ask for a weight.
+pub fn request(scheme: impl Into<Scheme>, layer: Option<u32>) -> Request {
+    Request {
+        wanted: Wanted::Scheme(scheme.into()),
+        layer,
         signs: None,
         calibration: Calibration::default(),
         keep: false,
         models: 0,
-    };
+    }
+}
+
+/// A weight of rows of `k` elements, on the NPU as `pipeline`.
+pub fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize) -> NpuWeight {
+    let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let (n, reader) = (weight.len() / k, RowReader::f32());
+    let request = request(pipeline, Some(3));
     engine.upload(&Source { data: &data, reader, k, n, row_stride: k * 4 }, &request).unwrap()
 }
