@@ -1,5 +1,5 @@
-//! Feed-forward blocks inside the real host, in this process: what is made of gate and up while the NPU runs on is, to the
-//! bit, what the host makes of them afterwards.
+//! Feed-forward blocks inside the real host, in this process: what is made of gate and up as they are read is, to the bit,
+//! what is made of them one by one and in single rows, and what the host makes of them but for rounding.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -8,12 +8,9 @@ mod ggml;
 
 use std::ffi::c_int;
 
-use ggml::{free, host, numbers, Ggml, Product, Tensor, F32, WEIGHTS};
-use ggml_sys::sys;
+use ggml::{free, host, numbers, Context, Ggml, Product, Tensor, F32, WEIGHTS};
 
 const Q8_0: c_int = 8;
-/// The host's number of this kind of device.
-const CPU: c_int = 0;
 
 /// K, N and rows of a block, the type of its weights, and how its graph lies.
 #[derive(Debug, Clone, Copy)]
@@ -26,14 +23,58 @@ struct Shape {
     swapped: bool,
     /// The activation times the gate is written where the rows are read.
     over_rows: bool,
+    /// Somebody reads gate and up after the graph.
+    seen: bool,
+    activation: Activation,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Activation {
+    Relu,
+    Gelu,
+    Silu,
+}
+
+impl Activation {
+    /// The node of two others.
+    unsafe fn node(self, ggml: &Ggml, context: Context, gate: Tensor, up: Tensor) -> Tensor {
+        let make = match self {
+            Self::Relu => ggml.ggml_reglu_split,
+            Self::Gelu => ggml.ggml_geglu_split,
+            Self::Silu => ggml.ggml_swiglu_split,
+        };
+        // SAFETY: live, says the caller.
+        unsafe { make(context, gate, up) }
+    }
+
+    /// By the definition, in f64.
+    fn of(self, x: f64) -> f64 {
+        match self {
+            Self::Relu => x.max(0.0),
+            Self::Gelu => {
+                x / (1.0 + (-(8.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).exp())
+            }
+            Self::Silu => x / (1.0 + (-x).exp()),
+        }
+    }
 }
 
 /// Weights of gate, up and down.
 type Weights = [Vec<f32>; 3];
 
-/// What a graph of the whole block computes: the activation times the gate, and the block's results.
-fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> [Vec<f32>; 2] {
-    let Shape { k, n, rows, ggml_type, swapped, over_rows } = *shape;
+/// What a graph of the whole block computes: gate and up, as far as they are seen, the activation times the gate, and the
+/// block's results.
+struct Computed {
+    sources: [Vec<f32>; 2],
+    gated: Vec<f32>,
+    down: Vec<f32>,
+}
+
+/// What gate and up hold before the graph is computed.
+const UNTOUCHED: f32 = 12345.0;
+
+fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
+    let Shape { k, n, rows, ggml_type, swapped, over_rows, seen, activation } = *shape;
     let (contexts, backend) = ([ggml.context(), ggml.context()], ggml.backend());
     let tensor = |context, ggml_type, ne: [usize; 2]| {
         // SAFETY: a live context.
@@ -51,52 +92,36 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> [Vec<f32>;
         let gate = (ggml.ggml_mul_mat)(contexts[1], all[0], input);
         let up = (ggml.ggml_mul_mat)(contexts[1], all[1], input);
         let (one, other) = if swapped { (up, gate) } else { (gate, up) };
-        let gated = (ggml.ggml_swiglu_split)(contexts[1], one, other);
+        let gated = activation.node(ggml, contexts[1], one, other);
         let down = (ggml.ggml_mul_mat)(contexts[1], all[2], gated);
         assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), gated), "the plugin takes it");
+        if seen {
+            [gate, up].into_iter().for_each(|tensor| (ggml.ggml_set_output)(tensor));
+        }
         let graph = (ggml.ggml_new_graph)(contexts[1]);
         [gate, up, gated, down].into_iter().for_each(|node| (ggml.ggml_build_forward_expand)(graph, node));
         let compute = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend);
         if over_rows {
             (*gated).data = (*input).data;
         }
+        let before = vec![UNTOUCHED; rows * n];
+        for tensor in [gate, up] {
+            (ggml.ggml_backend_tensor_set)(tensor, before.as_ptr().cast(), 0, before.len() * 4);
+        }
         (ggml.ggml_backend_tensor_set)(input, x.as_ptr().cast(), 0, size_of_val(x));
         assert_eq!((ggml.ggml_backend_graph_compute)(backend, graph), 0);
-        let out = [(gated, n), (down, k)].map(|(tensor, columns)| read(ggml, tensor, rows * columns));
+        let sources = [one, other].map(|tensor| read(ggml, tensor, rows * n));
+        let (gated, down) = (read(ggml, gated, rows * n), read(ggml, down, rows * k));
         free(ggml, [constant, compute], contexts, backend);
-        out
+        Computed { sources, gated, down }
     }
 }
 
-/// The same from a graph for each product, and one of the host's CPU backend.
-fn in_pieces(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> [Vec<f32>; 2] {
-    let Shape { k, n, rows, ggml_type, swapped, .. } = *shape;
-    let product = |(k, n), weight: &[f32], x: &[f32]| {
-        let product = Product::new(ggml, ggml.backend(), ggml_type, (k, n, rows));
-        product.set_weight(weight);
-        product.run(x)
-    };
-    let (gate, up) = (product((k, n), &weights[0], x), product((k, n), &weights[1], x));
-    let (one, other) = if swapped { (up, gate) } else { (gate, up) };
-    // SAFETY: as above.
-    let gated = unsafe {
-        let backend = (ggml.ggml_backend_init_by_type)(CPU, std::ptr::null());
-        let context = ggml.context();
-        let sources = [0, 1].map(|_| (ggml.ggml_new_tensor_4d)(context, F32, n as i64, rows as i64, 1, 1));
-        let gated = (ggml.ggml_swiglu_split)(context, sources[0], sources[1]);
-        let graph: *mut sys::ggml_cgraph = (ggml.ggml_new_graph)(context);
-        (ggml.ggml_build_forward_expand)(graph, gated);
-        let buffer = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
-        for (tensor, values) in sources.into_iter().zip([&one, &other]) {
-            (ggml.ggml_backend_tensor_set)(tensor, values.as_ptr().cast(), 0, values.len() * 4);
-        }
-        assert_eq!((ggml.ggml_backend_graph_compute)(backend, graph), 0);
-        let values = read(ggml, gated, rows * n);
-        free(ggml, [buffer, std::ptr::null_mut()], [context, std::ptr::null_mut()], backend);
-        values
-    };
-    let down = product((n, k), &weights[2], &gated);
-    [gated, down]
+/// A product by itself.
+fn product(ggml: &Ggml, shape: &Shape, (k, n): (usize, usize), weight: &[f32], x: &[f32]) -> Vec<f32> {
+    let product = Product::new(ggml, ggml.backend(), shape.ggml_type, (k, n, shape.rows));
+    product.set_weight(weight);
+    product.run(x)
 }
 
 /// The values of a tensor of f32.
@@ -107,27 +132,49 @@ unsafe fn read(ggml: &Ggml, tensor: Tensor, len: usize) -> Vec<f32> {
     values
 }
 
+/// How many values differ in their bits, NaNs aside.
+fn differ(one: &[f32], other: &[f32]) -> usize {
+    assert_eq!(one.len(), other.len());
+    let alike =
+        |(one, other): &(&f32, &f32)| one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan();
+    one.iter().zip(other).filter(|pair| !alike(pair)).count()
+}
+
 #[test]
-fn what_is_made_meanwhile_is_what_is_made_afterwards() {
+fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
     let report = tempfile::NamedTempFile::new().unwrap();
     std::env::set_var("RKNPU_REPORT", report.path());
-    let Some(ggml) = host("what is made meanwhile is what is made afterwards") else { return };
+    let Some(ggml) = host("what is made as results are read is what is made of them one by one") else {
+        return;
+    };
+    // Of an activation times a gate that is made by itself.
     let gate_ns =
         || common::report(report.path())["engine"]["gate_ns"].as_u64().expect("the report's gate_ns");
-    let plain = Shape { k: 256, n: 768, rows: 64, ggml_type: Q8_0, swapped: false, over_rows: false };
-    for (shape, meanwhile) in [
+    let plain = Shape {
+        k: 256,
+        n: 768,
+        rows: 64,
+        ggml_type: Q8_0,
+        swapped: false,
+        over_rows: false,
+        seen: false,
+        activation: Activation::Silu,
+    };
+    for (shape, together) in [
         (plain, true),
-        (Shape { swapped: true, ..plain }, true),
-        (Shape { ggml_type: F32, ..plain }, true),
+        (Shape { swapped: true, activation: Activation::Gelu, ..plain }, true),
+        (Shape { ggml_type: F32, activation: Activation::Relu, ..plain }, true),
+        (Shape { seen: true, ..plain }, true),
         // More than one block of rows; the last has one.
         (Shape { rows: 513, ..plain }, true),
-        // Wide enough for parts of the columns, and a number that no part divides.
+        // Wide enough for parts of the columns, and a number that no part divides; of several segments.
         (Shape { k: 1536, n: 8992, rows: 512, ..plain }, true),
+        (Shape { k: 1536, n: 8992, rows: 512, ggml_type: F32, seen: true, ..plain }, true),
         // Few rows may be the CPU's, and rows may not be written over while they are read.
         (Shape { rows: 1, ..plain }, false),
         (Shape { n: 256, over_rows: true, ..plain }, false),
     ] {
-        let Shape { k, n, rows, .. } = shape;
+        let Shape { k, n, rows, ggml_type, seen, activation, swapped, .. } = shape;
         let weights = [1, 2, 3].map(|seed| numbers(seed, k * n));
         let mut x = numbers(4, k * rows);
         if rows > 2 {
@@ -135,16 +182,35 @@ fn what_is_made_meanwhile_is_what_is_made_afterwards() {
             x[k + 7] = f32::NAN;
             x[2 * k..3 * k].fill(0.0);
         }
-        let want = in_pieces(ggml, &shape, &weights, &x);
+        let mut sources = [0, 1].map(|at| product(ggml, &shape, (k, n), &weights[at], &x));
+        if swapped {
+            sources.swap(0, 1);
+        }
         let before = gate_ns();
         let got = whole(ggml, &shape, &weights, &x);
-        assert_eq!(gate_ns() > before, meanwhile, "{shape:?}: made while the NPU ran");
-        for (what, got, want) in [("gated", &got[0], &want[0]), ("down", &got[1], &want[1])] {
-            let differ = got
-                .iter()
-                .zip(want)
-                .filter(|(got, want)| got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan()));
-            assert_eq!(differ.count(), 0, "{shape:?}: values of {what} that differ, of {}", got.len());
+        assert_eq!(gate_ns() == before, together, "{shape:?}: made as results were read");
+        for (at, want) in sources.iter().enumerate() {
+            if seen || !together {
+                assert_eq!(differ(&got.sources[at], want), 0, "{shape:?}: results of product {at}");
+            } else {
+                // Nobody reads them, so that nothing is written.
+                assert!(got.sources[at].iter().all(|value| *value == UNTOUCHED), "{shape:?}: product {at}");
+            }
         }
+        for ((got, gate), up) in got.gated.iter().zip(&sources[0]).zip(&sources[1]) {
+            let want = activation.of(f64::from(*gate)) * f64::from(*up);
+            let near = (f64::from(*got) - want).abs() <= 3e-6 * want.abs() + 1e-9;
+            assert!(near || got.is_nan() && want.is_nan(), "{shape:?}: {got} of {gate} and {up}, not {want}");
+        }
+        let want = product(ggml, &shape, (n, k), &weights[2], &got.gated);
+        assert_eq!(differ(&got.down, &want), 0, "{shape:?}: values of down");
+        // A row by itself, whoever computes it then: the same for integers, of which sums have no order.
+        if ggml_type != Q8_0 {
+            continue;
+        }
+        let row = rows - 1;
+        let alone = whole(ggml, &Shape { rows: 1, over_rows: false, ..shape }, &weights, &x[row * k..]);
+        assert_eq!(differ(&alone.gated, &got.gated[row * n..]), 0, "{shape:?}: the last row by itself");
+        assert_eq!(differ(&alone.down, &got.down[row * k..]), 0, "{shape:?}: down of the last row by itself");
     }
 }

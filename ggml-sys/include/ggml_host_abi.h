@@ -43,7 +43,9 @@
 #define GGML_HOST_DEVICE_IGPU 2
 #define GGML_HOST_DEVICE_ACCEL 3
 
-/* ggml_tensor.flags: the node is to be computed. ggml before 0.9.6 does not know it. */
+/* ggml_tensor.flags: somebody reads the node's data after the graph; the node is to be computed, which ggml before 0.9.6
+ * does not know. */
+#define GGML_HOST_TENSOR_FLAG_OUTPUT 2
 #define GGML_HOST_TENSOR_FLAG_COMPUTE 16
 
 /* enum ggml_type: part of the GGUF file format, so these never move. */
@@ -293,6 +295,7 @@ typedef void (*ggml_backend_buffer_set_usage_fn)(ggml_backend_buffer_t buffer, i
 typedef ggml_backend_dev_t (*ggml_backend_get_device_fn)(ggml_backend_t backend);
 typedef bool (*ggml_backend_buft_is_host_fn)(ggml_backend_buffer_type_t buft);
 typedef const char *(*ggml_op_name_fn)(int32_t op);
+typedef const char *(*ggml_glu_op_name_fn)(int32_t op);
 typedef const struct ggml_type_traits *(*ggml_get_type_traits_fn)(int32_t type);
 typedef int (*ggml_graph_n_nodes_fn)(struct ggml_cgraph *cgraph);
 typedef struct ggml_tensor *(*ggml_graph_node_fn)(struct ggml_cgraph *cgraph, int i);

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 
 use crate::locate::{self, Scope};
 use crate::rows::RowReader;
+use crate::uses::Uses;
 use crate::{sample, sys};
 
 /// Which layout of the plugin ABI the host was built with.
@@ -139,13 +140,30 @@ pub struct Ops {
     /// Attention.
     pub flash_attn_ext: i32,
     /// An activation times a gate, where the host has that as one op.
-    pub glu: Option<i32>,
+    pub glu: Option<Glu>,
     /// No-ops that only change how a tensor is seen.
     pub views: [i32; 4],
 }
 
+/// Codes of activations times gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glu {
+    /// The op.
+    pub op: i32,
+    /// What its first parameter is for ReLU, GELU by tanh, and SiLU; `None` for one that the host has not.
+    pub kinds: [Option<i32>; 3],
+}
+
+impl Glu {
+    /// The first three are as old as the op; names beyond are not asked for.
+    fn resolve(op: i32, kind_name: impl Fn(i32) -> String) -> Self {
+        let kinds = ["REGLU", "GEGLU", "SWIGLU"].map(|name| (0..3).find(|kind| kind_name(*kind) == name));
+        Self { op, kinds }
+    }
+}
+
 impl Ops {
-    fn resolve(op_name: impl Fn(i32) -> String, has_glu: bool) -> Option<Self> {
+    fn resolve(op_name: impl Fn(i32) -> String, kind_name: Option<impl Fn(i32) -> String>) -> Option<Self> {
         // ggml indexes its table of names unchecked, so a search may not run past the last op: each of these
         // names exists in every version, or else is not looked for, so the search for it ends in time. 256 is only a guard.
         let find = |name: &str| (0..256).find(|op| op_name(*op) == name);
@@ -154,7 +172,7 @@ impl Ops {
             mul_mat: find("MUL_MAT")?,
             mul_mat_id: find("MUL_MAT_ID")?,
             flash_attn_ext: find("FLASH_ATTN_EXT")?,
-            glu: if has_glu { find("GLU") } else { None },
+            glu: kind_name.and_then(|kind_name| Some(Glu::resolve(find("GLU")?, kind_name))),
             views: [find("RESHAPE")?, find("VIEW")?, find("PERMUTE")?, find("TRANSPOSE")?],
         })
     }
@@ -170,6 +188,8 @@ pub struct Host {
     pub generation: Generation,
     /// Whether it marks the nodes that are to be computed, so that others are skipped.
     marks_nodes: bool,
+    /// How often a graph's nodes read a tensor, where its graphs lie as believed.
+    pub uses: Option<Uses>,
     /// Where its symbols were found.
     pub scope: String,
 }
@@ -193,11 +213,24 @@ impl Host {
             symbol: "ggml_op_name (of MUL_MAT, MUL_MAT_ID and the views)",
         };
         // The function came with the op.
-        let has_glu = scope.symbol(c"ggml_get_glu_op").is_some();
-        let ops = Ops::resolve(op_name, has_glu).ok_or(missing)?;
+        let kind_name = scope.symbol(c"ggml_glu_op_name").map(|address| {
+            // SAFETY: as in `version`; it gives static strings, and is asked for the first codes only.
+            let function: sys::ggml_glu_op_name_fn = unsafe { std::mem::transmute(address) };
+            // SAFETY: as above.
+            move |kind| match function.map(|name| unsafe { name(kind) }) {
+                // SAFETY: a static string.
+                Some(name) if !name.is_null() => {
+                    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+                }
+                _ => String::new(),
+            }
+        });
+        let ops = Ops::resolve(op_name, kind_name).ok_or(missing)?;
         // SAFETY: the functions and codes are the host's own.
         let marks_nodes = unsafe { sample::look(&fns, &ops) }.map_err(unknown)?;
-        Ok(Self { fns, ops, generation, marks_nodes, scope: scope.name })
+        // SAFETY: its tensors lie as believed.
+        let uses = unsafe { Uses::look(&fns) };
+        Ok(Self { fns, ops, generation, marks_nodes, uses, scope: scope.name })
     }
 
     /// Whether the host does not want the node computed.
@@ -310,12 +343,14 @@ mod tests {
             "FLASH_ATTN_EXT",
         ];
         let name = |op: i32| names[op as usize].to_owned();
-        let ops = Ops::resolve(name, false).unwrap();
+        let ops = Ops::resolve(name, None::<fn(i32) -> String>).unwrap();
         let views = [6, 2, 5, 4];
         assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, flash_attn_ext: 8, glu: None, views });
         let with = |op: i32| if op == 9 { "GLU".to_owned() } else { name(op) };
-        assert_eq!(Ops::resolve(with, true), Some(Ops { glu: Some(9), ..ops }));
-        assert!(Ops::resolve(|_| String::new(), false).is_none());
+        let kinds = |kind: i32| ["GEGLU", "SWIGLU", "other"][kind as usize].to_owned();
+        let glu = Glu { op: 9, kinds: [None, Some(0), Some(1)] };
+        assert_eq!(Ops::resolve(with, Some(kinds)), Some(Ops { glu: Some(glu), ..ops }));
+        assert!(Ops::resolve(|_| String::new(), Some(kinds)).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! * [`locate`]: finds the one libggml-base that is already in the process, wherever its symbols are visible;
 //! * [`rows`]: reads rows of any ggml type as f32, by the host's own dequantisers;
 //! * `sample`: a node that the host makes, looked at before any is trusted to lie as we believe;
+//! * [`uses`]: how many nodes of a graph read a tensor;
 //! * [`host`]: the host's functions, resolved once; op codes by name, since their numbers move between versions.
 //!
 //! No llama.cpp checkout is needed to build. A plugin must never bring a second copy of ggml nor link to one.
@@ -16,6 +17,7 @@ mod sample;
 #[rustfmt::skip]
 #[allow(missing_docs, non_camel_case_types, non_snake_case)]
 pub mod sys;
+pub mod uses;
 
-pub use host::{Error, Generation, Host, Ops};
+pub use host::{Error, Generation, Glu, Host, Ops};
 pub use rows::RowReader;

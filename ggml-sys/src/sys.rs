@@ -17,6 +17,7 @@ pub const GGML_HOST_DEVICE_CPU: u32 = 0;
 pub const GGML_HOST_DEVICE_GPU: u32 = 1;
 pub const GGML_HOST_DEVICE_IGPU: u32 = 2;
 pub const GGML_HOST_DEVICE_ACCEL: u32 = 3;
+pub const GGML_HOST_TENSOR_FLAG_OUTPUT: u32 = 2;
 pub const GGML_HOST_TENSOR_FLAG_COMPUTE: u32 = 16;
 pub const GGML_HOST_TYPE_F32: u32 = 0;
 pub const GGML_HOST_TYPE_F16: u32 = 1;
@@ -576,6 +577,8 @@ pub type ggml_backend_get_device_fn =
 pub type ggml_backend_buft_is_host_fn =
     ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>;
 pub type ggml_op_name_fn =
+    ::core::option::Option<unsafe extern "C" fn(op: i32) -> *const ::core::ffi::c_char>;
+pub type ggml_glu_op_name_fn =
     ::core::option::Option<unsafe extern "C" fn(op: i32) -> *const ::core::ffi::c_char>;
 pub type ggml_get_type_traits_fn =
     ::core::option::Option<unsafe extern "C" fn(type_: i32) -> *const ggml_type_traits>;

@@ -164,6 +164,11 @@ impl Domains {
     }
 
     /// The domain at `place`, which a [`Share`] names.
+    pub fn get(&self, place: usize) -> &Domain {
+        &self.open[place]
+    }
+
+    /// The same, to change it.
     pub fn get_mut(&mut self, place: usize) -> &mut Domain {
         &mut self.open[place]
     }

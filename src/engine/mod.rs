@@ -15,7 +15,7 @@
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
 //! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both;
-//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once.
+//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`land`]: where each of them ends.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
@@ -28,6 +28,7 @@ mod domain_lock;
 mod domains;
 mod experts;
 mod keep;
+mod land;
 mod on_cpu;
 mod pack;
 mod pair;
@@ -119,8 +120,8 @@ pub enum Error {
 
 /// Pipeline, K and N, and the longest segment allowed.
 type PlanKey = (Pipeline, (usize, usize), usize);
-/// Pipeline, K and N, segment and rows.
-type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
+/// Pipeline, K and N, segment, rows, and products whose results are read together.
+type ScheduleKey = (Pipeline, (usize, usize), usize, usize, usize);
 /// As many schedules are remembered; a server with prompts of all lengths has some thousands.
 const SCHEDULES_MAX: usize = 8192;
 
@@ -264,13 +265,13 @@ impl Engine {
         means(&self.mode, pipeline, self.cores.count())
     }
 
-    /// How a product of so many rows is run.
-    fn schedule(&mut self, weight: &NpuWeight, rows: usize) -> Schedule {
-        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+    /// How a product of so many rows is run, of `together` that are alike and whose results are read together.
+    fn schedule(&mut self, weight: &NpuWeight, rows: usize, together: usize) -> Schedule {
+        let (plan, means) = (&weight.plan, Means { together, ..self.means(weight.pipeline) });
         if self.schedules.len() >= SCHEDULES_MAX {
             self.schedules.clear();
         }
-        let key = (weight.pipeline, (plan.k, plan.n), plan.longest(), rows);
+        let key = (weight.pipeline, (plan.k, plan.n), plan.longest(), rows, together);
         *self.schedules.entry(key).or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
     }
 }
@@ -281,7 +282,7 @@ fn windows(mode: &Mode) -> bool {
 }
 
 fn means(mode: &Mode, pipeline: Pipeline, cores: usize) -> Means {
-    Means { cores, planes: pipeline.planes(), windows: windows(mode) }
+    Means { cores, planes: pipeline.planes(), windows: windows(mode), together: 1 }
 }
 
 /// The smallest context of `domain` that the NPU takes, of whichever type it takes.

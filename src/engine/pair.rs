@@ -1,26 +1,37 @@
-//! Two products of the same rows, such as gate and up, in turns; what is made of their results is made meanwhile.
+//! Two products of the same rows, gate and up of a feed-forward block, in turns: what is made of their results is made where
+//! these are read, while they are in the cache.
 //!
 //! ```text
-//! CPU                        | scale gate 0 | scale up 0 | make 0 | scale gate 1 | …
-//! NPU   gate 0 | up 0 | gate 1 ……………………| up 1 …………………………………………………| …
+//! CPU                                | gate 0 and up 0 read and made one | …
+//! NPU   gate 0 | up 0 | gate 1 | up 1 | gate 2 ……………………………………………………| …
 //! ```
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::product::blocks;
-use super::stream::{Flight, Room};
+use super::results::chunks;
+use super::scratch::SLOTS;
+use super::stream::{Flight, PlaceOfC, Room};
 use super::{Engine, Error, Product};
+use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
 use crate::plan::ROWS_MAX;
+use crate::pool::Divided;
 
-/// What is made of the results of two neighbours in a group, gate and up, part by part as they come, while the NPU runs on.
+/// What is made of the results of two neighbours in a group, gate and up, as they come: an activation of the one times the
+/// other, which is as long.
 pub struct Between<'a> {
-    /// The first of the two.
+    /// The first of the two products.
     pub first: usize,
-    /// Makes it for these rows and columns; false when that failed.
-    pub make: &'a mut dyn FnMut(Range<usize>, Range<usize>) -> bool,
-    /// Set by the engine: all of it was made.
+    /// What the gate is put through.
+    pub activation: Activation,
+    /// Whether the gate is the second of the two.
+    pub swapped: bool,
+    /// Where it goes: rows of N, one after the other.
+    pub out: Divided<'a, f32>,
+    /// Whether somebody else sees the products' own results, which are then written too.
+    pub seen: bool,
+    /// Set by the engine: it was made.
     pub made: bool,
 }
 
@@ -49,45 +60,50 @@ impl Engine {
     /// is under way when this returns.
     pub(super) fn pair(
         &mut self,
-        products: &mut [Option<Product>],
-        between: &mut Between,
-        flight: &mut Option<Flight>,
+        products: &[Option<Product>],
+        between: &Between,
+        before: Option<Flight>,
         room: &mut Room,
     ) -> Result<(), Error> {
-        let Between { first: index, make, made } = between;
-        let index = *index;
+        let index = between.first;
         let [Some(one), Some(other)] = &products[index..index + 2] else { return Ok(()) };
         let (weights, activations, same) = ([one.weight, other.weight], one.activations, one.same);
-        let (plan, stats) = (&weights[0].plan, self.stats.clone());
         weights.iter().for_each(|weight| self.count_bytes(weight, activations.rows));
-        let mut all = true;
-        let mut make = |(rows, columns)| all &= stats.stage(Stage::Gate, || make(rows, columns));
-        // The rows and columns of which the last batch is under way.
-        let mut next: Option<(Range<usize>, Range<usize>)> = None;
+        let mut slot = before.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
+        let (mut before, mut under_way) = (before, None::<[Flight; 2]>);
         for (first, part) in blocks(activations) {
             let same = same && activations.rows <= ROWS_MAX;
-            let one = self.begin(weights[0], first, &part, same, room)?;
-            let blocks = [one, self.begin(weights[1], first, &part, true, room)?];
-            for batch in one.schedule.batches(plan, part.rows) {
-                for (at, block) in blocks.into_iter().enumerate() {
-                    self.advance(products, index + at, &part, block, batch.clone(), flight, room)?;
+            let block = self.begin(weights[0], first, &part, same, 2, room)?;
+            for batch in block.schedule.batches(&weights[0].plan, part.rows) {
+                self.pack_batch(weights[0], &part, &block, &batch, room)?;
+                let mut give = |at: usize| {
+                    let place = PlaceOfC::shared(slot, at, 2);
+                    self.give(weights[at], index + at, block, batch.clone(), place)
+                };
+                let next = [give(0)?, give(1)?];
+                slot = (slot + 1) % SLOTS;
+                if let Some(landed) = before.take() {
+                    self.land(products, landed, room)?;
                 }
-                if batch.segments.end == plan.segments.len() {
-                    let rows = first + batch.rows.start..first + batch.rows.end;
-                    let columns = batch.columns.start..batch.columns.end.min(plan.n);
-                    if let Some(ready) = next.replace((rows, columns)) {
-                        make(ready);
-                    }
+                if let Some(landed) = under_way.replace(next) {
+                    self.land_both(products, landed, between, room)?;
                 }
             }
         }
-        if let Some(last) = flight.take() {
-            self.land(products, last, room)?;
+        match under_way {
+            Some(last) => self.land_both(products, last, between, room),
+            None => Ok(()),
         }
-        if let Some(ready) = next {
-            make(ready);
-        }
-        *made = all;
-        Ok(())
+    }
+
+    /// `out` = the activation of `gate` times `up`, all of the same length; the same bits as between two products.
+    pub fn gate(&self, activation: Activation, [gate, up]: [&[f32]; 2], out: &mut [f32]) {
+        let size = out.len().div_ceil(self.pool.threads()).next_multiple_of(16);
+        self.stats.stage(Stage::Gate, || {
+            chunks(&self.pool, out.len(), out, size.max(1), |index, out| {
+                let at = index * size;
+                glu(activation, &gate[at..], &up[at..], out);
+            });
+        });
     }
 }

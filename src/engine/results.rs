@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use rknn_sys::Element;
 
+use super::pair::Between;
 use crate::chip::CORES_MAX;
+use crate::kernels::glu::glu;
 use crate::kernels::{fast, int4, Results};
 use crate::plan::{CoreRun, Piece, Step, WeightPlan, BATCH_MAX};
 use crate::pool::{Divided, Pool, PARALLEL_MIN};
@@ -16,6 +18,8 @@ pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
 /// Many rows, since a block of columns is a page or two of C, of which few rows would take a few lines.
 const ROWS: usize = 64;
 const COLUMNS: usize = 512;
+/// Columns of each of two products that are read together: both in as many bytes.
+const COLUMNS_OF_TWO: usize = COLUMNS / 2;
 
 thread_local! {
     /// A thread's room for results on their way to rows that are not neighbours.
@@ -89,7 +93,6 @@ impl Reading<'_> {
     /// As [`Self::scale`], but each row of the batch goes to the row of `out` that `to` names, all of them different.
     pub fn scatter(&self, pool: &Pool, computed: &[Option<Computed>], out: &Divided<f32>, to: &[u32]) {
         let (n, len) = (self.plan.n, self.batch.len());
-        let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
         let size = ROWS.min(len.div_ceil(pool.threads() * 2)).max(1);
         let width = if self.block.is_some() { COLUMNS.min(n) } else { n };
         let work = |index: usize| {
@@ -105,7 +108,7 @@ impl Reading<'_> {
                     if room.len() < size * width {
                         room.resize(size * width, 0.0);
                     }
-                    if first > Some(0) {
+                    if self.first(computed) > 0 {
                         // The sum so far.
                         for (index, room) in rows.clone().zip(room.chunks_mut(width)) {
                             room[..columns.len()].copy_from_slice(row(index));
@@ -121,6 +124,11 @@ impl Reading<'_> {
             }
         };
         pool.run_if_many(len * n, len.div_ceil(size), work);
+    }
+
+    /// The first segment of a batch.
+    fn first(&self, computed: &[Option<Computed>]) -> usize {
+        computed.iter().flatten().map(|computed| computed.step.segments.start).min().unwrap_or(0)
     }
 
     fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
@@ -162,8 +170,72 @@ impl Reading<'_> {
     }
 }
 
+/// The results of two products of the same rows, of which something is made.
+pub struct Two<'a> {
+    pub computed: [&'a [Option<Computed<'a>>]; 2],
+    pub readings: [&'a Reading<'a>; 2],
+    pub outs: [&'a Divided<'a, f32>; 2],
+    /// The row of the outputs that a batch's row 0 is.
+    pub first: usize,
+    pub between: &'a Between<'a>,
+}
+
+impl Two<'_> {
+    /// Reads both, part by part, and puts what is made of a part where it belongs as soon as all segments are added up.
+    pub fn read(&self, pool: &Pool) {
+        let Self { computed, readings: [one, _], between, .. } = self;
+        let (n, len) = (one.plan.n, one.batch.len());
+        let last = computed[0].iter().flatten().map(|computed| computed.step.segments.end).max();
+        let done = last == Some(one.plan.segments.len());
+        // Sums so far are kept where the results belong.
+        let seen = between.seen || !done || one.first(computed[0]) > 0;
+        // A row-major C is read from its first column only.
+        let width = if one.block.is_some() { COLUMNS_OF_TWO } else { n };
+        let height = ROWS.min(len.div_ceil(pool.threads() * 2)).max(1);
+        let work = |index: usize| {
+            let rows = index * height..len.min((index + 1) * height);
+            let all = (self.first + one.batch.start + rows.start) * n
+                ..(self.first + one.batch.start + rows.end) * n;
+            // SAFETY: each index comes once, and has its own rows.
+            let out = unsafe { between.out.part(all.clone()) };
+            ROOM.with_borrow_mut(|room| {
+                if room.len() < 2 * height * width {
+                    room.resize(2 * height * width, 0.0);
+                }
+                let (sums, stride) = if seen {
+                    // SAFETY: as above.
+                    (self.outs.map(|out| unsafe { out.part(all.clone()) }), n)
+                } else {
+                    let (one, other) = room.split_at_mut(height * width);
+                    ([one, other], width)
+                };
+                for start in one.columns.clone().step_by(width) {
+                    let columns = start..one.columns.end.min(start + width);
+                    let first = if seen { start } else { 0 };
+                    for at in 0..2 {
+                        let (rows, columns) = (rows.clone(), columns.clone());
+                        let mut part = Part { rows, columns, out: &mut sums[at][first..], stride };
+                        self.readings[at].part(self.computed[at], &mut part);
+                    }
+                    if !done {
+                        continue;
+                    }
+                    let [gate, up] =
+                        if between.swapped { [&sums[1], &sums[0]] } else { [&sums[0], &sums[1]] };
+                    for row in 0..rows.len() {
+                        let of = row * stride + first..row * stride + first + columns.len();
+                        let out = &mut out[row * n + start..][..columns.len()];
+                        glu(between.activation, &gate[of.clone()], &up[of], out);
+                    }
+                }
+            });
+        };
+        pool.run_if_many(2 * len * one.columns.len(), len.div_ceil(height), work);
+    }
+}
+
 /// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
-fn chunks<T: Send>(
+pub fn chunks<T: Send>(
     pool: &Pool,
     elements: usize,
     data: &mut [T],

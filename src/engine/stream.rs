@@ -20,7 +20,6 @@ use super::pack::{Filling, Target};
 use super::pair::Between;
 use super::prepare::{Prepared, Wish};
 use super::product::{blocks, Activations, Product, GROUP};
-use super::results::{Computed, Reading, RUNS_MAX};
 use super::scratch::{Piece, SLOTS};
 use super::{Engine, Error, NpuWeight};
 use crate::observe::{Lane, Stage};
@@ -43,11 +42,11 @@ enum State {
 
 /// What is in a slot of activations.
 #[derive(Default)]
-struct Slot {
+pub(super) struct Slot {
     key: Option<Key>,
     pieces: Vec<State>,
     /// A scale a row and segment: the rows of a segment together.
-    scales: Vec<f32>,
+    pub(super) scales: Vec<f32>,
 }
 
 /// Activations packed in some way.
@@ -68,7 +67,7 @@ struct Key {
 pub struct Room {
     pub(super) prepared: Prepared,
     pub(super) cpu: CpuRoom,
-    slots: [Slot; SLOTS],
+    pub(super) slots: [Slot; SLOTS],
     targets: Vec<Target>,
     /// The slot of activations used last.
     last: usize,
@@ -77,33 +76,47 @@ pub struct Room {
 /// Rows that are prepared together: at most [`ROWS_MAX`], from `first` on.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
-    first: usize,
-    rows: usize,
+    pub(super) first: usize,
+    pub(super) rows: usize,
     pub(super) schedule: Schedule,
     /// The slot of activations, and bytes from one piece to the next.
-    slot: usize,
+    pub(super) slot: usize,
     stride: usize,
 }
 
 /// A batch that the NPU was given.
 pub(super) struct Flight {
-    product: usize,
-    block: Block,
-    batch: Batch,
-    c: PieceOfC,
-    ticket: Ticket,
+    pub(super) product: usize,
+    pub(super) block: Block,
+    pub(super) batch: Batch,
+    pub(super) c: PlaceOfC,
+    pub(super) ticket: Ticket,
 }
 
-/// Where the runs of a batch leave their results: each core's in its slot, one after the other.
+/// Where the runs of a batch leave their results: each core's in a slot, one after the other.
 #[derive(Clone, Copy)]
-struct PieceOfC {
-    slot: usize,
+pub(super) struct PlaceOfC {
+    pub(super) slot: usize,
+    /// Batches of as many products share the slot, of which this is the `share`-th.
+    shares: usize,
+    share: usize,
     stride: usize,
 }
 
-impl PieceOfC {
-    fn piece(&self, batch: &Batch, step: &Step, bytes: usize) -> Piece {
-        Piece { slot: self.slot, index: step.index - batch.first, stride: self.stride, bytes }
+impl PlaceOfC {
+    /// All of a slot.
+    fn whole(slot: usize) -> Self {
+        Self::shared(slot, 0, 1)
+    }
+
+    /// The `share`-th of `shares` equal parts of a slot.
+    pub(super) fn shared(slot: usize, share: usize, shares: usize) -> Self {
+        Self { slot, shares, share, stride: 0 }
+    }
+
+    pub(super) fn piece(&self, batch: &Batch, step: &Step, bytes: usize) -> Piece {
+        let index = self.share * batch.steps().count() + step.index - batch.first;
+        Piece { slot: self.slot, index, stride: self.stride, bytes }
     }
 }
 
@@ -175,7 +188,8 @@ impl Engine {
         while index < products.len() {
             let between = between.as_mut().filter(|between| between.first == index);
             if let Some(between) = between.filter(|_| self.are_alike(&products[index..])) {
-                self.pair(products, between, &mut flight, room)?;
+                self.pair(products, between, flight.take(), room)?;
+                between.made = true;
                 index += 2;
             } else {
                 self.one(products, index, &mut flight, room)?;
@@ -213,7 +227,7 @@ impl Engine {
                 Some(_) => same || first > 0,
                 None => same && activations.rows <= ROWS_MAX,
             };
-            let block = self.begin(weight, first, &part, same, room)?;
+            let block = self.begin(weight, first, &part, same, 1, room)?;
             for batch in block.schedule.batches(&weight.plan, part.rows) {
                 self.advance(products, index, &part, block, batch, flight, room)?;
             }
@@ -223,7 +237,7 @@ impl Engine {
 
     /// Gives a batch to the NPU, then takes the results of the one before.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn advance(
+    fn advance(
         &mut self,
         products: &[Option<Product>],
         index: usize,
@@ -237,7 +251,7 @@ impl Engine {
         self.pack_batch(weight, part, &block, &batch, room)?;
         // The other slot of results is still to be read.
         let slot = flight.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
-        let next = self.give(weight, index, block, batch, slot)?;
+        let next = self.give(weight, index, block, batch, PlaceOfC::whole(slot))?;
         match flight.replace(next) {
             Some(landed) => self.land(products, landed, room),
             None => Ok(()),
@@ -250,17 +264,19 @@ impl Engine {
         self.stats.result_bytes.fetch_add((rows * weight.plan.n * 4) as u64, Relaxed);
     }
 
-    /// Finds the slot that has, or is to get, a block's activations as the weight wants them.
+    /// Finds the slot that has, or is to get, a block's activations as the weight wants them, for `together` products that
+    /// are read together.
     pub(super) fn begin(
         &mut self,
         weight: &NpuWeight,
         first: usize,
         part: &Activations,
         same: bool,
+        together: usize,
         room: &mut Room,
     ) -> Result<Block, Error> {
         let plan = &weight.plan;
-        let schedule = self.schedule(weight, part.rows);
+        let schedule = self.schedule(weight, part.rows, together);
         let stats = self.stats.clone();
         let wish = Wish {
             rotation: weight.rotation.as_ref(),
@@ -324,7 +340,7 @@ impl Engine {
     }
 
     /// Packs what a batch reads and is not packed yet.
-    fn pack_batch(
+    pub(super) fn pack_batch(
         &mut self,
         weight: &NpuWeight,
         part: &Activations,
@@ -410,13 +426,13 @@ impl Engine {
     }
 
     /// Gives the runs of a batch to the cores.
-    fn give(
+    pub(super) fn give(
         &mut self,
         weight: &NpuWeight,
         product: usize,
         block: Block,
         batch: Batch,
-        slot: usize,
+        place: PlaceOfC,
     ) -> Result<Flight, Error> {
         let (plan, means) = (&weight.plan, self.means(weight.pipeline));
         let runs = |step: &Step| block.schedule.runs(plan, means, step);
@@ -425,7 +441,7 @@ impl Engine {
             steps += 1;
             bytes = runs(&step).map(|run| run.c_bytes(plan)).fold(bytes, usize::max);
         }
-        let c = PieceOfC { slot, stride: bytes.next_multiple_of(PIECE_ALIGN) };
+        let c = PlaceOfC { stride: bytes.next_multiple_of(PIECE_ALIGN), ..place };
         let mut here = None;
         for step in batch.steps() {
             for run in runs(&step) {
@@ -441,7 +457,7 @@ impl Engine {
                     domain: domain.id,
                 };
                 let results = &mut domain.scratch.c[run.core];
-                results.reserve(slot, steps, c.stride)?;
+                results.reserve(c.slot, c.shares * steps, c.stride)?;
                 let job = Job {
                     spec,
                     c: results.bind(&c.piece(&batch, &step, run.c_bytes(plan)))?,
@@ -465,54 +481,5 @@ impl Engine {
             })?;
         }
         Ok(Flight { product, block, batch, c, ticket })
-    }
-
-    /// Waits for a batch and puts its results into the output.
-    pub(super) fn land(
-        &mut self,
-        products: &[Option<Product>],
-        flight: Flight,
-        room: &Room,
-    ) -> Result<(), Error> {
-        let Flight { product, block, batch, c, ticket } = flight;
-        let Some(Product { weight, activations, out, .. }) = &products[product] else { return Ok(()) };
-        let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
-        stats.stage(Stage::Wait, || self.cores.wait(ticket))?;
-        let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
-        let place = |step: &Step, run: &CoreRun| c.piece(&batch, step, run.c_bytes(plan));
-        stats.stage(Stage::Sync, || {
-            batch.steps().try_for_each(|step| {
-                let mut runs = block.schedule.runs(plan, means, &step);
-                runs.try_for_each(|run| scratch.c[run.core].sync_from_device(&place(&step, &run)))
-            })
-        })?;
-        let mut computed = [const { None }; RUNS_MAX];
-        let runs = batch
-            .steps()
-            .flat_map(|step| block.schedule.runs(plan, means, &step).map(move |run| (step.clone(), run)));
-        for (slot, (step, run)) in computed.iter_mut().zip(runs) {
-            let c = scratch.c[run.core].read(&place(&step, &run));
-            *slot = Some(Computed { step, run, c });
-        }
-        let reading = Reading {
-            plan,
-            batch: batch.rows.clone(),
-            columns: batch.columns.start..batch.columns.end.min(plan.n),
-            block: self.mode.native_ac.then_some(plan.limits.c_block),
-            planes: weight.pipeline.planes(),
-            row_scales: &room.slots[block.slot].scales,
-            rows: block.rows,
-            column_scales: &weight.scales,
-        };
-        let rows = block.first + batch.rows.start..block.first + batch.rows.end;
-        stats.stage(Stage::Scale, || match activations.picks {
-            Some(picks) => reading.scatter(&self.pool, &computed, out, picks.to(rows)),
-            None => {
-                // SAFETY: this thread alone reads results, and it has no other part of them.
-                let out = unsafe { out.part(rows.start * plan.n..rows.end * plan.n) };
-                reading.scale(&self.pool, &computed, out);
-            }
-        });
-        Ok(())
     }
 }

@@ -96,7 +96,7 @@ unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sy
         let fns = &state.host.fns;
         // SAFETY: the host's own graph.
         let count = unsafe { (fns.graph_n_nodes.get())(graph) };
-        let mut group = Group::new(state, registered);
+        let mut group = Group::new(state, registered, graph);
         for index in 0..count {
             // SAFETY: the index is below the number of nodes.
             let node = unsafe { (fns.graph_node.get())(graph, index) };

@@ -1,7 +1,5 @@
 //! The host's own CPU backend, for nodes that the NPU did not do: same kernels, same results as without us.
 
-use std::ops::Range;
-
 use ggml_sys::{sys, Host};
 
 use super::host_copy::{empty, shape};
@@ -17,17 +15,8 @@ pub struct HostCpu {
     threads: usize,
     applied: usize,
     product: Option<SingleProduct>,
-    part: Option<PartOfNode>,
     /// A graph of up to [`NODES`] nodes, made once.
     nodes: *mut sys::ggml_cgraph,
-}
-
-/// A graph of a part of one node and of its two sources, made once: only what its tensors say changes.
-struct PartOfNode {
-    graph: *mut sys::ggml_cgraph,
-    sources: [Box<sys::ggml_tensor>; 2],
-    /// The graph's node; a raw pointer, since the graph has it too.
-    node: *mut sys::ggml_tensor,
 }
 
 /// A graph of one product, made once: only what its tensors say changes.
@@ -45,7 +34,7 @@ unsafe impl Send for HostCpu {}
 impl Default for HostCpu {
     fn default() -> Self {
         let (backend, nodes) = (std::ptr::null_mut(), std::ptr::null_mut());
-        Self { backend, threads: 0, applied: 0, product: None, part: None, nodes }
+        Self { backend, threads: 0, applied: 0, product: None, nodes }
     }
 }
 
@@ -106,39 +95,6 @@ impl HostCpu {
         }
     }
 
-    /// Computes some rows and columns of a node with two sources of its own shape; the host's status.
-    ///
-    /// # Safety
-    /// It is a live matrix of f32, as its sources are; each element follows from those of the same place in the sources,
-    /// which are computed already, and within the node's extents.
-    pub unsafe fn compute_part(
-        &mut self,
-        host: &Host,
-        node: &sys::ggml_tensor,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-    ) -> i32 {
-        if !self.is_ready(host) {
-            return FAILED;
-        }
-        if self.part.is_none() {
-            self.part = PartOfNode::new(host);
-        }
-        let Some(PartOfNode { graph, sources, node: part }) = &mut self.part else { return FAILED };
-        // SAFETY: the node lives as long as the process, and only this function uses it, under the lock; sources are live
-        // by the contract, and the part lies within their data.
-        unsafe {
-            for (part, source) in sources.iter_mut().zip(node.src) {
-                **part = part_of(&*source, rows, columns);
-            }
-            **part = part_of(node, rows, columns);
-            for (pointer, source) in (**part).src.iter_mut().zip(sources) {
-                *pointer = &mut **source;
-            }
-            (host.fns.graph_compute.get())(self.backend, *graph)
-        }
-    }
-
     /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N) by the host's kernels;
     /// false when the host failed.
     ///
@@ -190,30 +146,6 @@ impl HostCpu {
             }
         }
     }
-}
-
-impl PartOfNode {
-    /// Of nothing yet. It stays as long as the process, as the backend does.
-    fn new(host: &Host) -> Option<Self> {
-        let mut part = empty();
-        part.flags = sys::GGML_HOST_TENSOR_FLAG_COMPUTE as i32;
-        let (node, graph) = (Box::into_raw(Box::new(part)), graph_of(host, 1)?);
-        // SAFETY: the graph has room for it, and it is never freed.
-        unsafe { (host.fns.graph_add_node.get())(graph, node) };
-        Some(Self { graph, sources: [Box::new(empty()), Box::new(empty())], node })
-    }
-}
-
-/// Some rows and columns of a matrix of f32, as a tensor over the same data.
-///
-/// # Safety
-/// They lie within it.
-unsafe fn part_of(whole: &sys::ggml_tensor, rows: &Range<usize>, columns: &Range<usize>) -> sys::ggml_tensor {
-    let mut part = *whole;
-    (part.ne[0], part.ne[1]) = (columns.len() as i64, rows.len() as i64);
-    // SAFETY: by the contract.
-    part.data = unsafe { whole.data.cast::<u8>().add(rows.start * whole.nb[1] + columns.start * 4) }.cast();
-    part
 }
 
 impl SingleProduct {

@@ -1,31 +1,114 @@
-//! An activation times a gate, of which both are results of products that wait: gate and up of a feed-forward block.
+//! An activation times a gate, of which both are results of products: gate and up of a feed-forward block.
 
-use ggml_sys::sys::{self, GGML_HOST_TYPE_F32};
+use ggml_sys::{sys, Host};
 
-use super::group::{span, Waiting};
+use super::group::{meet, span, Waiting};
+use crate::host::device::Between;
+use crate::kernels::glu::Activation;
+use crate::pool::Divided;
 
-/// Which product is the first of two neighbours whose results are the sources of `node`, a GLU; `None` where there are no
-/// such two, or where a part of the node may not be computed before the products are done.
+/// A GLU that our kernels do: whether its rows come one by one or as parts of a prompt, and whoever did the products.
+#[derive(Debug, Clone, Copy)]
+pub struct Gated<'a> {
+    node: &'a sys::ggml_tensor,
+    /// The gate, and what it is a gate of.
+    sources: [&'a sys::ggml_tensor; 2],
+    pub activation: Activation,
+}
+
+/// The node as a GLU of two plain matrices of f32 with an activation that we have; `None` leaves it to the host.
 ///
 /// # Safety
-/// The node's sources are live, and allocated as it is.
-pub unsafe fn first(node: &sys::ggml_tensor, waiting: &[Option<Waiting>]) -> Option<usize> {
-    let [one, other] = [node.src[0], node.src[1]];
-    let is =
-        |product: &Option<Waiting>, source| product.as_ref().is_some_and(|product| product.node == source);
-    let first = waiting
-        .windows(2)
-        .position(|two| is(&two[0], one) && is(&two[1], other) || is(&two[0], other) && is(&two[1], one))?;
-    // SAFETY: they are nodes that wait, and so live.
-    let sources = unsafe { [&*one, &*other] };
+/// The node's sources are null or live, and allocated as it is.
+pub unsafe fn node<'a>(host: &Host, node: &'a sys::ggml_tensor) -> Option<Gated<'a>> {
+    let kinds = host.ops.glu.filter(|glu| glu.op == node.op)?.kinds;
+    let of = [Activation::Relu, Activation::Gelu, Activation::Silu];
+    let activation = kinds
+        .into_iter()
+        .zip(of)
+        .find(|(kind, _)| *kind == Some(node.op_params[0]))
+        .map(|(_, activation)| activation)?;
+    // SAFETY: by the contract.
+    let sources = unsafe { [node.src[0].as_ref()?, node.src[1].as_ref()?] };
     let plain = |tensor: &sys::ggml_tensor| {
-        tensor.type_ as u32 == GGML_HOST_TYPE_F32
-            && tensor.nb[0] == 4
+        tensor.type_ as u32 == sys::GGML_HOST_TYPE_F32
+            && tensor.nb[..2] == [4, 4 * tensor.ne[0] as usize]
             && tensor.ne == node.ne
             && tensor.ne[2..] == [1, 1]
+            && !tensor.data.is_null()
+            && tensor.data as usize % 4 == 0
     };
-    // Each part is read and written while the products still read their rows, and write other parts.
-    let free = !waiting.iter().flatten().any(|product| product.meets(&span(node)));
-    let fits = plain(node) && sources.into_iter().all(plain) && !node.data.is_null();
-    (fits && free).then_some(first)
+    // Results over a source would be read as one.
+    let apart = sources.iter().all(|source| !meet(&span(source), &span(node)));
+    ([node, sources[0], sources[1]].into_iter().all(plain) && apart).then_some(Gated {
+        node,
+        sources,
+        activation,
+    })
+}
+
+impl Gated<'_> {
+    /// Elements of the node, and of each source.
+    fn len(&self) -> usize {
+        self.node.ne[..2].iter().map(|extent| *extent as usize).product()
+    }
+
+    /// The gate, what it is a gate of, and the place of the results.
+    ///
+    /// # Safety
+    /// Nobody else has the results, nor writes to the sources, while the slices live.
+    pub unsafe fn slices(&self) -> ([&[f32]; 2], &mut [f32]) {
+        let len = self.len();
+        // SAFETY: plain matrices of so many elements; the rest by the contract.
+        unsafe {
+            let sources =
+                self.sources.map(|tensor| std::slice::from_raw_parts(tensor.data.cast::<f32>(), len));
+            (sources, std::slice::from_raw_parts_mut(self.node.data.cast::<f32>(), len))
+        }
+    }
+
+    /// What the engine makes of it, where its sources are neighbours among the products that wait, and its results overlap
+    /// nothing that these still read or write.
+    ///
+    /// # Safety
+    /// As [`Self::slices`], while what is returned lives; `graph` is the host's, which the node is of.
+    pub unsafe fn between(
+        &self,
+        host: &Host,
+        graph: *const sys::ggml_cgraph,
+        waiting: &[Option<Waiting>],
+    ) -> Option<Between<'_>> {
+        let [gate, up] = self.sources.map(std::ptr::from_ref);
+        let is = |product: &Option<Waiting>, source| {
+            product.as_ref().is_some_and(|product| std::ptr::eq(product.node, source))
+        };
+        let is_swapped = |two: &[Option<Waiting>]| match two {
+            [one, other] if is(one, gate) && is(other, up) => Some(false),
+            [one, other] if is(one, up) && is(other, gate) => Some(true),
+            _ => None,
+        };
+        let (first, swapped) =
+            waiting.windows(2).enumerate().find_map(|(first, two)| Some((first, is_swapped(two)?)))?;
+        let bytes = span(self.node);
+        if waiting.iter().flatten().any(|product| product.meets(&bytes)) {
+            return None;
+        }
+        // SAFETY: by the contract.
+        let seen = unsafe { self.sources.into_iter().any(|source| is_seen(host, graph, source)) };
+        // SAFETY: by the contract.
+        let out = Divided::new(unsafe { self.slices() }.1);
+        Some(Between { first, activation: self.activation, swapped, out, seen, made: false })
+    }
+}
+
+/// Whether anybody but the node itself may read its source.
+///
+/// # Safety
+/// `graph` is a live graph of the host's.
+unsafe fn is_seen(host: &Host, graph: *const sys::ggml_cgraph, source: &sys::ggml_tensor) -> bool {
+    // SAFETY: by the contract.
+    let uses = unsafe { host.uses.and_then(|uses| uses.of(graph, source)) };
+    uses != Some(1)
+        || !source.view_src.is_null()
+        || source.flags as u32 & sys::GGML_HOST_TENSOR_FLAG_OUTPUT != 0
 }

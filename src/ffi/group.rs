@@ -9,7 +9,7 @@ use ggml_sys::sys;
 use super::attention;
 use super::backend::{FAILED, SUCCESS};
 use super::cpu::NODES;
-use super::gated;
+use super::gated::{self, Gated};
 use super::registry::{Registered, State};
 use super::tensor;
 use crate::host::device::{Between, Job, GROUP};
@@ -44,6 +44,8 @@ struct WaitingExperts {
 pub struct Group<'a> {
     state: &'a State,
     registered: &'a Registered,
+    /// The host's, whose nodes come.
+    graph: *const sys::ggml_cgraph,
     waiting: [Option<Waiting>; GROUP],
     count: usize,
     experts: [Option<WaitingExperts>; MIXTURES],
@@ -53,11 +55,12 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// An empty one.
-    pub fn new(state: &'a State, registered: &'a Registered) -> Self {
+    /// An empty one, for nodes of `graph`.
+    pub fn new(state: &'a State, registered: &'a Registered, graph: *const sys::ggml_cgraph) -> Self {
         Self {
             state,
             registered,
+            graph,
             waiting: [const { None }; GROUP],
             count: 0,
             experts: [const { None }; MIXTURES],
@@ -70,7 +73,7 @@ impl<'a> Group<'a> {
     ///
     /// # Safety
     /// `node` is null, or it and its sources are live until [`Self::finish`], allocated, and computed but for the nodes
-    /// taken before.
+    /// taken before; it is of the group's graph, which is live as long.
     pub unsafe fn take(&mut self, node: *mut sys::ggml_tensor) -> i32 {
         let ops = &self.state.host.ops;
         // SAFETY: live by the contract; the reference ends before anybody writes through the pointer.
@@ -96,11 +99,9 @@ impl<'a> Group<'a> {
                 Err(reason) => log!(Debug, "the CPU does {}: {reason}", tensor::name(tensor)),
             }
         }
-        if ops.glu == Some(tensor.op) {
-            // SAFETY: by the contract.
-            if let Some(first) = unsafe { gated::first(tensor, &self.waiting) } {
-                return self.finish_gated(node, first);
-            }
+        // SAFETY: by the contract.
+        if let Some(gated) = unsafe { gated::node(&self.state.host, tensor) } {
+            return self.gate(tensor, &gated);
         }
         if tensor.op == ops.flash_attn_ext {
             let status = self.finish();
@@ -184,22 +185,27 @@ impl<'a> Group<'a> {
         unsafe { self.on_the_cpu(&self.others[..count]) }
     }
 
-    /// Does the products that wait, and `node`, which is made of the results of two of them, `first` and the next.
-    fn finish_gated(&mut self, node: *mut sys::ggml_tensor, first: usize) -> i32 {
-        // SAFETY: live by the contract of `take`.
-        self.wrote(unsafe { &*node });
-        let mut make = |rows: Range<usize>, columns: Range<usize>| {
-            let mut cpu = self.state.cpu.lock();
-            // SAFETY: by the contract of `take`; `gated` looked at the node's shape and its sources'.
-            unsafe { cpu.compute_part(&self.state.host, &*node, &rows, &columns) == SUCCESS }
+    /// Does what waits, and `node`, an activation times a gate: with the products that these are of, if they wait.
+    fn gate(&mut self, node: &sys::ggml_tensor, gated: &Gated) -> i32 {
+        self.wrote(node);
+        // SAFETY: by the contract of `take`; the graph is the host's that the node is of.
+        let between = unsafe { gated.between(&self.state.host, self.graph, &self.waiting) };
+        let status = match between {
+            Some(mut between) => {
+                let status = self.finish_products(Some(&mut between));
+                if status != SUCCESS || between.made {
+                    return status;
+                }
+                status
+            }
+            None => self.finish(),
         };
-        let mut between = Between { first, make: &mut make, made: false };
-        let status = self.finish_products(Some(&mut between));
-        if status != SUCCESS || between.made {
-            return status;
+        if status == SUCCESS {
+            // SAFETY: by the contract of `take`; whoever wrote the sources is done.
+            let (sources, out) = unsafe { gated.slices() };
+            self.registered.device.gate(gated.activation, sources, out);
         }
-        // SAFETY: by the contract of `take`.
-        unsafe { self.on_the_cpu(&[node]) }
+        status
     }
 
     fn finish_products(&mut self, between: Option<&mut Between>) -> i32 {
@@ -389,7 +395,7 @@ unsafe fn alike(one: &sys::ggml_tensor, other: &sys::ggml_tensor) -> bool {
 }
 
 /// Whether two ranges of addresses have one in common.
-fn meet(one: &Range<usize>, other: &Range<usize>) -> bool {
+pub(super) fn meet(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 

@@ -26,7 +26,7 @@ pub unsafe fn supports(state: &State, device: &Device, op: &sys::ggml_tensor) ->
             || (op.op == ops.mul_mat_id && taken_experts(state, device, op).is_ok())
             || (op.op == ops.flash_attn_ext
                 && attention::node(state, op).is_ok_and(|node| device.attends(&node)))
-            || (ops.glu == Some(op.op) && is_between_products(state, device, op))
+            || (ops.glu.is_some_and(|glu| glu.op == op.op) && is_between_products(state, device, op))
     }
 }
 

@@ -26,6 +26,7 @@ use crate::chip::Chip;
 use crate::cpus;
 pub use crate::engine::{Between, GROUP};
 use crate::engine::{Engine, Error, NpuWeight, Product, Request, Route, Wanted};
+use crate::kernels::glu::Activation;
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
@@ -217,6 +218,11 @@ impl Device {
         });
         self.count(started, counted);
         done.map(|done| done != Done::ByHost)
+    }
+
+    /// `out` = the activation of the first of `sources` times the second, all of the same length.
+    pub fn gate(&self, activation: Activation, sources: [&[f32]; 2], out: &mut [f32]) {
+        self.engine.lock().gate(activation, sources, out);
     }
 
     /// Counts products that were begun together, each with its share of the time since then.

@@ -9,39 +9,13 @@
 
 pub use super::halves::from_halves;
 
-use super::fast::{vectorised, ROUND};
+use super::exp::{exp, tanh};
+use super::fast::vectorised;
 
 /// [`scores`] adds a mask.
 pub const MASKED: usize = 1;
 /// [`scores`] caps.
 pub const CAPPED: usize = 2;
-
-/// log₂ e.
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// 2^x for −½ ≤ x ≤ ½ by its Taylor series, whose next term is below 2·10⁻⁸: ln(2)ⁿ / n!.
-const EXP2: [f32; 7] =
-    [1.0, std::f32::consts::LN_2, 0.240_226_5, 0.055_504_11, 0.009_618_129, 0.001_333_355_8, 0.000_154_035_3];
-
-/// exp(`x`) within 3·10⁻⁷ of itself for |x| ≤ 1, and within 10⁻⁵ anywhere below 88; 0 below −88, for −∞ too. NaN gives
-/// some number.
-#[inline(always)]
-pub fn exp(x: f32) -> f32 {
-    let y = x * LOG2_E;
-    let y = if y > -127.0 { y } else { -127.0 };
-    let y = if y < 127.0 { y } else { 127.0 };
-    let whole = y + ROUND;
-    let rest = y - (whole - ROUND);
-    let [c0, c1, c2, c3, c4, c5, c6] = EXP2;
-    let power = c0 + rest * (c1 + rest * (c2 + rest * (c3 + rest * (c4 + rest * (c5 + rest * c6)))));
-    // The low bits of `whole` are the integer; its other bits are shifted out. −127 gives a factor of 0.
-    power * f32::from_bits(whole.to_bits().wrapping_add(127) << 23)
-}
-
-/// tanh(`x`) within 10⁻⁶.
-#[inline(always)]
-fn tanh(x: f32) -> f32 {
-    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
-}
 
 /// How products of queries and keys become scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -164,13 +138,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exponentials_are_exponentials(x in -200f32..88.0) {
-            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
-            let bound = if x.abs() <= 1.0 { 3e-7 } else { 1e-5 };
-            prop_assert!((got - want).abs() <= want * bound + 1e-38, "exp({x}) is {want}, not {got}");
-        }
-
-        #[test]
         fn scores_are_capped_and_masked(
             values in proptest::collection::vec(-30f32..30.0, 1..100),
             hidden in proptest::collection::vec(any::<bool>(), 100),
@@ -233,7 +200,6 @@ mod tests {
 
     #[test]
     fn what_is_masked_weighs_nothing() {
-        assert_eq!((exp(f32::NEG_INFINITY), exp(-1e30), exp(0.0)), (0.0, 0.0, 1.0));
         let bias = Bias { slope: 1.0, cap: 0.0 };
         let mask = [f32::NEG_INFINITY; 20];
         assert_eq!(scores::<MASKED>(&mut [3.0; 20], &mask, bias), f32::NEG_INFINITY);

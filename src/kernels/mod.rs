@@ -6,6 +6,7 @@
 //!   target (NEON on aarch64) and once for AVX2 on x86-64, chosen at run time.
 //! * [`int4`]: both for four-bit numbers.
 //! * [`attention`]: what is between attention's two products, and its keys and values as B.
+//! * [`glu`]: an activation times a gate; [`exp`]: the exponential of both.
 //! * [`dot`]: what one run of the NPU computes, for few rows.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
 //! * `strips`: rows of native A, as one thread of several sees them.
@@ -16,7 +17,9 @@
 
 pub mod attention;
 pub mod dot;
+pub mod exp;
 pub mod fast;
+pub mod glu;
 mod halves;
 pub mod int4;
 mod lanes;

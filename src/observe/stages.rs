@@ -18,7 +18,7 @@ pub enum Stage {
     Weigh,
     /// Results are scaled and laid out as the host's.
     Scale,
-    /// The host's CPU backend makes of two products' results what the next one reads: an activation times a gate.
+    /// An activation times a gate, where that is made by itself and not as the results of both are read.
     Gate,
     /// The product itself, where the CPU does it.
     Multiply,

@@ -63,6 +63,8 @@ pub struct Means {
     pub planes: usize,
     /// Any range of columns of the stack can be bound; otherwise the plan's parts alone.
     pub windows: bool,
+    /// Products that are run in turns and whose results are read together: they share the bounds of C and of a batch.
+    pub together: usize,
 }
 
 /// How a product of some number of rows is run.
@@ -243,7 +245,7 @@ impl Schedule {
         let Some(step) = self.steps(plan, rows).next() else { return 1 };
         let bytes = self.runs(plan, means, &step).map(|run| run.c_bytes(plan)).max().unwrap_or(0);
         let steps = plan.segments.len().div_ceil(self.group());
-        steps.min(BATCH_MAX).min(C_BYTES_MAX / bytes.max(1)).max(1)
+        steps.min(BATCH_MAX / means.together).min(C_BYTES_MAX / (means.together * bytes).max(1)).max(1)
     }
 
     /// ns until the results are there: the longer of the NPU's and the CPU's work, and the CPU's before the first batch
@@ -273,7 +275,7 @@ impl Schedule {
 
     fn c_fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
         let Some(step) = self.steps(plan, rows).next() else { return true };
-        let fits = self.runs(plan, means, &step).all(|run| run.c_bytes(plan) <= C_BYTES_MAX);
+        let fits = self.runs(plan, means, &step).all(|run| means.together * run.c_bytes(plan) <= C_BYTES_MAX);
         fits
     }
 
@@ -429,10 +431,11 @@ mod tests {
         fn every_product_comes_once(
             chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..3000, n in 1usize..3000,
             segment_max in 32usize..2000, rows in 1usize..700, windows: bool, planes in 1usize..3,
+            together in 1usize..3,
         ) {
             let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
             let Some(plan) = WeightPlan::new(chip, chip.cores, dtype, (k, n), segment_max) else { return Ok(()) };
-            let means = Means { cores: chip.cores, planes, windows };
+            let means = Means { cores: chip.cores, planes, windows, together };
             let schedule = Schedule::best(&plan, &chip.timing, means, rows);
             let mut done = vec![0usize; rows];
             let mut columns = vec![0usize; rows * plan.segments.len()];
@@ -440,7 +443,7 @@ mod tests {
             let first: Vec<Step> = steps.iter().filter(|step| step.columns.start == 0).cloned().collect();
             prop_assert_eq!(&first, &schedule.steps(&plan, rows).collect::<Vec<_>>());
             prop_assert_eq!(first.len() * schedule.parts, steps.len());
-            prop_assert!(schedule.batches(&plan, rows).all(|batch| batch.steps().count() <= BATCH_MAX));
+            prop_assert!(schedule.batches(&plan, rows).all(|batch| batch.steps().count() <= BATCH_MAX / together));
             for step in steps {
                 let same = &first[step.index];
                 prop_assert_eq!((&step.rows, &step.segments), (&same.rows, &same.segments));
@@ -449,7 +452,7 @@ mod tests {
                     prop_assert!(run.m >= step.segments.len() * run.rows.len() * planes);
                     prop_assert_eq!(run.columns.start % plan.limits.n_align, 0);
                     prop_assert_eq!(run.columns.end % plan.limits.n_align, 0);
-                    prop_assert!(run.m == planes || plan.dtype.c().bytes(run.m * run.columns.len()) <= C_BYTES_MAX);
+                    prop_assert!(run.m == planes || run.c_bytes(&plan) * together <= C_BYTES_MAX);
                     for piece in run.pieces(&plan, &step) {
                         prop_assert!(piece.c_row + run.rows.len() <= run.m / planes);
                         prop_assert!(piece.c_column + piece.columns.len() <= run.columns.len());
@@ -469,7 +472,7 @@ mod tests {
     #[test]
     fn one_row_is_one_run_a_core_and_narrow_weights_share_rows() {
         let chip = Chip::by_name("rk3588").unwrap();
-        let means = Means { cores: 3, planes: 1, windows: true };
+        let means = Means { cores: 3, planes: 1, windows: true, together: 1 };
         let plan = WeightPlan::new(chip, 3, MatmulType::I8, (8960, 1536), 896).unwrap();
         let one = Schedule::best(&plan, &chip.timing, means, 1);
         assert_eq!((one.cut, one.steps(&plan, 1).count()), (Cut::Columns(10), 1));

@@ -72,6 +72,9 @@ host! {
     ggml_flash_attn_ext: fn(Context, Tensor, Tensor, Tensor, Tensor, f32, f32, f32) -> Tensor;
     ggml_flash_attn_ext_add_sinks: fn(Tensor, Tensor);
     ggml_swiglu_split: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_geglu_split: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_reglu_split: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_set_output: fn(Tensor) -> ();
     ggml_cpy: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_add: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_view_4d: fn(Context, Tensor, i64, i64, i64, i64, usize, usize, usize, usize) -> Tensor;

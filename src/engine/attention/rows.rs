@@ -12,8 +12,9 @@ use crate::chip::TypeLimits;
 use crate::engine::pack::{kernel, Area};
 use crate::engine::results::read;
 use crate::kernels::attention::{
-    are_finite, exp, exponentials, from_halves, place_rows, scores, Bias, CAPPED, MASKED,
+    are_finite, exponentials, from_halves, place_rows, scores, Bias, CAPPED, MASKED,
 };
+use crate::kernels::exp::exp;
 use crate::kernels::fast::{self, place_column, F16Scratch};
 use crate::kernels::scalar::scale_f16;
 use crate::kernels::{Results, Rows};

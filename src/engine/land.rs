@@ -1,0 +1,121 @@
+//! What a batch's runs computed, into the rows of the output: of one product, or of two and of what is made of both.
+
+use super::pair::Between;
+use super::results::{Computed, Reading, Two, RUNS_MAX};
+use super::scratch::Scratch;
+use super::stream::{Flight, Room};
+use super::{Engine, Error, NpuWeight, Product};
+use crate::observe::Stage;
+use crate::plan::{CoreRun, Means, Step};
+
+impl Engine {
+    /// Waits for a batch and puts its results into the output.
+    pub(super) fn land(
+        &mut self,
+        products: &[Option<Product>],
+        flight: Flight,
+        room: &Room,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, activations, out, .. }) = &products[flight.product] else { return Ok(()) };
+        self.arrive(weight, &flight)?;
+        let stats = self.stats.clone();
+        let (computed, reading) = self.results(weight, &flight, room);
+        let Flight { block, batch, .. } = &flight;
+        let (n, rows) = (weight.plan.n, block.first + batch.rows.start..block.first + batch.rows.end);
+        stats.stage(Stage::Scale, || match activations.picks {
+            Some(picks) => reading.scatter(&self.pool, &computed, out, picks.to(rows)),
+            None => {
+                // SAFETY: this thread alone reads results, and it has no other part of them.
+                let out = unsafe { out.part(rows.start * n..rows.end * n) };
+                reading.scale(&self.pool, &computed, out);
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits for the batches of two products that are alike, and puts what is made of their results into its place; what
+    /// they are themselves only where somebody is to see it.
+    pub(super) fn land_both(
+        &mut self,
+        products: &[Option<Product>],
+        flights: [Flight; 2],
+        between: &Between,
+        room: &Room,
+    ) -> Result<(), Error> {
+        let [one, other] = &flights;
+        let [Some(first), Some(second)] = [&products[one.product], &products[other.product]] else {
+            return Ok(());
+        };
+        self.arrive(first.weight, one)?;
+        self.arrive(second.weight, other)?;
+        let stats = self.stats.clone();
+        let results = [self.results(first.weight, one, room), self.results(second.weight, other, room)];
+        let two = Two {
+            computed: [&results[0].0, &results[1].0],
+            readings: [&results[0].1, &results[1].1],
+            outs: [&first.out, &second.out],
+            first: one.block.first,
+            between,
+        };
+        stats.stage(Stage::Scale, || two.read(&self.pool));
+        Ok(())
+    }
+
+    /// Waits until a batch is computed and can be read.
+    fn arrive(&mut self, weight: &NpuWeight, flight: &Flight) -> Result<(), Error> {
+        let Flight { block, batch, c, ticket, .. } = flight;
+        let (plan, means, stats) = (&weight.plan, self.means(weight.pipeline), self.stats.clone());
+        stats.stage(Stage::Wait, || self.cores.wait(*ticket))?;
+        let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
+        stats.stage(Stage::Sync, || {
+            batch.steps().try_for_each(|step| {
+                let mut runs = block.schedule.runs(plan, means, &step);
+                runs.try_for_each(|run| {
+                    scratch.c[run.core].sync_from_device(&c.piece(batch, &step, run.c_bytes(plan)))
+                })
+            })
+        })
+    }
+
+    /// What the runs of a batch computed, and how it is read.
+    fn results<'a>(
+        &'a self,
+        weight: &'a NpuWeight,
+        flight: &Flight,
+        room: &'a Room,
+    ) -> ([Option<Computed<'a>>; RUNS_MAX], Reading<'a>) {
+        let Flight { block, batch, .. } = flight;
+        let plan = &weight.plan;
+        let scratch = &self.domains.get(weight.share.domain).scratch;
+        let reading = Reading {
+            plan,
+            batch: batch.rows.clone(),
+            columns: batch.columns.start..batch.columns.end.min(plan.n),
+            block: self.mode.native_ac.then_some(plan.limits.c_block),
+            planes: weight.pipeline.planes(),
+            row_scales: &room.slots[block.slot].scales,
+            rows: block.rows,
+            column_scales: &weight.scales,
+        };
+        (computed(scratch, weight, flight, self.means(weight.pipeline)), reading)
+    }
+}
+
+/// The C of each run of a batch, in the order in which they were given.
+fn computed<'a>(
+    scratch: &'a Scratch,
+    weight: &NpuWeight,
+    flight: &Flight,
+    means: Means,
+) -> [Option<Computed<'a>>; RUNS_MAX] {
+    let Flight { block, batch, c, .. } = flight;
+    let runs =
+        |step: Step| block.schedule.runs(&weight.plan, means, &step).map(move |run| (step.clone(), run));
+    let mut computed = [const { None }; RUNS_MAX];
+    for (slot, (step, run)) in computed.iter_mut().zip(batch.steps().flat_map(runs)) {
+        let bytes = CoreRun::c_bytes(&run, &weight.plan);
+        let c = scratch.c[run.core].read(&c.piece(batch, &step, bytes));
+        *slot = Some(Computed { step, run, c });
+    }
+    computed
+}
