@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
-/// The least and the most bytes of an arena, if a weight is not larger.
+/// The least and the most bytes of an arena, if a weight is not larger; the last one of a model may have fewer.
 const ARENA_MIN: usize = 8 << 20;
+const LAST_MIN: usize = 1 << 20;
 const ARENA_MAX: usize = 1 << 30;
 /// About as many arenas a model has.
 const ARENAS: usize = 16;
@@ -31,6 +32,13 @@ pub struct Known {
     pub read: usize,
     /// Bytes of the sources of all weights, as far as their models are known; 0 if none is.
     pub models: usize,
+}
+
+impl Known {
+    /// Bytes that all weights of the models will take, as those so far did of theirs; 0 where no model is known.
+    pub fn whole(&self) -> usize {
+        (self.models as f64 * self.taken as f64 / self.read.max(1) as f64) as usize
+    }
 }
 
 /// The sizes of the weights, the last one last.
@@ -61,11 +69,15 @@ impl Sizes {
 
     /// Bytes of the arena that is made now, at least those of the weight.
     pub fn next_arena(&self, known: &Known) -> usize {
-        let Known { bytes, arenas, taken, read, models } = *known;
-        let whole = (models as f64 * taken as f64 / read.max(1) as f64) as usize;
+        let Known { bytes, arenas, taken, .. } = *known;
+        let whole = known.whole();
         let left = whole.saturating_add(bytes).saturating_sub(taken);
-        let wanted = if whole > taken { (whole / ARENAS).min(left) } else { arenas / GROWTH };
-        let wanted = wanted.clamp(ARENA_MIN, ARENA_MAX);
+        let (wanted, least) = if whole > taken {
+            ((whole / ARENAS).min(left), ARENA_MIN.min(left).max(LAST_MIN))
+        } else {
+            (arenas / GROWTH, ARENA_MIN)
+        };
+        let wanted = wanted.clamp(least, ARENA_MAX);
         let layers = self.layer(bytes).map(|layer| (wanted / layer).max(1) * layer);
         layers.filter(|layers| *layers <= ARENA_MAX).unwrap_or(wanted).max(bytes)
     }

@@ -110,6 +110,8 @@ pub struct Domains {
     stats: Arc<Stats>,
     /// Bytes of the sources of all weights that there are.
     read: Arc<AtomicUsize>,
+    /// Bytes of the sources of all weights of the models that are being loaded, as far as that is known.
+    models: usize,
     /// The sizes of those that came last.
     sizes: Sizes,
 }
@@ -135,6 +137,7 @@ impl Domains {
             lock: None,
             stats: stats.clone(),
             read: Arc::default(),
+            models: 0,
             sizes: Sizes::default(),
         };
         domains.add(keeper);
@@ -179,25 +182,36 @@ impl Domains {
     /// # Errors
     /// The vendor's refusal of more memory.
     pub fn take(&mut self, share: &Share, models: usize) -> Result<Memory, Error> {
+        self.models = models;
         let (bytes, domain) = (share.bytes, &mut self.open[share.domain]);
         let pages = bytes.next_multiple_of(PIECE_ALIGN);
         let memory = match domain.take(bytes)? {
             Some(memory) => memory,
             None => {
                 let room = WEIGHT_BYTES_MAX.saturating_sub(domain.bytes.load(Relaxed)) + bytes;
-                let known = Known {
-                    bytes: pages,
-                    arenas: self.open.iter().map(Domain::arena_bytes).sum(),
-                    taken: self.open.iter().map(|domain| domain.bytes.load(Relaxed)).sum(),
-                    read: self.read.load(Relaxed),
-                    models,
-                };
-                let wanted = self.sizes.next_arena(&known).min(room);
+                let wanted = self.sizes.next_arena(&self.known(pages)).min(room);
                 self.open[share.domain].take_anew(bytes, wanted)?
             }
         };
         self.sizes.note(pages);
         Ok(memory)
+    }
+
+    /// What is known when a weight of `bytes` comes.
+    fn known(&self, bytes: usize) -> Known {
+        Known {
+            bytes,
+            arenas: self.open.iter().map(Domain::arena_bytes).sum(),
+            taken: self.open.iter().map(|domain| domain.bytes.load(Relaxed)).sum(),
+            read: self.read.load(Relaxed),
+            models: self.models,
+        }
+    }
+
+    /// Bytes that all weights are expected to take.
+    pub fn expected(&self) -> usize {
+        let known = self.known(0);
+        known.whole().max(known.taken)
     }
 
     /// Room for a weight of `bytes`, made of `source` bytes: in the first domain that has it, or else in the last there is,

@@ -120,8 +120,13 @@ pub enum Error {
 
 /// Pipeline, K and N, and the longest segment allowed.
 type PlanKey = (Pipeline, (usize, usize), usize);
-/// Pipeline, K and N, segment, rows, and products whose results are read together.
-type ScheduleKey = (Pipeline, (usize, usize), usize, usize, usize);
+/// Pipeline, K and N, segment and rows.
+type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
+/// Bytes of C of two products that are read together, of a batch on a core: a hundredth of what the models take, so that
+/// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
+const JOINT_C_PART: usize = 100;
+const JOINT_C: std::ops::Range<usize> = 1 << 20..16 << 20;
+const JOINT_C_STEP: usize = 512 << 10;
 /// As many schedules are remembered; a server with prompts of all lengths has some thousands.
 const SCHEDULES_MAX: usize = 8192;
 
@@ -140,6 +145,7 @@ pub struct Engine {
     /// How weights of a shape are cut, and products of so many rows run, as far as somebody asked.
     plans: HashMap<PlanKey, Option<WeightPlan>>,
     schedules: HashMap<ScheduleKey, Schedule>,
+    joint_schedules: HashMap<(ScheduleKey, usize), Option<Schedule>>,
     /// Who does products of few rows.
     route: Route,
     /// When the last product ended, for the trace.
@@ -195,6 +201,7 @@ impl Engine {
             converter: converter(default_threads(), stats)?,
             plans: HashMap::new(),
             schedules: HashMap::new(),
+            joint_schedules: HashMap::new(),
             route: Route::new(Decode::Npu, false),
             last_product: None,
             rotations: HashMap::new(),
@@ -265,14 +272,27 @@ impl Engine {
         means(&self.mode, pipeline, self.cores.count())
     }
 
-    /// How a product of so many rows is run, of `together` that are alike and whose results are read together.
-    fn schedule(&mut self, weight: &NpuWeight, rows: usize, together: usize) -> Schedule {
-        let (plan, means) = (&weight.plan, Means { together, ..self.means(weight.pipeline) });
+    /// How a product of so many rows is run.
+    fn schedule(&mut self, weight: &NpuWeight, rows: usize) -> Schedule {
+        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
         if self.schedules.len() >= SCHEDULES_MAX {
             self.schedules.clear();
         }
-        let key = (weight.pipeline, (plan.k, plan.n), plan.longest(), rows, together);
+        let key = (weight.pipeline, (plan.k, plan.n), plan.longest(), rows);
         *self.schedules.entry(key).or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
+    }
+
+    /// How two products of so many rows, which are alike, are run in turns and read together; `None` if they are not.
+    fn joint_schedule(&mut self, weight: &NpuWeight, rows: usize) -> Option<Schedule> {
+        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+        if self.joint_schedules.len() >= SCHEDULES_MAX {
+            self.joint_schedules.clear();
+        }
+        let c_bytes = (self.domains.expected() / JOINT_C_PART).clamp(JOINT_C.start, JOINT_C.end);
+        let c_bytes = c_bytes / JOINT_C_STEP * JOINT_C_STEP;
+        let key = ((weight.pipeline, (plan.k, plan.n), plan.longest(), rows), c_bytes);
+        let search = || Schedule::joint(plan, &self.chip.timing, means, rows, c_bytes);
+        *self.joint_schedules.entry(key).or_insert_with(search)
     }
 }
 
@@ -282,7 +302,7 @@ fn windows(mode: &Mode) -> bool {
 }
 
 fn means(mode: &Mode, pipeline: Pipeline, cores: usize) -> Means {
-    Means { cores, planes: pipeline.planes(), windows: windows(mode), together: 1 }
+    Means { cores, planes: pipeline.planes(), windows: windows(mode) }
 }
 
 /// The smallest context of `domain` that the NPU takes, of whichever type it takes.

@@ -54,7 +54,7 @@ impl Engine {
         if rows > ROWS_MAX || !has_kernel(weight) {
             return false;
         }
-        let npu_ns = self.schedule(weight, rows, 1).ns;
+        let npu_ns = self.schedule(weight, rows).ns;
         let exact = is_exact(weight.pipeline);
         self.route.is_cpu(&weight.plan, &self.chip.timing, rows, npu_ns, exact)
     }
@@ -65,7 +65,7 @@ impl Engine {
         if rows > ROWS_MAX {
             return false;
         }
-        let npu_ns = self.schedule(weight, rows, 1).ns;
+        let npu_ns = self.schedule(weight, rows).ns;
         let cpu_can = has_kernel(weight);
         let exact = is_exact(weight.pipeline);
         let few = Few { plan: &weight.plan, timing: &self.chip.timing, rows, exact };

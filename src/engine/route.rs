@@ -150,7 +150,7 @@ mod tests {
     use rknn_sys::MatmulType;
 
     fn plan(chip: &Chip, k: usize, n: usize) -> (WeightPlan, f64) {
-        let means = Means { cores: 3, planes: 1, windows: true, together: 1 };
+        let means = Means { cores: 3, planes: 1, windows: true };
         let plan = WeightPlan::fastest(chip, means, MatmulType::I8, (k, n), usize::MAX).unwrap();
         let ns = Schedule::best(&plan, &chip.timing, means, 1).ns;
         (plan, ns)

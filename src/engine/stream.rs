@@ -188,7 +188,7 @@ impl Engine {
         while index < products.len() {
             let between = between.as_mut().filter(|between| between.first == index);
             if let Some(between) = between.filter(|_| self.are_alike(&products[index..])) {
-                self.pair(products, between, flight.take(), room)?;
+                self.pair(products, between, &mut flight, room)?;
                 between.made = true;
                 index += 2;
             } else {
@@ -227,7 +227,8 @@ impl Engine {
                 Some(_) => same || first > 0,
                 None => same && activations.rows <= ROWS_MAX,
             };
-            let block = self.begin(weight, first, &part, same, 1, room)?;
+            let schedule = self.schedule(weight, part.rows);
+            let block = self.begin(weight, first, &part, same, schedule, room)?;
             for batch in block.schedule.batches(&weight.plan, part.rows) {
                 self.advance(products, index, &part, block, batch, flight, room)?;
             }
@@ -237,7 +238,7 @@ impl Engine {
 
     /// Gives a batch to the NPU, then takes the results of the one before.
     #[allow(clippy::too_many_arguments)]
-    fn advance(
+    pub(super) fn advance(
         &mut self,
         products: &[Option<Product>],
         index: usize,
@@ -264,19 +265,17 @@ impl Engine {
         self.stats.result_bytes.fetch_add((rows * weight.plan.n * 4) as u64, Relaxed);
     }
 
-    /// Finds the slot that has, or is to get, a block's activations as the weight wants them, for `together` products that
-    /// are read together.
+    /// Finds the slot that has, or is to get, a block's activations as the weight and its schedule want them.
     pub(super) fn begin(
         &mut self,
         weight: &NpuWeight,
         first: usize,
         part: &Activations,
         same: bool,
-        together: usize,
+        schedule: Schedule,
         room: &mut Room,
     ) -> Result<Block, Error> {
         let plan = &weight.plan;
-        let schedule = self.schedule(weight, part.rows, together);
         let stats = self.stats.clone();
         let wish = Wish {
             rotation: weight.rotation.as_ref(),

@@ -25,7 +25,7 @@ use super::rows::{round_down_by_an_eighth, round_up_by_an_eighth};
 use super::{WeightPlan, ROWS_MAX};
 use crate::chip::{Timing, CORES_MAX};
 
-/// The most bytes of C of one run: a wide output (a vocabulary) gets shorter steps.
+/// The most bytes of C of a core's batch: a wide output (a vocabulary) gets shorter steps.
 const C_BYTES_MAX: usize = 8 << 20;
 /// The most rows of A of a stacked run.
 const STACK_ROWS_MAX: usize = 512;
@@ -63,8 +63,21 @@ pub struct Means {
     pub planes: usize,
     /// Any range of columns of the stack can be bound; otherwise the plan's parts alone.
     pub windows: bool,
-    /// Products that are run in turns and whose results are read together: they share the bounds of C and of a batch.
-    pub together: usize,
+}
+
+/// What is asked of a schedule.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    /// The most bytes of C, and steps, of a core's batch.
+    c_bytes: usize,
+    steps: usize,
+    /// All segments are to be in one batch, and the results are read with another product's and not written.
+    joint: bool,
+}
+
+impl Wanted {
+    /// Of one product.
+    const ALONE: Self = Self { c_bytes: C_BYTES_MAX, steps: BATCH_MAX, joint: false };
 }
 
 /// How a product of some number of rows is run.
@@ -175,28 +188,47 @@ impl Schedule {
     /// it does for longer than the NPU.
     pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
         // One row, one segment: always possible.
-        let mut best = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
+        let one = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
+        Self::search(plan, timing, means, rows, Wanted::ALONE).unwrap_or(one)
+    }
+
+    /// The best for `rows` rows of two products that are alike, whose batches are run in turns and read together: each batch
+    /// has all segments, and both products' C, of a batch on a core, is at most `c_bytes`. `None` if there is none that
+    /// keeps the NPU for about as short as possible.
+    pub fn joint(
+        plan: &WeightPlan,
+        timing: &Timing,
+        means: Means,
+        rows: usize,
+        c_bytes: usize,
+    ) -> Option<Self> {
+        let wanted = Wanted { c_bytes: c_bytes / 2, steps: BATCH_MAX / 2, joint: true };
+        Self::search(plan, timing, means, rows, wanted)
+    }
+
+    fn search(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize, wanted: Wanted) -> Option<Self> {
         let nearly = if plan.dtype.a() == Element::F16 { NEARLY_16_BITS } else { NEARLY };
         let most = nearly * Self::least_ns(plan, timing, means, rows);
+        let mut best = None;
         let mut best_end = f64::INFINITY;
         Self::each(plan, timing, means, rows, |schedule| {
-            // More parts only take longer.
-            if schedule.ns > most {
-                return;
-            }
             for parts in 1..=schedule.parts_max(plan, means) {
                 let mut schedule = Self { parts, ..schedule };
-                if parts > 1 {
-                    schedule.ns = schedule.time(plan, timing, means, rows);
-                }
+                schedule.ns = schedule.time(plan, timing, means, rows);
                 if schedule.ns > most {
-                    continue;
+                    // More parts only take longer.
+                    return;
                 }
-                for batch in 1..=schedule.batch_max(plan, means, rows) {
+                let steps = plan.segments.len().div_ceil(schedule.group());
+                let batches = if wanted.joint { steps..=steps } else { 1..=steps.min(wanted.steps) };
+                for batch in batches {
                     let schedule = Self { batch, ..schedule };
-                    let end = schedule.end(plan, rows);
+                    if !schedule.fits(plan, means, rows, wanted) {
+                        continue;
+                    }
+                    let end = schedule.end(plan, rows, wanted.joint);
                     if end < best_end {
-                        (best, best_end) = (schedule, end);
+                        (best, best_end) = (Some(schedule), end);
                     }
                 }
             }
@@ -207,19 +239,19 @@ impl Schedule {
     /// The shortest modelled time of the NPU for `rows` rows, ns.
     pub fn least_ns(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> f64 {
         let mut least = f64::INFINITY;
-        Self::each(plan, timing, means, rows, |schedule| least = least.min(schedule.ns));
+        Self::each(plan, timing, means, rows, |schedule| {
+            if schedule.fits(plan, means, rows, Wanted::ALONE) {
+                least = least.min(schedule.time(plan, timing, means, rows));
+            }
+        });
         least
     }
 
-    /// Calls `take` with each schedule that is worth a look.
+    /// Calls `take` with each schedule that is worth a look, of undivided columns and of batches of one step; its time is
+    /// still to be found.
     fn each(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize, mut take: impl FnMut(Self)) {
         let segments = plan.segments.len();
-        let mut consider = |cut, tile| {
-            let schedule = Self { cut, tile, parts: 1, batch: 1, ns: 0.0 };
-            if schedule.fits(plan, means, rows) {
-                take(Self { ns: schedule.time(plan, timing, means, rows), ..schedule });
-            }
-        };
+        let mut consider = |cut, tile| take(Self { cut, tile, parts: 1, batch: 1, ns: 0.0 });
         for tile in tiles(plan, timing, means, rows) {
             consider(Cut::Columns(1), tile);
             if means.windows && means.cores > 1 {
@@ -240,22 +272,16 @@ impl Schedule {
         }
     }
 
-    /// As many steps may a batch have: those of a tile, within the bounds of C.
-    fn batch_max(&self, plan: &WeightPlan, means: Means, rows: usize) -> usize {
-        let Some(step) = self.steps(plan, rows).next() else { return 1 };
-        let bytes = self.runs(plan, means, &step).map(|run| run.c_bytes(plan)).max().unwrap_or(0);
-        let steps = plan.segments.len().div_ceil(self.group());
-        steps.min(BATCH_MAX / means.together).min(C_BYTES_MAX / (means.together * bytes).max(1)).max(1)
-    }
-
     /// ns until the results are there: the longer of the NPU's and the CPU's work, and the CPU's before the first batch
     /// and after the last.
-    fn end(&self, plan: &WeightPlan, rows: usize) -> f64 {
+    fn end(&self, plan: &WeightPlan, rows: usize, joint: bool) -> f64 {
         let (steps, group) = (plan.segments.len().div_ceil(self.group()), self.group() as f64);
         let (k, segment) = (plan.k as f64, group * plan.longest() as f64);
-        // Of a row: read and written back once a batch, beside the sums themselves.
+        // Of a row: read and written back once a batch, beside the sums themselves; of two products that are read together
+        // one result is written.
+        let written = if joint { 4.0 } else { 8.0 };
         let row = |steps: usize, batches: usize| {
-            plan.n as f64 * (4.0 * group * steps as f64 + 8.0 * batches as f64) / SCALE_RATE
+            plan.n as f64 * (4.0 * group * steps as f64 + written * batches as f64) / SCALE_RATE
         };
         let (first, last) = (4.0 * k / PACK_RATE, row(self.batch, 1) / self.parts as f64);
         // Rotated rows that are not packed at once are read again.
@@ -265,18 +291,19 @@ impl Schedule {
         self.ns.max(cpu) + self.tile.min(rows) as f64 * (first + last)
     }
 
-    fn fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
-        let Cut::Columns(group) = self.cut else { return self.c_fits(plan, means, rows) };
-        group == 1 && (self.tile == 1 || self.c_fits(plan, means, rows))
-            || group > 1
-                && group * self.tile * means.planes <= STACK_ROWS_MAX
-                && self.c_fits(plan, means, rows)
+    /// Whether it is within the bounds; those of C do not hold for a batch of one step and row.
+    fn fits(&self, plan: &WeightPlan, means: Means, rows: usize, wanted: Wanted) -> bool {
+        let group = self.group();
+        let stacks = group == 1 || group * self.tile * means.planes <= STACK_ROWS_MAX;
+        let least = group == 1 && self.tile == 1 && self.batch == 1;
+        stacks && self.batch <= wanted.steps && (least || self.c_bytes(plan, means, rows) <= wanted.c_bytes)
     }
 
-    fn c_fits(&self, plan: &WeightPlan, means: Means, rows: usize) -> bool {
-        let Some(step) = self.steps(plan, rows).next() else { return true };
-        let fits = self.runs(plan, means, &step).all(|run| means.together * run.c_bytes(plan) <= C_BYTES_MAX);
-        fits
+    /// Bytes of C of a core's batch, at most.
+    fn c_bytes(&self, plan: &WeightPlan, means: Means, rows: usize) -> usize {
+        let Some(step) = self.steps(plan, rows).next() else { return 0 };
+        let bytes = self.runs(plan, means, &step).map(|run| run.c_bytes(plan)).max().unwrap_or(0);
+        self.batch * bytes
     }
 
     fn time(&self, plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> f64 {
@@ -431,19 +458,27 @@ mod tests {
         fn every_product_comes_once(
             chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..3000, n in 1usize..3000,
             segment_max in 32usize..2000, rows in 1usize..700, windows: bool, planes in 1usize..3,
-            together in 1usize..3,
+            joint: bool,
         ) {
             let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
             let Some(plan) = WeightPlan::new(chip, chip.cores, dtype, (k, n), segment_max) else { return Ok(()) };
-            let means = Means { cores: chip.cores, planes, windows, together };
-            let schedule = Schedule::best(&plan, &chip.timing, means, rows);
+            let means = Means { cores: chip.cores, planes, windows };
+            let alone = Schedule::best(&plan, &chip.timing, means, rows);
+            let schedule = match Schedule::joint(&plan, &chip.timing, means, rows, C_BYTES_MAX).filter(|_| joint) {
+                Some(joint) => {
+                    prop_assert!(joint.batches(&plan, rows).all(|batch| batch.segments.len() == plan.segments.len()));
+                    joint
+                }
+                None => alone,
+            };
+            let most = if schedule == alone { (C_BYTES_MAX, BATCH_MAX) } else { (C_BYTES_MAX / 2, BATCH_MAX / 2) };
             let mut done = vec![0usize; rows];
             let mut columns = vec![0usize; rows * plan.segments.len()];
             let steps: Vec<Step> = schedule.batches(&plan, rows).flat_map(|batch| batch.steps().collect::<Vec<_>>()).collect();
             let first: Vec<Step> = steps.iter().filter(|step| step.columns.start == 0).cloned().collect();
             prop_assert_eq!(&first, &schedule.steps(&plan, rows).collect::<Vec<_>>());
             prop_assert_eq!(first.len() * schedule.parts, steps.len());
-            prop_assert!(schedule.batches(&plan, rows).all(|batch| batch.steps().count() <= BATCH_MAX / together));
+            prop_assert!(schedule.batches(&plan, rows).all(|batch| batch.steps().count() <= most.1));
             for step in steps {
                 let same = &first[step.index];
                 prop_assert_eq!((&step.rows, &step.segments), (&same.rows, &same.segments));
@@ -452,7 +487,7 @@ mod tests {
                     prop_assert!(run.m >= step.segments.len() * run.rows.len() * planes);
                     prop_assert_eq!(run.columns.start % plan.limits.n_align, 0);
                     prop_assert_eq!(run.columns.end % plan.limits.n_align, 0);
-                    prop_assert!(run.m == planes || run.c_bytes(&plan) * together <= C_BYTES_MAX);
+                    prop_assert!(run.m == planes || run.c_bytes(&plan) * schedule.batch <= most.0);
                     for piece in run.pieces(&plan, &step) {
                         prop_assert!(piece.c_row + run.rows.len() <= run.m / planes);
                         prop_assert!(piece.c_column + piece.columns.len() <= run.columns.len());
@@ -472,7 +507,7 @@ mod tests {
     #[test]
     fn one_row_is_one_run_a_core_and_narrow_weights_share_rows() {
         let chip = Chip::by_name("rk3588").unwrap();
-        let means = Means { cores: 3, planes: 1, windows: true, together: 1 };
+        let means = Means { cores: 3, planes: 1, windows: true };
         let plan = WeightPlan::new(chip, 3, MatmulType::I8, (8960, 1536), 896).unwrap();
         let one = Schedule::best(&plan, &chip.timing, means, 1);
         assert_eq!((one.cut, one.steps(&plan, 1).count()), (Cut::Columns(10), 1));
