@@ -214,16 +214,12 @@ impl Host {
         };
         // The function came with the op.
         let kind_name = scope.symbol(c"ggml_glu_op_name").map(|address| {
-            // SAFETY: as in `version`; it gives static strings, and is asked for the first codes only.
+            // SAFETY: an `Option` of a function pointer has the layout of a pointer; the function has had this type in
+            // every version of ggml that has it.
             let function: sys::ggml_glu_op_name_fn = unsafe { std::mem::transmute(address) };
-            // SAFETY: as above.
-            move |kind| match function.map(|name| unsafe { name(kind) }) {
-                // SAFETY: a static string.
-                Some(name) if !name.is_null() => {
-                    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
-                }
-                _ => String::new(),
-            }
+            let function = function.expect("not null");
+            // SAFETY: asked only for the first codes, see `Glu::resolve`; names are static strings.
+            move |kind| unsafe { CStr::from_ptr(function(kind)) }.to_string_lossy().into_owned()
         });
         let ops = Ops::resolve(op_name, kind_name).ok_or(missing)?;
         // SAFETY: the functions and codes are the host's own.

@@ -14,15 +14,13 @@ use crate::pool::{Divided, Pool, PARALLEL_MIN};
 
 /// The most runs whose results are read together.
 pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
-/// Rows and columns of the output in which the results of several segments are added up: 128 KiB, in the level-2 cache.
-/// Many rows, since a block of columns is a page or two of C, of which few rows would take a few lines.
-const ROWS: usize = 64;
-const COLUMNS: usize = 512;
-/// Columns of each of two products that are read together: both in as many bytes.
-const COLUMNS_OF_TWO: usize = COLUMNS / 2;
+/// Rows and columns of a tile, in which the results of several segments are added up: 64 KiB, in the level-2 cache. Many rows,
+/// since those of a block of columns are neighbours in C, a page of them, and few columns, whose rows are whole cache lines.
+const HEIGHT: usize = 256;
+const WIDTH: usize = 64;
 
 thread_local! {
-    /// A thread's room for results on their way to rows that are not neighbours.
+    /// A thread's room for tiles.
     static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -63,72 +61,65 @@ struct Part<'a> {
 impl Reading<'_> {
     /// Puts the pieces of all runs, those of earlier segments first, into `out`, the batch's rows; other columns stay.
     pub fn scale(&self, pool: &Pool, computed: &[Option<Computed>], out: &mut [f32]) {
-        let (n, len) = (self.plan.n, self.batch.len());
-        if len == 1 {
-            // Whole blocks of columns, so that each part begins with one; a row-major row is read from its start.
-            let size = if self.block.is_some() { n.div_ceil(pool.threads()).next_multiple_of(64) } else { n };
-            return chunks(pool, n, out, size, |index, out| {
-                let start = index * size;
-                let columns = start..start + out.len();
-                self.part(computed, &mut Part { rows: 0..1, columns, out, stride: n });
-            });
+        if self.batch.len() > 1 {
+            return self.spread(pool, computed, &Divided::new(out), |row| row);
         }
-        let mut segments = computed.iter().flatten().map(|computed| &computed.step.segments);
-        let one = segments.next();
-        let several = segments.any(|other| Some(other) != one) || one.is_some_and(|one| one.len() > 1);
-        // Whole cache lines of rows where there are many, as the kernels take them.
-        let share = len.div_ceil(pool.threads() * 2);
-        let size = if share >= ROWS { ROWS } else { share.max(1) };
-        chunks(pool, len * n, out, size * n, |index, out| {
-            let rows = index * size..index * size + out.len() / n;
-            // Whole rows are written the fastest. What begins within a row cannot be read from row-major C.
-            let columns = if several && self.block.is_some() { COLUMNS } else { n };
-            for start in self.columns.clone().step_by(columns) {
-                let (columns, out) = (start..self.columns.end.min(start + columns), &mut out[start..]);
-                self.part(computed, &mut Part { rows: rows.clone(), columns, out, stride: n });
-            }
+        // Whole blocks of columns, so that each part begins with one; a row-major row is read from its start.
+        let n = self.plan.n;
+        let size = if self.block.is_some() { n.div_ceil(pool.threads()).next_multiple_of(64) } else { n };
+        chunks(pool, n, out, size, |index, out| {
+            let start = index * size;
+            let columns = start..start + out.len();
+            self.part(computed, &mut Part { rows: 0..1, columns, out, stride: n });
         });
     }
 
     /// As [`Self::scale`], but each row of the batch goes to the row of `out` that `to` names, all of them different.
     pub fn scatter(&self, pool: &Pool, computed: &[Option<Computed>], out: &Divided<f32>, to: &[u32]) {
-        let (n, len) = (self.plan.n, self.batch.len());
-        let size = ROWS.min(len.div_ceil(pool.threads() * 2)).max(1);
-        let width = if self.block.is_some() { COLUMNS.min(n) } else { n };
-        let work = |index: usize| {
-            let rows = index * size..len.min((index + 1) * size);
-            for start in self.columns.clone().step_by(width) {
-                let columns = start..self.columns.end.min(start + width);
-                // SAFETY: no two rows go to the same one, and each index comes once.
-                let row = |row: usize| unsafe {
-                    let at = to[row] as usize * n;
-                    out.part(at + columns.start..at + columns.end)
-                };
-                ROOM.with_borrow_mut(|room| {
-                    if room.len() < size * width {
-                        room.resize(size * width, 0.0);
-                    }
-                    if self.first(computed) > 0 {
-                        // The sum so far.
-                        for (index, room) in rows.clone().zip(room.chunks_mut(width)) {
-                            room[..columns.len()].copy_from_slice(row(index));
-                        }
-                    }
-                    let (out, stride) = (&mut room[..], width);
-                    let mut part = Part { rows: rows.clone(), columns: columns.clone(), out, stride };
-                    self.part(computed, &mut part);
-                    for (index, room) in rows.clone().zip(room.chunks(width)) {
-                        row(index).copy_from_slice(&room[..columns.len()]);
-                    }
-                });
-            }
-        };
-        pool.run_if_many(len * n, len.div_ceil(size), work);
+        self.spread(pool, computed, out, |row| to[row] as usize);
     }
 
-    /// The first segment of a batch.
-    fn first(&self, computed: &[Option<Computed>]) -> usize {
-        computed.iter().flatten().map(|computed| computed.step.segments.start).min().unwrap_or(0)
+    /// Reads tile by tile; each row of the batch goes to another row of `out`, by `to`.
+    fn spread(
+        &self,
+        pool: &Pool,
+        computed: &[Option<Computed>],
+        out: &Divided<f32>,
+        to: impl Fn(usize) -> usize + Sync,
+    ) {
+        let n = self.plan.n;
+        let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
+        let tiles = self.tiles();
+        let work = |index: usize| {
+            let (rows, columns) = tiles.at(index);
+            // SAFETY: no two rows go to the same one, and each index comes once.
+            let place = |row: usize| unsafe {
+                let at = to(row) * n;
+                out.part(at + columns.start..at + columns.end)
+            };
+            ROOM.with_borrow_mut(|room| {
+                let room = tiles.room(room, 1);
+                if first > Some(0) {
+                    // The sum so far.
+                    for (row, room) in rows.clone().zip(room.chunks_mut(tiles.width)) {
+                        room[..columns.len()].copy_from_slice(place(row));
+                    }
+                }
+                let (rows_of, columns_of, stride) = (rows.clone(), columns.clone(), tiles.width);
+                self.part(computed, &mut Part { rows: rows_of, columns: columns_of, out: room, stride });
+                for (row, room) in rows.clone().zip(room.chunks(tiles.width)) {
+                    place(row).copy_from_slice(&room[..columns.len()]);
+                }
+            });
+        };
+        pool.run_if_many(tiles.rows * tiles.columns.len(), tiles.count(), work);
+    }
+
+    /// The batch's rows and columns in tiles. A row-major C is read from its first column only.
+    fn tiles(&self) -> Tiles {
+        let width = if self.block.is_some() { WIDTH } else { self.plan.n };
+        let height = (HEIGHT * WIDTH / width.max(1)).clamp(1, HEIGHT).min(self.batch.len());
+        Tiles { rows: self.batch.len(), columns: self.columns.clone(), height, width }
     }
 
     fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
@@ -181,56 +172,76 @@ pub struct Two<'a> {
 }
 
 impl Two<'_> {
-    /// Reads both, part by part, and puts what is made of a part where it belongs as soon as all segments are added up.
+    /// Reads both tile by tile, and puts what is made of a tile where it belongs. Batches have all segments.
     pub fn read(&self, pool: &Pool) {
-        let Self { computed, readings: [one, _], between, .. } = self;
-        let (n, len) = (one.plan.n, one.batch.len());
-        let last = computed[0].iter().flatten().map(|computed| computed.step.segments.end).max();
-        let done = last == Some(one.plan.segments.len());
-        // Sums so far are kept where the results belong.
-        let seen = between.seen || !done || one.first(computed[0]) > 0;
-        // A row-major C is read from its first column only.
-        let width = if one.block.is_some() { COLUMNS_OF_TWO } else { n };
-        let height = ROWS.min(len.div_ceil(pool.threads() * 2)).max(1);
+        let Self { readings: [one, _], between, .. } = self;
+        let (n, tiles) = (one.plan.n, one.tiles());
         let work = |index: usize| {
-            let rows = index * height..len.min((index + 1) * height);
-            let all = (self.first + one.batch.start + rows.start) * n
-                ..(self.first + one.batch.start + rows.end) * n;
-            // SAFETY: each index comes once, and has its own rows.
-            let out = unsafe { between.out.part(all.clone()) };
+            let (rows, columns) = tiles.at(index);
             ROOM.with_borrow_mut(|room| {
-                if room.len() < 2 * height * width {
-                    room.resize(2 * height * width, 0.0);
+                let (first, second) = tiles.room(room, 2).split_at_mut(tiles.len());
+                for (at, out) in [&mut *first, &mut *second].into_iter().enumerate() {
+                    let (rows, columns, stride) = (rows.clone(), columns.clone(), tiles.width);
+                    self.readings[at].part(self.computed[at], &mut Part { rows, columns, out, stride });
                 }
-                let (sums, stride) = if seen {
-                    // SAFETY: as above.
-                    (self.outs.map(|out| unsafe { out.part(all.clone()) }), n)
-                } else {
-                    let (one, other) = room.split_at_mut(height * width);
-                    ([one, other], width)
-                };
-                for start in one.columns.clone().step_by(width) {
-                    let columns = start..one.columns.end.min(start + width);
-                    let first = if seen { start } else { 0 };
-                    for at in 0..2 {
-                        let (rows, columns) = (rows.clone(), columns.clone());
-                        let mut part = Part { rows, columns, out: &mut sums[at][first..], stride };
-                        self.readings[at].part(self.computed[at], &mut part);
-                    }
-                    if !done {
-                        continue;
-                    }
-                    let [gate, up] =
-                        if between.swapped { [&sums[1], &sums[0]] } else { [&sums[0], &sums[1]] };
-                    for row in 0..rows.len() {
-                        let of = row * stride + first..row * stride + first + columns.len();
-                        let out = &mut out[row * n + start..][..columns.len()];
-                        glu(between.activation, &gate[of.clone()], &up[of], out);
+                let results = first.chunks(tiles.width).zip(second.chunks(tiles.width));
+                for (row, (first, second)) in rows.zip(results) {
+                    let (first, second) = (&first[..columns.len()], &second[..columns.len()]);
+                    let at = (self.first + one.batch.start + row) * n;
+                    let place = at + columns.start..at + columns.end;
+                    let (gate, up) = if between.swapped { (second, first) } else { (first, second) };
+                    // SAFETY: each index comes once, and has its own rows and columns.
+                    glu(between.activation, gate, up, unsafe { between.out.part(place.clone()) });
+                    if between.seen {
+                        for (out, results) in self.outs.iter().zip([first, second]) {
+                            // SAFETY: as above.
+                            unsafe { out.part(place.clone()) }.copy_from_slice(results);
+                        }
                     }
                 }
             });
         };
-        pool.run_if_many(2 * len * one.columns.len(), len.div_ceil(height), work);
+        pool.run_if_many(2 * tiles.rows * tiles.columns.len(), tiles.count(), work);
+    }
+}
+
+/// Rows and columns of a batch in tiles: those of some columns first, since they are neighbours in C.
+struct Tiles {
+    rows: usize,
+    columns: Range<usize>,
+    height: usize,
+    width: usize,
+}
+
+impl Tiles {
+    fn down(&self) -> usize {
+        self.rows.div_ceil(self.height)
+    }
+
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.down() * self.columns.len().div_ceil(self.width)
+    }
+
+    /// The rows and columns of one.
+    fn at(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let row = index % self.down() * self.height;
+        let column = self.columns.start + index / self.down() * self.width;
+        (row..self.rows.min(row + self.height), column..self.columns.end.min(column + self.width))
+    }
+
+    /// Elements of one.
+    fn len(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Room for so many of them.
+    fn room<'a>(&self, room: &'a mut Vec<f32>, count: usize) -> &'a mut [f32] {
+        let len = count * self.len();
+        if room.len() < len {
+            room.resize(len, 0.0);
+        }
+        &mut room[..len]
     }
 }
 

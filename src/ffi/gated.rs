@@ -57,7 +57,7 @@ impl Gated<'_> {
     ///
     /// # Safety
     /// Nobody else has the results, nor writes to the sources, while the slices live.
-    pub unsafe fn slices(&self) -> ([&[f32]; 2], &mut [f32]) {
+    pub unsafe fn slices(&mut self) -> ([&[f32]; 2], &mut [f32]) {
         let len = self.len();
         // SAFETY: plain matrices of so many elements; the rest by the contract.
         unsafe {
@@ -73,7 +73,7 @@ impl Gated<'_> {
     /// # Safety
     /// As [`Self::slices`], while what is returned lives; `graph` is the host's, which the node is of.
     pub unsafe fn between(
-        &self,
+        &mut self,
         host: &Host,
         graph: *const sys::ggml_cgraph,
         waiting: &[Option<Waiting>],
@@ -95,9 +95,10 @@ impl Gated<'_> {
         }
         // SAFETY: by the contract.
         let seen = unsafe { self.sources.into_iter().any(|source| is_seen(host, graph, source)) };
+        let activation = self.activation;
         // SAFETY: by the contract.
         let out = Divided::new(unsafe { self.slices() }.1);
-        Some(Between { first, activation: self.activation, swapped, out, seen, made: false })
+        Some(Between { first, activation, swapped, out, seen, made: false })
     }
 }
 

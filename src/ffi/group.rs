@@ -100,8 +100,8 @@ impl<'a> Group<'a> {
             }
         }
         // SAFETY: by the contract.
-        if let Some(gated) = unsafe { gated::node(&self.state.host, tensor) } {
-            return self.gate(tensor, &gated);
+        if let Some(mut gated) = unsafe { gated::node(&self.state.host, tensor) } {
+            return self.gate(tensor, &mut gated);
         }
         if tensor.op == ops.flash_attn_ext {
             let status = self.finish();
@@ -186,8 +186,9 @@ impl<'a> Group<'a> {
     }
 
     /// Does what waits, and `node`, an activation times a gate: with the products that these are of, if they wait.
-    fn gate(&mut self, node: &sys::ggml_tensor, gated: &Gated) -> i32 {
+    fn gate(&mut self, node: &sys::ggml_tensor, gated: &mut Gated) -> i32 {
         self.wrote(node);
+        let activation = gated.activation;
         // SAFETY: by the contract of `take`; the graph is the host's that the node is of.
         let between = unsafe { gated.between(&self.state.host, self.graph, &self.waiting) };
         let status = match between {
@@ -203,7 +204,7 @@ impl<'a> Group<'a> {
         if status == SUCCESS {
             // SAFETY: by the contract of `take`; whoever wrote the sources is done.
             let (sources, out) = unsafe { gated.slices() };
-            self.registered.device.gate(gated.activation, sources, out);
+            self.registered.device.gate(activation, sources, out);
         }
         status
     }

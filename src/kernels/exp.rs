@@ -8,7 +8,7 @@ use super::fast::ROUND;
 /// log₂ e.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in nine bits, and the rest of it.
-const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
 /// 1/n!: the series' next term is below 1.2·10⁻⁷ of the whole for |x| ≤ ½·ln 2.
 const SERIES: [f32; 7] = [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0];
 

@@ -20,7 +20,7 @@ pub enum Activation {
 }
 
 /// 2·√(2/π) and that times 0.044715.
-const GELU: [f32; 2] = [1.595_769_1, 0.071_354_82];
+const GELU: [f32; 2] = [1.595_769_2, 0.071_354_82];
 
 /// `out[i]` = activation(`gate[i]`) · `up[i]`, within 10⁻⁶ of itself; NaN where either is. The shortest of the three says
 /// how many.
