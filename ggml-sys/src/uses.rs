@@ -3,7 +3,7 @@
 //! The host counts that in its graphs, whose struct is no part of its public headers. So the struct is read only after a
 //! graph of known uses was found to lie as believed, within memory that is ours; otherwise no use is known.
 
-use std::mem::size_of;
+use std::mem::{align_of, size_of};
 
 use crate::host::Functions;
 use crate::sys;
@@ -105,15 +105,15 @@ impl Uses {
     }
 }
 
-/// Whether a graph, its nodes as its functions' callers know them, its counts and its set lie within `memory`.
+/// Whether a graph of three nodes and four leafs, its counts and its set lie within `memory`.
 ///
 /// # Safety
 /// `memory` is readable, and nobody writes to it.
 unsafe fn is_within(graph: *const Graph, memory: &std::ops::Range<usize>) -> bool {
-    let fits = |start: usize, bytes: usize| {
-        start >= memory.start && start % 4 == 0 && bytes <= memory.len() && start <= memory.end - bytes
+    let fits = |start: usize, align: usize, bytes: usize| {
+        start >= memory.start && start % align == 0 && bytes <= memory.len() && start <= memory.end - bytes
     };
-    if !fits(graph as usize, size_of::<Graph>()) {
+    if !fits(graph as usize, align_of::<Graph>(), size_of::<Graph>()) {
         return false;
     }
     // SAFETY: within the memory.
@@ -121,7 +121,7 @@ unsafe fn is_within(graph: *const Graph, memory: &std::ops::Range<usize>) -> boo
     let HashSet { size: places, used, keys } = visited;
     (*size, *n_nodes, *n_leafs) == (NODES as i32, 3, 4)
         && (NODES..=memory.len() / 16).contains(places)
-        && fits(*use_counts as usize, 4 * places)
-        && fits(*used as usize, places.div_ceil(32) * 4)
-        && fits(*keys as usize, 8 * places)
+        && fits(*use_counts as usize, 4, 4 * places)
+        && fits(*used as usize, 4, 4 * places.div_ceil(32))
+        && fits(*keys as usize, 8, 8 * places)
 }

@@ -89,7 +89,7 @@ impl Reading<'_> {
     ) {
         let n = self.plan.n;
         let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
-        let tiles = self.tiles();
+        let tiles = self.tiles(pool.threads());
         let work = |index: usize| {
             let (rows, columns) = tiles.at(index);
             // SAFETY: no two rows go to the same one, and each index comes once.
@@ -115,11 +115,17 @@ impl Reading<'_> {
         pool.run_if_many(tiles.rows * tiles.columns.len(), tiles.count(), work);
     }
 
-    /// The batch's rows and columns in tiles. A row-major C is read from its first column only.
-    fn tiles(&self) -> Tiles {
-        let width = if self.block.is_some() { WIDTH } else { self.plan.n };
-        let height = (HEIGHT * WIDTH / width.max(1)).clamp(1, HEIGHT).min(self.batch.len());
-        Tiles { rows: self.batch.len(), columns: self.columns.clone(), height, width }
+    /// The batch's rows and columns in tiles, wider ones where there are few rows, and some for each thread. A row-major C
+    /// is read from its first column only.
+    fn tiles(&self, threads: usize) -> Tiles {
+        let (rows, columns) = (self.batch.len(), self.columns.clone());
+        if self.block.is_none() {
+            let height = (HEIGHT * WIDTH / self.plan.n).clamp(1, HEIGHT).min(rows);
+            return Tiles { rows, columns, height, width: self.plan.n };
+        }
+        let height = HEIGHT.min(rows);
+        let width = (HEIGHT * WIDTH / height).min(columns.len() / (2 * threads));
+        Tiles { rows, columns, height, width: (width / WIDTH).max(1) * WIDTH }
     }
 
     fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
@@ -175,7 +181,7 @@ impl Two<'_> {
     /// Reads both tile by tile, and puts what is made of a tile where it belongs. Batches have all segments.
     pub fn read(&self, pool: &Pool) {
         let Self { readings: [one, _], between, .. } = self;
-        let (n, tiles) = (one.plan.n, one.tiles());
+        let (n, tiles) = (one.plan.n, one.tiles(pool.threads()));
         let work = |index: usize| {
             let (rows, columns) = tiles.at(index);
             ROOM.with_borrow_mut(|room| {
