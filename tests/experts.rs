@@ -47,6 +47,29 @@ fn every_row_meets_its_own_expert() {
     }
 }
 
+/// As between the experts' gate and up and their down, here of one product.
+#[test]
+fn an_activation_times_a_gate_is_the_plugins_too() {
+    let Some(ggml) = host("an activation times a gate is the plugin's too") else { return };
+    let (shape, rows) = ((256, 96, 6), (3, 1, 50));
+    // SAFETY: live objects of the host's.
+    let gated = |context, product| unsafe { (ggml.ggml_swiglu_split)(context, product, product) };
+    let mixtures = [
+        Mixture::new(ggml, ggml.backend(), Q8_0, shape, rows),
+        Mixture::with(ggml, ggml.backend(), Q8_0, shape, rows, gated),
+    ];
+    let (weights, x) = (numbers(1, 256 * 96 * 6), numbers(2, 256 * 50));
+    let ids: Vec<i32> = (0..150).map(|index| index * 5 % 6).collect();
+    let [products, got] = mixtures.map(|mixture| {
+        mixture.set_weights(&weights);
+        mixture.run(&x, &ids).expect("the graph is computed")
+    });
+    for (product, got) in products.into_iter().map(f64::from).zip(got) {
+        let want = product * product / (1.0 + (-product).exp());
+        assert!((f64::from(got) - want).abs() <= 3e-6 * want.abs() + 1e-9, "{got} of {product}, not {want}");
+    }
+}
+
 #[test]
 fn an_id_of_no_expert_fails_the_graph_and_nothing_else() {
     let Some(ggml) = host("an id of no expert fails the graph and nothing else") else { return };

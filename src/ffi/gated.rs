@@ -1,4 +1,4 @@
-//! An activation times a gate, of which both are results of products: gate and up of a feed-forward block.
+//! An activation times a gate, of which both are results of products: gate and up of a feed-forward block, or of its experts.
 
 use ggml_sys::{sys, Host};
 
@@ -16,7 +16,8 @@ pub struct Gated<'a> {
     pub activation: Activation,
 }
 
-/// The node as a GLU of two plain matrices of f32 with an activation that we have; `None` leaves it to the host.
+/// The node as a GLU of two tensors of f32, whose elements lie one after the other, with an activation that we have; `None`
+/// leaves it to the host.
 ///
 /// # Safety
 /// The node's sources are null or live, and allocated as it is.
@@ -32,9 +33,9 @@ pub unsafe fn node<'a>(host: &Host, node: &'a sys::ggml_tensor) -> Option<Gated<
     let sources = unsafe { [node.src[0].as_ref()?, node.src[1].as_ref()?] };
     let plain = |tensor: &sys::ggml_tensor| {
         tensor.type_ as u32 == sys::GGML_HOST_TYPE_F32
-            && tensor.nb[..2] == [4, 4 * tensor.ne[0] as usize]
+            && tensor.nb[0] == 4
+            && (1..4).all(|i| tensor.nb[i] == tensor.nb[i - 1] * tensor.ne[i - 1] as usize)
             && tensor.ne == node.ne
-            && tensor.ne[2..] == [1, 1]
             && !tensor.data.is_null()
             && tensor.data as usize % 4 == 0
     };
@@ -50,7 +51,7 @@ pub unsafe fn node<'a>(host: &Host, node: &'a sys::ggml_tensor) -> Option<Gated<
 impl Gated<'_> {
     /// Elements of the node, and of each source.
     fn len(&self) -> usize {
-        self.node.ne[..2].iter().map(|extent| *extent as usize).product()
+        self.node.ne.iter().map(|extent| *extent as usize).product()
     }
 
     /// The gate, what it is a gate of, and the place of the results.
@@ -59,7 +60,7 @@ impl Gated<'_> {
     /// Nobody else has the results, nor writes to the sources, while the slices live.
     pub unsafe fn slices(&mut self) -> ([&[f32]; 2], &mut [f32]) {
         let len = self.len();
-        // SAFETY: plain matrices of so many elements; the rest by the contract.
+        // SAFETY: so many elements, one after the other; the rest by the contract.
         unsafe {
             let sources =
                 self.sources.map(|tensor| std::slice::from_raw_parts(tensor.data.cast::<f32>(), len));

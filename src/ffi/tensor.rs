@@ -30,16 +30,18 @@ pub unsafe fn supports(state: &State, device: &Device, op: &sys::ggml_tensor) ->
     }
 }
 
-/// Whether a GLU is of two products that are the device's: it then comes in one graph with them and with the product that
-/// reads it, so that its parts are computed while the NPU runs on.
+/// Whether a GLU is of two products that are the device's, of experts or not: it then comes in one graph with them and with
+/// the product that reads it.
 ///
 /// # Safety
 /// As [`supports`].
 unsafe fn is_between_products(state: &State, device: &Device, op: &sys::ggml_tensor) -> bool {
+    let ops = &state.host.ops;
     // SAFETY: sources are null or live, with live sources of their own.
     op.src[..2].iter().all(|source| unsafe {
         source.as_ref().is_some_and(|source| {
-            source.op == state.host.ops.mul_mat && taken_product(state, device, source).is_ok()
+            source.op == ops.mul_mat && taken_product(state, device, source).is_ok()
+                || source.op == ops.mul_mat_id && taken_experts(state, device, source).is_ok()
         })
     })
 }

@@ -273,8 +273,20 @@ impl<'a> Mixture<'a> {
         ggml: &'a Ggml,
         backend: sys::ggml_backend_t,
         ggml_type: c_int,
+        shape: (usize, usize, usize),
+        rows: (usize, usize, usize),
+    ) -> Self {
+        Self::with(ggml, backend, ggml_type, shape, rows, |_, product| product)
+    }
+
+    /// The same with what `make` makes of the product, a node as large, for its results.
+    pub fn with(
+        ggml: &'a Ggml,
+        backend: sys::ggml_backend_t,
+        ggml_type: c_int,
         (k, n, experts): (usize, usize, usize),
         (used, rows, tokens): (usize, usize, usize),
+        make: impl FnOnce(Context, Tensor) -> Tensor,
     ) -> Self {
         let contexts = [ggml.context(), ggml.context()];
         let tensor = |context, ggml_type, ne: [usize; 3]| {
@@ -289,7 +301,7 @@ impl<'a> Mixture<'a> {
             (ggml.ggml_backend_buffer_set_usage)(constant, WEIGHTS);
             let activations = tensor(contexts[1], F32, [k, rows, tokens]);
             let ids = tensor(contexts[1], I32, [used, tokens, 1]);
-            let out = (ggml.ggml_mul_mat_id)(contexts[1], weights, activations, ids);
+            let out = make(contexts[1], (ggml.ggml_mul_mat_id)(contexts[1], weights, activations, ids));
             assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), out), "the plugin takes it");
             let graph = (ggml.ggml_new_graph)(contexts[1]);
             (ggml.ggml_build_forward_expand)(graph, out);
