@@ -128,6 +128,23 @@ impl Pool {
         }
     }
 
+    /// As [`Self::chunks`] where there are [`PARALLEL_MIN`] items or more, and several chunks; else on the caller alone.
+    ///
+    /// # Panics
+    /// When `work` does, or `size` is zero.
+    pub fn chunks_if_many<T: Send>(
+        &self,
+        data: &mut [T],
+        size: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        if data.len() >= PARALLEL_MIN && data.len() > size {
+            self.chunks(data, size, work);
+        } else {
+            data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
+        }
+    }
+
     /// Calls `work(index, chunk)` for each chunk of `size` items of `data`, spread as by [`Self::run`].
     ///
     /// # Panics

@@ -1,12 +1,11 @@
 //! What a batch's runs computed, into the rows of the output: of one product, or of two and of what is made of both.
 
-use super::pair::Between;
+use super::pair::Pair;
 use super::results::{Computed, Reading, Two, RUNS_MAX};
-use super::scratch::Scratch;
 use super::stream::{Flight, Room};
 use super::{Engine, Error, NpuWeight, Product};
 use crate::observe::Stage;
-use crate::plan::{CoreRun, Means, Step};
+use crate::plan::Step;
 
 impl Engine {
     /// Waits for a batch and puts its results into the output.
@@ -35,17 +34,9 @@ impl Engine {
 
     /// Waits for the batches of two products that are alike, and puts what is made of their results into its place; what
     /// they are themselves only where somebody is to see it.
-    pub(super) fn land_both(
-        &mut self,
-        products: &[Option<Product>],
-        flights: [Flight; 2],
-        between: &Between,
-        room: &Room,
-    ) -> Result<(), Error> {
+    pub(super) fn land_both(&mut self, pair: &Pair, flights: [Flight; 2], room: &Room) -> Result<(), Error> {
+        let Pair { of: [first, second], between, .. } = pair;
         let [one, other] = &flights;
-        let [Some(first), Some(second)] = [&products[one.product], &products[other.product]] else {
-            return Ok(());
-        };
         self.arrive(first.weight, one)?;
         self.arrive(second.weight, other)?;
         let stats = self.stats.clone();
@@ -77,16 +68,22 @@ impl Engine {
         })
     }
 
-    /// What the runs of a batch computed, and how it is read.
+    /// What the runs of a batch computed, in the order in which they were given, and how it is read.
     fn results<'a>(
         &'a self,
         weight: &'a NpuWeight,
         flight: &Flight,
         room: &'a Room,
     ) -> ([Option<Computed<'a>>; RUNS_MAX], Reading<'a>) {
-        let Flight { block, batch, .. } = flight;
-        let plan = &weight.plan;
+        let Flight { block, batch, c, .. } = flight;
+        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
         let scratch = &self.domains.get(weight.share.domain).scratch;
+        let runs = |step: Step| block.schedule.runs(plan, means, &step).map(move |run| (step.clone(), run));
+        let mut computed = [const { None }; RUNS_MAX];
+        for (slot, (step, run)) in computed.iter_mut().zip(batch.steps().flat_map(runs)) {
+            let c = scratch.c[run.core].read(&c.piece(batch, &step, run.c_bytes(plan)));
+            *slot = Some(Computed { step, run, c });
+        }
         let reading = Reading {
             plan,
             batch: batch.rows.clone(),
@@ -97,25 +94,6 @@ impl Engine {
             rows: block.rows,
             column_scales: &weight.scales,
         };
-        (computed(scratch, weight, flight, self.means(weight.pipeline)), reading)
+        (computed, reading)
     }
-}
-
-/// The C of each run of a batch, in the order in which they were given.
-fn computed<'a>(
-    scratch: &'a Scratch,
-    weight: &NpuWeight,
-    flight: &Flight,
-    means: Means,
-) -> [Option<Computed<'a>>; RUNS_MAX] {
-    let Flight { block, batch, c, .. } = flight;
-    let runs =
-        |step: Step| block.schedule.runs(&weight.plan, means, &step).map(move |run| (step.clone(), run));
-    let mut computed = [const { None }; RUNS_MAX];
-    for (slot, (step, run)) in computed.iter_mut().zip(batch.steps().flat_map(runs)) {
-        let bytes = CoreRun::c_bytes(&run, &weight.plan);
-        let c = scratch.c[run.core].read(&c.piece(batch, &step, bytes));
-        *slot = Some(Computed { step, run, c });
-    }
-    computed
 }

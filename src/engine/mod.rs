@@ -278,8 +278,10 @@ impl Engine {
         if self.schedules.len() >= SCHEDULES_MAX {
             self.schedules.clear();
         }
-        let key = (weight.pipeline, (plan.k, plan.n), plan.longest(), rows);
-        *self.schedules.entry(key).or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
+        *self
+            .schedules
+            .entry(schedule_key(weight, rows))
+            .or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
     }
 
     /// How two products of so many rows, which are alike, are run in turns and read together; `None` if they are not.
@@ -290,10 +292,15 @@ impl Engine {
         }
         let c_bytes = (self.domains.expected() / JOINT_C_PART).clamp(JOINT_C.start, JOINT_C.end);
         let c_bytes = c_bytes / JOINT_C_STEP * JOINT_C_STEP;
-        let key = ((weight.pipeline, (plan.k, plan.n), plan.longest(), rows), c_bytes);
+        let key = (schedule_key(weight, rows), c_bytes);
         let search = || Schedule::joint(plan, &self.chip.timing, means, rows, c_bytes);
         *self.joint_schedules.entry(key).or_insert_with(search)
     }
+}
+
+fn schedule_key(weight: &NpuWeight, rows: usize) -> ScheduleKey {
+    let plan = &weight.plan;
+    (weight.pipeline, (plan.k, plan.n), plan.longest(), rows)
 }
 
 /// Whether any part of a memory may be bound: native parts are whole ranges of bytes.

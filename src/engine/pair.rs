@@ -10,9 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::product::blocks;
-use super::results::chunks;
-use super::scratch::SLOTS;
-use super::stream::{Block, Flight, PlaceOfC, Room};
+use super::stream::{next_slot, Block, Flight, PlaceOfC, Room};
 use super::{Activations, Engine, Error, Product};
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
@@ -36,11 +34,19 @@ pub struct Between<'a> {
     pub made: bool,
 }
 
-/// Rows and columns of an output of `n` columns.
-struct Area {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    n: usize,
+impl Between<'_> {
+    /// `out` = what is made of the two products' results, as many of each.
+    pub(super) fn make(&self, [first, second]: [&[f32]; 2], out: &mut [f32]) {
+        let (gate, up) = if self.swapped { (second, first) } else { (first, second) };
+        glu(self.activation, gate, up, out);
+    }
+}
+
+/// Two products that are alike, among those of a group, and what is made of them.
+pub(super) struct Pair<'a> {
+    pub(super) products: &'a [Option<Product<'a>>],
+    pub(super) of: [&'a Product<'a>; 2],
+    pub(super) between: &'a Between<'a>,
 }
 
 impl Engine {
@@ -74,20 +80,18 @@ impl Engine {
         room: &mut Room,
     ) -> Result<(), Error> {
         let [Some(one), Some(other)] = &products[between.first..][..2] else { return Ok(()) };
+        let pair = Pair { products, of: [one, other], between };
         let (activations, same) = (one.activations, one.same);
-        [one, other].iter().for_each(|product| self.count_bytes(product.weight, activations.rows));
+        pair.of.iter().for_each(|product| self.count_bytes(product.weight, activations.rows));
         for (first, part) in blocks(activations) {
             let same = same && activations.rows <= ROWS_MAX;
-            match self.joint_schedule(one.weight, part.rows) {
-                Some(schedule) => {
-                    let block = self.begin(one.weight, first, &part, same, schedule, room)?;
-                    self.read_together(products, between, (&part, block), flight, room)?;
-                }
-                None => {
-                    let schedule = self.schedule(one.weight, part.rows);
-                    let block = self.begin(one.weight, first, &part, same, schedule, room)?;
-                    self.read_in_turns(products, between, (&part, block), flight, room)?;
-                }
+            let joint = self.joint_schedule(one.weight, part.rows);
+            let schedule = joint.unwrap_or_else(|| self.schedule(one.weight, part.rows));
+            let block = self.begin(one.weight, first, &part, same, schedule, room)?;
+            if joint.is_some() {
+                self.read_together(&pair, &part, block, flight, room)?;
+            } else {
+                self.read_in_turns(&pair, &part, block, flight, room)?;
             }
         }
         Ok(())
@@ -96,32 +100,31 @@ impl Engine {
     /// Both products' batches are read together, and what is made of them is made of what is in the cache.
     fn read_together(
         &mut self,
-        products: &[Option<Product>],
-        between: &Between,
-        (part, block): (&Activations, Block),
+        pair: &Pair,
+        part: &Activations,
+        block: Block,
         flight: &mut Option<Flight>,
         room: &mut Room,
     ) -> Result<(), Error> {
-        let [Some(one), Some(other)] = &products[between.first..][..2] else { return Ok(()) };
-        let mut slot = flight.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
+        let [one, other] = pair.of.map(|product| product.weight);
         let mut under_way = None::<[Flight; 2]>;
-        for batch in block.schedule.batches(&one.weight.plan, part.rows) {
-            self.pack_batch(one.weight, part, &block, &batch, room)?;
+        for batch in block.schedule.batches(&one.plan, part.rows) {
+            self.pack_batch(one, part, &block, &batch, room)?;
+            let slot = next_slot(under_way.as_ref().map(|[one, _]| one).or(flight.as_ref()));
             let mut give = |at: usize, weight| {
                 let place = PlaceOfC::shared(slot, at, 2);
-                self.give(weight, between.first + at, block, batch.clone(), place)
+                self.give(weight, pair.between.first + at, block, batch.clone(), place)
             };
-            let next = [give(0, one.weight)?, give(1, other.weight)?];
-            slot = (slot + 1) % SLOTS;
+            let next = [give(0, one)?, give(1, other)?];
             if let Some(landed) = flight.take() {
-                self.land(products, landed, room)?;
+                self.land(pair.products, landed, room)?;
             }
             if let Some(landed) = under_way.replace(next) {
-                self.land_both(products, landed, between, room)?;
+                self.land_both(pair, landed, room)?;
             }
         }
         match under_way {
-            Some(last) => self.land_both(products, last, between, room),
+            Some(last) => self.land_both(pair, last, room),
             None => Ok(()),
         }
     }
@@ -129,48 +132,47 @@ impl Engine {
     /// Each product's batches are read as they come, and what is made of both is made of the rows and columns that are done.
     fn read_in_turns(
         &mut self,
-        products: &[Option<Product>],
-        between: &Between,
-        (part, block): (&Activations, Block),
+        pair: &Pair,
+        part: &Activations,
+        block: Block,
         flight: &mut Option<Flight>,
         room: &mut Room,
     ) -> Result<(), Error> {
-        let [Some(one), Some(other)] = &products[between.first..][..2] else { return Ok(()) };
-        let (plan, outs) = (&one.weight.plan, [&one.out, &other.out]);
+        let plan = &pair.of[0].weight.plan;
         let mut next = None;
         for batch in block.schedule.batches(plan, part.rows) {
             for at in 0..2 {
-                self.advance(products, between.first + at, part, block, batch.clone(), flight, room)?;
+                let index = pair.between.first + at;
+                self.advance(pair.products, index, part, block, batch.clone(), flight, room)?;
             }
             if batch.segments.end == plan.segments.len() {
                 let rows = block.first + batch.rows.start..block.first + batch.rows.end;
-                let done =
-                    Area { rows, columns: batch.columns.start..batch.columns.end.min(plan.n), n: plan.n };
                 // The last one is under way.
-                if let Some(done) = next.replace(done) {
-                    self.make(between, outs, &done);
+                if let Some((rows, columns)) = next.replace((rows, batch.columns)) {
+                    self.make(pair, rows, columns);
                 }
             }
         }
         if let Some(last) = flight.take() {
-            self.land(products, last, room)?;
+            self.land(pair.products, last, room)?;
         }
-        if let Some(done) = next {
-            self.make(between, outs, &done);
+        if let Some((rows, columns)) = next {
+            self.make(pair, rows, columns);
         }
         Ok(())
     }
 
-    /// Makes of two products' results what is made of these rows and columns.
-    fn make(&self, between: &Between, outs: [&Divided<f32>; 2], area: &Area) {
-        let Area { rows, columns, n } = area;
+    /// Makes of a pair's results what is made of these rows, and of these columns but those of padding.
+    fn make(&self, pair: &Pair, rows: Range<usize>, columns: Range<usize>) {
+        let n = pair.of[0].weight.plan.n;
+        let columns = columns.start..columns.end.min(n);
         let work = |index: usize| {
             let row = (rows.start + index) * n;
+            let place = row + columns.start..row + columns.end;
             // SAFETY: each index comes once, and has its own row; the products write other rows or columns, if any.
-            let [first, second, out] = [outs[0], outs[1], &between.out]
-                .map(|rows| unsafe { rows.part(row + columns.start..row + columns.end) });
-            let (gate, up) = if between.swapped { (second, first) } else { (first, second) };
-            glu(between.activation, gate, up, out);
+            let [first, second, out] = [&pair.of[0].out, &pair.of[1].out, &pair.between.out]
+                .map(|rows| unsafe { rows.part(place.clone()) });
+            pair.between.make([first, second], out);
         };
         let elements = rows.len() * columns.len();
         self.stats.stage(Stage::Gate, || self.pool.run_if_many(elements, rows.len(), work));
@@ -180,7 +182,7 @@ impl Engine {
     pub fn gate(&self, activation: Activation, [gate, up]: [&[f32]; 2], out: &mut [f32]) {
         let size = out.len().div_ceil(self.pool.threads()).next_multiple_of(16);
         self.stats.stage(Stage::Gate, || {
-            chunks(&self.pool, out.len(), out, size.max(1), |index, out| {
+            self.pool.chunks_if_many(out, size.max(1), |index, out| {
                 let at = index * size;
                 glu(activation, &gate[at..], &up[at..], out);
             });

@@ -7,10 +7,9 @@ use rknn_sys::Element;
 
 use super::pair::Between;
 use crate::chip::CORES_MAX;
-use crate::kernels::glu::glu;
 use crate::kernels::{fast, int4, Results};
 use crate::plan::{CoreRun, Piece, Step, WeightPlan, BATCH_MAX};
-use crate::pool::{Divided, Pool, PARALLEL_MIN};
+use crate::pool::{Divided, Pool};
 
 /// The most runs whose results are read together.
 pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
@@ -67,7 +66,7 @@ impl Reading<'_> {
         // Whole blocks of columns, so that each part begins with one; a row-major row is read from its start.
         let n = self.plan.n;
         let size = if self.block.is_some() { n.div_ceil(pool.threads()).next_multiple_of(64) } else { n };
-        chunks(pool, n, out, size, |index, out| {
+        pool.chunks_if_many(out, size, |index, out| {
             let start = index * size;
             let columns = start..start + out.len();
             self.part(computed, &mut Part { rows: 0..1, columns, out, stride: n });
@@ -195,9 +194,8 @@ impl Two<'_> {
                     let (first, second) = (&first[..columns.len()], &second[..columns.len()]);
                     let at = (self.first + one.batch.start + row) * n;
                     let place = at + columns.start..at + columns.end;
-                    let (gate, up) = if between.swapped { (second, first) } else { (first, second) };
                     // SAFETY: each index comes once, and has its own rows and columns.
-                    glu(between.activation, gate, up, unsafe { between.out.part(place.clone()) });
+                    between.make([first, second], unsafe { between.out.part(place.clone()) });
                     if between.seen {
                         for (out, results) in self.outs.iter().zip([first, second]) {
                             // SAFETY: as above.
@@ -248,21 +246,6 @@ impl Tiles {
             room.resize(len, 0.0);
         }
         &mut room[..len]
-    }
-}
-
-/// Calls `work(index, chunk)` for each chunk of `size` items, on the pool when there are `elements` enough.
-pub fn chunks<T: Send>(
-    pool: &Pool,
-    elements: usize,
-    data: &mut [T],
-    size: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) {
-    if elements >= PARALLEL_MIN && data.len() > size {
-        pool.chunks(data, size, work);
-    } else {
-        data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk));
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) struct Flight {
 /// Where the runs of a batch leave their results: each core's in a slot, one after the other.
 #[derive(Clone, Copy)]
 pub(super) struct PlaceOfC {
-    pub(super) slot: usize,
+    slot: usize,
     /// Batches of as many products share the slot, of which this is the `share`-th.
     shares: usize,
     share: usize,
@@ -118,6 +118,11 @@ impl PlaceOfC {
         let index = self.share * batch.steps().count() + step.index - batch.first;
         Piece { slot: self.slot, index, stride: self.stride, bytes }
     }
+}
+
+/// The slot for the results of the next batch: that of the batch under way is still to be read.
+pub(super) fn next_slot(under_way: Option<&Flight>) -> usize {
+    under_way.map_or(0, |flight| (flight.c.slot + 1) % SLOTS)
 }
 
 impl Engine {
@@ -250,9 +255,8 @@ impl Engine {
     ) -> Result<(), Error> {
         let Some(Product { weight, .. }) = &products[index] else { return Ok(()) };
         self.pack_batch(weight, part, &block, &batch, room)?;
-        // The other slot of results is still to be read.
-        let slot = flight.as_ref().map_or(0, |flight| (flight.c.slot + 1) % SLOTS);
-        let next = self.give(weight, index, block, batch, PlaceOfC::whole(slot))?;
+        let place = PlaceOfC::whole(next_slot(flight.as_ref()));
+        let next = self.give(weight, index, block, batch, place)?;
         match flight.replace(next) {
             Some(landed) => self.land(products, landed, room),
             None => Ok(()),

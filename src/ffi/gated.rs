@@ -8,7 +8,6 @@ use crate::kernels::glu::Activation;
 use crate::pool::Divided;
 
 /// A GLU that our kernels do: whether its rows come one by one or as parts of a prompt, and whoever did the products.
-#[derive(Debug, Clone, Copy)]
 pub struct Gated<'a> {
     node: &'a sys::ggml_tensor,
     /// The gate, and what it is a gate of.

@@ -191,17 +191,11 @@ impl<'a> Group<'a> {
         let activation = gated.activation;
         // SAFETY: by the contract of `take`; the graph is the host's that the node is of.
         let between = unsafe { gated.between(&self.state.host, self.graph, &self.waiting) };
-        let status = match between {
-            Some(mut between) => {
-                let status = self.finish_products(Some(&mut between));
-                if status != SUCCESS || between.made {
-                    return status;
-                }
-                status
-            }
-            None => self.finish(),
+        let (status, made) = match between {
+            Some(mut between) => (self.finish_products(Some(&mut between)), between.made),
+            None => (self.finish(), false),
         };
-        if status == SUCCESS {
+        if status == SUCCESS && !made {
             // SAFETY: by the contract of `take`; whoever wrote the sources is done.
             let (sources, out) = unsafe { gated.slices() };
             self.registered.device.gate(activation, sources, out);

@@ -78,8 +78,8 @@ impl Schedule {
                     return;
                 }
                 let steps = plan.segments.len().div_ceil(schedule.group());
-                let batches = if wanted.joint { steps..=steps } else { 1..=steps.min(wanted.steps) };
-                for batch in batches {
+                let fewest = if wanted.joint { steps } else { 1 };
+                for batch in fewest..=steps {
                     let schedule = Self { batch, ..schedule };
                     if !schedule.fits(plan, means, rows, wanted) {
                         continue;
