@@ -200,6 +200,14 @@ impl<'a, T> Divided<'a, T> {
         Self { base: data.as_mut_ptr(), len: data.len(), slice: PhantomData }
     }
 
+    /// `len` elements from `base` on, of which others may have some too, as long as nobody asks for these here.
+    ///
+    /// # Safety
+    /// The elements are valid for `'a`.
+    pub unsafe fn at(base: *mut T, len: usize) -> Self {
+        Self { base, len, slice: PhantomData }
+    }
+
     /// The elements from `first` on.
     ///
     /// # Panics

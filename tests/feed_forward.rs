@@ -8,7 +8,7 @@ mod ggml;
 
 use std::ffi::c_int;
 
-use ggml::{free, host, numbers, Context, Ggml, Product, Tensor, F32, WEIGHTS};
+use ggml::{differ, free, host, numbers, read, Context, Ggml, Product, Tensor, F32, WEIGHTS};
 
 const Q8_0: c_int = 8;
 
@@ -23,9 +23,22 @@ struct Shape {
     swapped: bool,
     /// The activation times the gate is written where the rows are read.
     over_rows: bool,
+    /// Where the block's results are written.
+    results: Results,
+    /// Bytes of other weights of the model, which nobody reads: a hundredth of all is the room of what is read together.
+    beside: usize,
     /// Somebody reads gate and up after the graph.
     seen: bool,
     activation: Activation,
+}
+
+/// Hosts have them where something was that nobody needs after gate and up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Results {
+    Apart,
+    OverRows,
+    /// Over the first product's results.
+    OverFirst,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +87,7 @@ struct Computed {
 const UNTOUCHED: f32 = 12345.0;
 
 fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
-    let Shape { k, n, rows, ggml_type, swapped, over_rows, seen, activation } = *shape;
+    let Shape { k, n, rows, ggml_type, swapped, over_rows, results, beside, seen, activation } = *shape;
     let (contexts, backend) = ([ggml.context(), ggml.context()], ggml.backend());
     let tensor = |context, ggml_type, ne: [usize; 2]| {
         // SAFETY: a live context.
@@ -83,6 +96,9 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
     // SAFETY: the host's functions on the host's live objects, as its headers say.
     unsafe {
         let all = [[k, n], [k, n], [n, k]].map(|ne| tensor(contexts[0], ggml_type, ne));
+        if beside > 0 {
+            tensor(contexts[0], F32, [1024, beside / 4096]);
+        }
         let constant = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
         (ggml.ggml_backend_buffer_set_usage)(constant, WEIGHTS);
         for (tensor, (values, k)) in all.into_iter().zip(weights.iter().zip([k, k, n])) {
@@ -104,6 +120,11 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
         if over_rows {
             (*gated).data = (*input).data;
         }
+        match results {
+            Results::Apart => (),
+            Results::OverRows => (*down).data = (*input).data,
+            Results::OverFirst => (*down).data = (*gate).data,
+        }
         let before = vec![UNTOUCHED; rows * n];
         for tensor in [gate, up] {
             (ggml.ggml_backend_tensor_set)(tensor, before.as_ptr().cast(), 0, before.len() * 4);
@@ -124,14 +145,6 @@ fn product(ggml: &Ggml, shape: &Shape, (k, n): (usize, usize), weight: &[f32], x
     product.run(x)
 }
 
-/// The values of a tensor of f32.
-unsafe fn read(ggml: &Ggml, tensor: Tensor, len: usize) -> Vec<f32> {
-    let mut values = vec![0f32; len];
-    // SAFETY: the tensor is live and has as many values, says the caller.
-    unsafe { (ggml.ggml_backend_tensor_get)(tensor, values.as_mut_ptr().cast(), 0, len * 4) };
-    values
-}
-
 /// How the activation times the gate is made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
@@ -139,14 +152,6 @@ enum Way {
     Together,
     /// Of results that were written.
     ByItself,
-}
-
-/// How many values differ in their bits, NaNs aside.
-fn differ(one: &[f32], other: &[f32]) -> usize {
-    assert_eq!(one.len(), other.len());
-    let alike =
-        |(one, other): &(&f32, &f32)| one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan();
-    one.iter().zip(other).filter(|pair| !alike(pair)).count()
 }
 
 #[test]
@@ -159,6 +164,9 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
     // Of an activation times a gate that is made by itself.
     let gate_ns =
         || common::report(report.path())["engine"]["gate_ns"].as_u64().expect("the report's gate_ns");
+    // Of down, that were packed before all of them were made.
+    let rows_ahead =
+        || common::report(report.path())["rows_ahead"].as_u64().expect("the report's rows_ahead");
     let plain = Shape {
         k: 256,
         n: 768,
@@ -166,9 +174,12 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         ggml_type: Q8_0,
         swapped: false,
         over_rows: false,
+        results: Results::Apart,
+        beside: 0,
         seen: false,
         activation: Activation::Silu,
     };
+    let in_tiles = Shape { k: 1024, n: 2048, rows: 512, beside: 400 << 20, ..plain };
     for (shape, way) in [
         (plain, Way::Together),
         (Shape { swapped: true, activation: Activation::Gelu, ..plain }, Way::Together),
@@ -176,11 +187,20 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         (Shape { seen: true, ..plain }, Way::Together),
         // More than one block of rows; the last has one.
         (Shape { rows: 513, ..plain }, Way::Together),
+        (Shape { rows: 1030, results: Results::OverRows, ..plain }, Way::Together),
+        (Shape { k: 512, n: 768, rows: 300, ggml_type: F32, ..plain }, Way::Together),
         // Of several segments, and a number of columns that no part divides.
         (Shape { k: 1536, n: 1056, rows: 100, ..plain }, Way::Together),
         (Shape { k: 1536, n: 1056, rows: 40, ggml_type: F32, seen: true, ..plain }, Way::Together),
+        // In tiles of rows.
+        (Shape { results: Results::OverRows, ..in_tiles }, Way::Together),
+        (Shape { results: Results::OverFirst, ..in_tiles }, Way::Together),
+        (Shape { seen: true, ..in_tiles }, Way::Together),
         // Too much to be read together: in parts of the columns.
-        (Shape { k: 1536, n: 8992, rows: 512, swapped: true, ..plain }, Way::ByItself),
+        (
+            Shape { k: 1536, n: 8992, rows: 512, swapped: true, results: Results::OverFirst, ..plain },
+            Way::ByItself,
+        ),
         // Few rows may be the CPU's, and rows may not be written over while they are read.
         (Shape { rows: 1, ..plain }, Way::ByItself),
         (Shape { n: 256, over_rows: true, ..plain }, Way::ByItself),
@@ -197,10 +217,16 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         if swapped {
             sources.swap(0, 1);
         }
-        let before = gate_ns();
+        let (before, ahead) = (gate_ns(), rows_ahead());
         let got = whole(ggml, &shape, &weights, &x);
         assert_eq!(gate_ns() == before, way == Way::Together, "{shape:?}: made as results were read");
+        // A block of rows, or a tile, before the last one.
+        let several = rows > 512 || shape.beside > 0;
+        assert_eq!(rows_ahead() > ahead, several, "{shape:?}: rows of down are packed ahead");
         for (at, want) in sources.iter().enumerate() {
+            if shape.results == Results::OverFirst && at == usize::from(swapped) {
+                continue;
+            }
             if seen || way == Way::ByItself {
                 assert_eq!(differ(&got.sources[at], want), 0, "{shape:?}: results of product {at}");
             } else {

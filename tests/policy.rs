@@ -9,6 +9,7 @@ use ggml_rknpu::engine::Activations;
 use ggml_rknpu::host::config::Config;
 use ggml_rknpu::host::device::{Device, HostWeight, Job};
 use ggml_rknpu::host::host_copy::NoKernels;
+use ggml_rknpu::pool::Divided;
 use ggml_rknpu::weights::Source;
 use ggml_sys::RowReader;
 
@@ -59,7 +60,7 @@ fn done(device: &Device, names: &[&str]) -> Vec<String> {
                 },
                 activations,
                 same: false,
-                out: &mut [0.0; 64],
+                out: Divided::new(&mut [0.0; 64]),
             }));
         }
     }
@@ -100,6 +101,7 @@ fn runs_of_a_product(device: &Device) -> u64 {
     let data = vec![0; 64 * 192 * 4];
     let weight = Source { data: &data, reader: RowReader::f32(), k: 64, n: 192, row_stride: 256 };
     let activations = Activations::new(&[1.0; 64], 64, 1);
+    let mut out = [0.0; 192];
     let job = Job {
         weight: HostWeight {
             name: "w",
@@ -113,7 +115,7 @@ fn runs_of_a_product(device: &Device) -> u64 {
         },
         activations,
         same: false,
-        out: &mut [0.0; 192],
+        out: Divided::new(&mut out),
     };
     assert!(device.multiply_batches(std::iter::once(job)));
     serde_json::to_value(device.report()).unwrap()["npu_runs"].as_u64().unwrap()

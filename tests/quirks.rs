@@ -89,7 +89,7 @@ fn a_failure_under_way_is_made_up_for_by_the_cpu() {
         "run@400+:-3",
         "run@p0.01~3:-2",
         "any@3000:lost=40",
-        "create@30:-4",
+        "create@20:-4",
         "set_io_mem@500:space",
         "create_mem@20+:fds",
         "mem_sync@700:-1",

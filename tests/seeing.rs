@@ -23,7 +23,7 @@ fn tokens_are_the_same_whoever_does_them() {
     assert_eq!(flops(&by_cpu, "routed_flops"), flops(&by_npu, "npu_flops"));
     assert!(flops(&by_auto, "routed_flops") > 0);
     // A model of any size in a few arenas, which are full.
-    assert!(flops(&by_npu, "fds") <= 32 && flops(&by_npu, "contexts") <= 128, "{by_npu}");
+    assert!(flops(&by_npu, "fds") <= 48 && flops(&by_npu, "contexts") <= 128, "{by_npu}");
     let weights = by_npu["tensors"].as_array().unwrap().iter().map(|tensor| flops(tensor, "npu_bytes"));
     let (weights, held): (u64, _) = (weights.sum(), flops(&by_npu, "npu_bytes"));
     assert!(held * 10 <= weights * 11, "{held} bytes of NPU memory for {weights} bytes of weights");

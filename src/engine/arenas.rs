@@ -1,8 +1,8 @@
 //! How large the next arena is: numbers alone, no memory.
 //!
 //! Arenas are few, since each is a file descriptor, and are filled, since what lies idle in them is the board's memory.
-//! So an arena is a fixed part of what the model is expected to take, and holds a whole number of its layers: their
-//! weights have the same sizes in the same order, so that the last one of a layer ends where the arena does.
+//! So an arena is a fixed part of what the model is expected to take, and ends where one of its layers does: their weights
+//! have the same sizes in the same order, so that the last layer's last weight fills the last arena.
 
 use std::collections::VecDeque;
 
@@ -10,12 +10,14 @@ use std::collections::VecDeque;
 const ARENA_MIN: usize = 8 << 20;
 const LAST_MIN: usize = 1 << 20;
 const ARENA_MAX: usize = 1 << 30;
-/// About as many arenas a model has.
-const ARENAS: usize = 16;
+/// About as many arenas a model has: one a layer, where there are not many more of them.
+const ARENAS: usize = 32;
+/// The same until its layers are known.
+const ARENAS_AT_FIRST: usize = 16;
 /// The same where nothing is known of the model: a new arena is a tenth of all that there are.
 const GROWTH: usize = 10;
-/// Weights whose sizes are remembered, and the most of them that a layer is looked for in.
-const RECENT: usize = 256;
+/// Weights whose sizes are remembered: those of all layers of a dense model, so that the first is among them.
+const RECENT: usize = 2048;
 /// As many sizes must have come again in the same order before they are taken for those of layers.
 const PROOF: usize = 16;
 
@@ -54,33 +56,52 @@ impl Sizes {
         self.0.push_back(bytes);
     }
 
-    /// Bytes of a layer, if the sizes have come in turns and `next` is in its place; that of the shortest turn.
-    fn layer(&self, next: usize) -> Option<usize> {
+    /// The layers, if the sizes have come in turns and `next` is in its place; of the shortest turn.
+    fn layers(&self, next: usize) -> Option<Layers> {
         let sizes = &self.0;
+        let is_as_before = |at: usize, period: usize| sizes[at] == sizes[at - period];
         let comes_again = |period: &usize| {
             let proof = PROOF.max(*period);
             sizes.len() >= period + proof
                 && sizes[sizes.len() - period] == next
-                && (1..=proof).all(|back| sizes[sizes.len() - back] == sizes[sizes.len() - back - period])
+                && (sizes.len() - proof..sizes.len()).all(|at| is_as_before(at, *period))
         };
         let period = (1..=sizes.len() / 2).find(comes_again)?;
-        Some(sizes.iter().rev().take(period).sum())
+        let again = (period..sizes.len()).rev().take_while(|at| is_as_before(*at, period)).count();
+        // The weights of the last whole layers, and those that came of the one at work.
+        let come = again % period;
+        let turn = sizes.range(sizes.len() - period..);
+        Some(Layers { bytes: turn.clone().sum(), left: turn.take(period - come).sum() })
     }
 
     /// Bytes of the arena that is made now, at least those of the weight.
     pub fn next_arena(&self, known: &Known) -> usize {
         let Known { bytes, arenas, taken, .. } = *known;
         let whole = known.whole();
-        let left = whole.saturating_add(bytes).saturating_sub(taken);
-        let (wanted, least) = if whole > taken {
-            ((whole / ARENAS).min(left), ARENA_MIN.min(left).max(LAST_MIN))
+        let is_known = whole > taken;
+        let layers = self.layers(bytes).filter(|layers| (1..ARENA_MAX).contains(&layers.bytes));
+        if let Some(Layers { bytes: layer, left }) = layers {
+            let wanted = if is_known { whole / ARENAS } else { arenas / GROWTH };
+            let more = (wanted.min(ARENA_MAX) + layer / 2) / layer;
+            return left + more.saturating_sub(1) * layer;
+        }
+        let to_come = whole.saturating_add(bytes).saturating_sub(taken);
+        let (wanted, least) = if is_known {
+            ((whole / ARENAS_AT_FIRST).min(to_come), ARENA_MIN.min(to_come).max(LAST_MIN))
         } else {
             (arenas / GROWTH, ARENA_MIN)
         };
-        let wanted = wanted.clamp(least, ARENA_MAX);
-        let layers = self.layer(bytes).map(|layer| (wanted / layer).max(1) * layer);
-        layers.filter(|layers| *layers <= ARENA_MAX).unwrap_or(wanted).max(bytes)
+        wanted.clamp(least, ARENA_MAX).max(bytes)
     }
+}
+
+/// A model's layers, by the sizes of their weights.
+#[derive(Debug, PartialEq)]
+struct Layers {
+    /// Bytes of one.
+    bytes: usize,
+    /// Those of the layer at work that are still to come.
+    left: usize,
 }
 
 #[cfg(test)]
@@ -89,8 +110,10 @@ mod tests {
 
     /// What a model makes of it: descriptors, and bytes that lie idle over those that are taken. Weights go to the first arena
     /// with room, as in [`super::super::domains`], each a page at least; the file has 17 bytes for 16.
-    fn load(layers: usize, layer: &[usize], last: usize, is_known: bool) -> (usize, f64) {
-        let weights: Vec<usize> = (0..layers).flat_map(|_| layer.iter().copied()).chain([last]).collect();
+    fn load(first: usize, layers: usize, layer: &[usize], last: usize, is_known: bool) -> (usize, f64) {
+        let layers = (0..layers).flat_map(|_| layer.iter().copied());
+        let weights: Vec<usize> =
+            [first].into_iter().chain(layers).chain([last]).filter(|bytes| *bytes > 0).collect();
         let source = |bytes: usize| bytes / 16 * 17;
         let models = if is_known { weights.iter().copied().map(source).sum() } else { 0 };
         let (mut sizes, mut arenas) = (Sizes::default(), Vec::<(usize, usize)>::new());
@@ -126,26 +149,38 @@ mod tests {
             ("qwen3-4b", 36, layer(2560, 1024, 9728), 2560 * 151_936),
             ("llama3-8b", 32, layer(4096, 1024, 14_336), 4096 * 128_256),
             ("qwen3-14b", 40, layer(5120, 1024, 17_408), 5120 * 151_936),
+            ("gemma3-12b", 48, layer(3840, 2048, 15_360), 3840 * 262_208),
+            ("gemma3-27b", 62, layer(5376, 2048, 21_504), 5376 * 262_208),
         ] {
-            let (count, idle) = load(layers, &layer, last, true);
-            assert!(count <= 24 && idle < 0.06, "{name}: {count} arenas, {idle} idle");
-            let (count, idle) = load(layers, &layer, last, false);
-            assert!(count <= 44 && idle < 0.16, "{name}, nothing known: {count} arenas, {idle} idle");
+            // The output matrix comes last, or first as the embedding that it is too.
+            for first in [0, last] {
+                let last = last - first;
+                let (count, idle) = load(first, layers, &layer, last, true);
+                println!("{name}: {count} arenas, {idle} idle");
+                assert!(count <= 48 && idle < 0.03, "{name}: {count} arenas, {idle} idle");
+                let (count, idle) = load(first, layers, &layer, last, false);
+                println!("{name}: {count} arenas, {idle} idle, nothing known");
+                assert!(count <= 48 && idle < 0.16, "{name}, nothing known: {count} arenas, {idle} idle");
+            }
         }
     }
 
     #[test]
     fn a_layer_is_known_when_its_sizes_have_come_again() {
         let mut sizes = Sizes::default();
+        sizes.note(100);
         for index in 0..23 {
-            assert_eq!(sizes.layer(1 + index % 7), None);
+            assert_eq!(sizes.layers(1 + index % 7), None);
             sizes.note(1 + index % 7);
         }
-        assert_eq!((sizes.layer(3), sizes.layer(4)), (Some(28), None), "two of the fourth turn have come");
+        let layers = Some(Layers { bytes: 28, left: 25 });
+        assert_eq!((sizes.layers(3), sizes.layers(4)), (layers, None), "two of the fourth turn have come");
+        (2..7).for_each(|index| sizes.note(1 + index));
+        assert_eq!(sizes.layers(1), Some(Layers { bytes: 28, left: 28 }), "a turn is over");
         sizes.note(100);
-        assert_eq!(sizes.layer(4), None);
-        (0..300).for_each(|_| sizes.note(5));
-        assert_eq!((sizes.layer(5), sizes.0.len()), (Some(5), RECENT));
+        assert_eq!(sizes.layers(1), None);
+        (0..3000).for_each(|_| sizes.note(5));
+        assert_eq!((sizes.layers(5), sizes.0.len()), (Some(Layers { bytes: 5, left: 5 }), RECENT));
     }
 
     #[test]

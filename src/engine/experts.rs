@@ -115,6 +115,17 @@ impl<'a> Picks<'a> {
         self.key
     }
 
+    /// The rows of the output, of which there are `of`, as rows of activations of a product with the same experts: each comes
+    /// once, and becomes the row that it is.
+    pub fn again(&self, of: usize) -> Self {
+        Self { from: self.to, of, shared: false, ..*self }
+    }
+
+    /// The same rows one after the other: the first becomes the first, and so on, as `numbers` count.
+    pub fn in_order(&self, numbers: &'a [u32]) -> Self {
+        Self { to: &numbers[..self.count()], ..*self }
+    }
+
     /// Those from `first` on.
     pub fn after(&self, first: usize) -> Self {
         let key = (self.key.0, self.key.1 + first);

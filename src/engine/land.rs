@@ -1,24 +1,30 @@
 //! What a batch's runs computed, into the rows of the output: of one product, or of two and of what is made of both.
 
+use super::block::Flight;
 use super::pair::Pair;
 use super::results::{Computed, Reading, Two, RUNS_MAX};
-use super::stream::{Flight, Room};
+use super::stream::{Room, Stream, UnderWay};
 use super::{Engine, Error, NpuWeight, Product};
 use crate::observe::Stage;
 use crate::plan::Step;
 
 impl Engine {
+    /// Waits for what was given and takes its results.
+    pub(super) fn land(&mut self, stream: &mut Stream, landed: UnderWay) -> Result<(), Error> {
+        match landed.other {
+            Some(other) => self.land_both(stream, [landed.flight, other]),
+            None => self.land_one(stream, landed.flight),
+        }
+    }
+
     /// Waits for a batch and puts its results into the output.
-    pub(super) fn land(
-        &mut self,
-        products: &[Option<Product>],
-        flight: Flight,
-        room: &Room,
-    ) -> Result<(), Error> {
-        let Some(Product { weight, activations, out, .. }) = &products[flight.product] else { return Ok(()) };
+    fn land_one(&mut self, stream: &Stream, flight: Flight) -> Result<(), Error> {
+        let Some(Product { weight, activations, out, .. }) = &stream.products[flight.product] else {
+            return Ok(());
+        };
         self.arrive(weight, &flight)?;
         let stats = self.stats.clone();
-        let (computed, reading) = self.results(weight, &flight, room);
+        let (computed, reading) = self.results(weight, &flight, stream.room);
         let Flight { block, batch, .. } = &flight;
         let (n, rows) = (weight.plan.n, block.first + batch.rows.start..block.first + batch.rows.end);
         stats.stage(Stage::Scale, || match activations.picks {
@@ -34,21 +40,26 @@ impl Engine {
 
     /// Waits for the batches of two products that are alike, and puts what is made of their results into its place; what
     /// they are themselves only where somebody is to see it.
-    pub(super) fn land_both(&mut self, pair: &Pair, flights: [Flight; 2], room: &Room) -> Result<(), Error> {
-        let Pair { of: [first, second], between, .. } = pair;
+    fn land_both(&mut self, stream: &mut Stream, flights: [Flight; 2]) -> Result<(), Error> {
         let [one, other] = &flights;
+        let Some(Pair { of: [first, second], between }) = stream.pair(one.product) else { return Ok(()) };
         self.arrive(first.weight, one)?;
         self.arrive(second.weight, other)?;
         let stats = self.stats.clone();
-        let results = [self.results(first.weight, one, room), self.results(second.weight, other, room)];
+        let results =
+            [self.results(first.weight, one, stream.room), self.results(second.weight, other, stream.room)];
         let two = Two {
             computed: [&results[0].0, &results[1].0],
             readings: [&results[0].1, &results[1].1],
             outs: [&first.out, &second.out],
             first: one.block.first,
+            picks: first.activations.picks,
             between,
         };
         stats.stage(Stage::Scale, || two.read(&self.pool));
+        let is_last = one.block.first + one.batch.rows.end == first.activations.rows
+            && one.batch.columns.end >= first.weight.plan.n;
+        stream.made = is_last;
         Ok(())
     }
 
@@ -90,7 +101,7 @@ impl Engine {
             columns: batch.columns.start..batch.columns.end.min(plan.n),
             block: self.mode.native_ac.then_some(plan.limits.c_block),
             planes: weight.pipeline.planes(),
-            row_scales: &room.slots[block.slot].scales,
+            row_scales: &room.packed.slots[block.slot].scales,
             rows: block.rows,
             column_scales: &weight.scales,
         };

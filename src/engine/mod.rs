@@ -6,7 +6,7 @@
 //! * [`keep`]: converted weights from the disk and onto it;
 //! * [`domains`]: the I/O domains that weights are spread over, and the arenas of each; [`arenas`]: how large these are;
 //! * [`domain_lock`]: what keeps processes out of each other's domains;
-//! * [`experts`]: rows gathered by expert;
+//! * [`experts`]: rows gathered by expert; [`mixture`]: the feed-forward blocks of all experts as one stream;
 //! * [`prepare`]: rows rotated, once for all weights that share them;
 //! * [`pack`]: rows into A;
 //! * [`scratch`]: the memories of activations and results;
@@ -14,14 +14,16 @@
 //! * [`route`]: who does products of few rows;
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
-//! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both;
-//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`land`]: where each of them ends.
+//! * [`product`]: what is asked for; [`pair`]: two products in turns, what is made of both, and the product of that;
+//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together, and
+//!   the batches of them that are given to the cores; [`land`]: where each of these ends.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
 
 mod arenas;
 mod attention;
+mod block;
 mod choose;
 mod core;
 mod domain_lock;
@@ -29,6 +31,7 @@ mod domains;
 mod experts;
 mod keep;
 mod land;
+mod mixture;
 mod on_cpu;
 mod pack;
 mod pair;
@@ -56,7 +59,7 @@ use crate::cpus::pin;
 use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
 use crate::observe::Stats;
-use crate::plan::{Means, Schedule, WeightPlan};
+use crate::plan::{Joint, Means, Planned, Schedule, WeightPlan};
 use crate::policy::Pipeline;
 use crate::pool::Pool;
 use crate::weights::store::Store;
@@ -65,6 +68,7 @@ use crate::weights::PackError;
 pub use self::attention::{Attention, Cached, Mask, Queries};
 pub use self::choose::{Request, Wanted};
 pub use self::experts::{Experts, Picks};
+pub use self::mixture::BLOCK;
 pub use self::pair::Between;
 pub use self::product::{Activations, Product, GROUP};
 pub use self::route::{Decode, Route};
@@ -122,6 +126,8 @@ pub enum Error {
 type PlanKey = (Pipeline, (usize, usize), usize);
 /// Pipeline, K and N, segment and rows.
 type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
+/// Those of two products that are alike, of the one that is with what is made of them, and bytes of C.
+type JointKey = (ScheduleKey, Option<ScheduleKey>, usize);
 /// Bytes of C of two products that are read together, of a batch on a core: a hundredth of what the models take, so that
 /// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
 const JOINT_C_PART: usize = 100;
@@ -145,7 +151,7 @@ pub struct Engine {
     /// How weights of a shape are cut, and products of so many rows run, as far as somebody asked.
     plans: HashMap<PlanKey, Option<WeightPlan>>,
     schedules: HashMap<ScheduleKey, Schedule>,
-    joint_schedules: HashMap<(ScheduleKey, usize), Option<Schedule>>,
+    joint_schedules: HashMap<JointKey, Option<Joint>>,
     /// Who does products of few rows.
     route: Route,
     /// When the last product ended, for the trace.
@@ -284,17 +290,28 @@ impl Engine {
             .or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
     }
 
-    /// How two products of so many rows, which are alike, are run in turns and read together; `None` if they are not.
-    fn joint_schedule(&mut self, weight: &NpuWeight, rows: usize) -> Option<Schedule> {
-        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+    /// How two products of so many rows, which are alike, are run in turns and read together, and how the one is run that is
+    /// with what is made of them; `None` if they are not.
+    fn joint_schedule<'w>(
+        &mut self,
+        weight: &'w NpuWeight,
+        fed: Option<&'w NpuWeight>,
+        rows: usize,
+    ) -> Option<Joint> {
         if self.joint_schedules.len() >= SCHEDULES_MAX {
             self.joint_schedules.clear();
         }
         let c_bytes = (self.domains.expected() / JOINT_C_PART).clamp(JOINT_C.start, JOINT_C.end);
         let c_bytes = c_bytes / JOINT_C_STEP * JOINT_C_STEP;
-        let key = (schedule_key(weight, rows), c_bytes);
-        let search = || Schedule::joint(plan, &self.chip.timing, means, rows, c_bytes);
-        *self.joint_schedules.entry(key).or_insert_with(search)
+        let key = (schedule_key(weight, rows), fed.map(|fed| schedule_key(fed, rows)), c_bytes);
+        if let Some(known) = self.joint_schedules.get(&key) {
+            return *known;
+        }
+        let planned =
+            |weight: &'w NpuWeight| Planned { plan: &weight.plan, means: self.means(weight.pipeline) };
+        let joint = Joint::best(planned(weight), fed.map(planned), &self.chip.timing, rows, c_bytes);
+        self.joint_schedules.insert(key, joint);
+        joint
     }
 }
 

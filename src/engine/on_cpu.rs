@@ -8,7 +8,8 @@ use std::time::Instant;
 use rknn_sys::Element;
 
 use super::pack::{Filling, Target};
-use super::prepare::{Prepared, Wish};
+use super::pair::Between;
+use super::prepare::{Known, Prepared, Wish};
 use super::product::{Activations, Product};
 use super::results::read;
 use super::route::{Few, ROWS_MAX};
@@ -78,11 +79,16 @@ impl Engine {
     }
 
     /// Does by our kernels what the NPU failed at, over the bytes that it would have read: for integer pipelines the
-    /// results are the same bits. Marks what was done; weights that no kernel can read are left.
-    pub fn recover(&mut self, products: &mut [Option<Product>]) {
+    /// results are the same bits. Marks what was done; weights that no kernel can read are left, and the product that is
+    /// with what was to be made between two, which has no rows of its own.
+    pub fn recover(&mut self, products: &mut [Option<Product>], between: Option<&Between>) {
+        if let Some(fed) = between.and_then(Between::fed) {
+            products[fed] = None;
+        }
         let mut room = std::mem::take(&mut self.room);
         let Room { prepared, cpu, .. } = &mut room;
-        for product in products.iter_mut().flatten() {
+        let done = between.map_or(0, Between::done);
+        for product in products[done..].iter_mut().flatten() {
             let (weight, n) = (product.weight, product.weight.plan.n);
             if product.routed || !has_kernel(weight) {
                 continue;
@@ -95,7 +101,7 @@ impl Engine {
                     Some(_) => (out.after(0), first > 0),
                     None => (out.after(first * n), false),
                 };
-                self.multiply_on_cpu(weight, &rows, same, prepared, cpu, &out).is_ok()
+                self.multiply_on_cpu(weight, &rows, same, &mut prepared[0], cpu, &out).is_ok()
             });
         }
         self.room = room;
@@ -118,7 +124,8 @@ impl Engine {
         let (plan, rows, stats) = (&weight.plan, activations.rows, self.stats.clone());
         let Some(stack) = weight.stack() else { return Err(Error::Unusable) };
         let (m, segments) = (rows * weight.pipeline.planes(), plan.segments.len());
-        let wish = Wish { rotation: weight.rotation.as_ref(), shared: &weight.shared, same, again: false };
+        let (rotation, known) = (weight.rotation.as_ref(), Known::same(same));
+        let wish = Wish { rotation, shared: &weight.shared, known, again: false };
         let generation = prepared.take_up(&self.pool, &wish, activations, &stats);
         let a_bytes = plan.dtype.a().bytes(m * plan.longest());
         let picks = activations.picks;

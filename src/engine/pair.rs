@@ -1,17 +1,21 @@
-//! Two products of the same rows, gate and up of a feed-forward block, in turns: what is made of their results is made where
-//! these are read, while they are in the cache; or, where the C of both would be too much, of parts of the outputs.
+//! Two products of the same rows, gate and up of a feed-forward block: what is made of their results is made where these are
+//! read, while they are in the cache; or, where the C of both would be too much, of parts of the outputs. A third product,
+//! down, is with what is made: its first rows are packed, and on the NPU, while the last ones are still to be made.
 //!
 //! ```text
-//! CPU                                | gate 0 and up 0 read and made one | …
-//! NPU   gate 0 | up 0 | gate 1 | up 1 | gate 2 ……………………………………………………| …
+//! CPU   …        | gate 0 and up 0 read and made one | its rows packed | gate 1 and up 1 read and … | …
+//! NPU   … gate 1 | up 1 ……………………………………………………………………………………………| down 0 ………………………………………| down 1
 //! ```
 
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
+use super::block::{Block, PlaceOfC};
+use super::prepare::Known;
 use super::product::blocks;
-use super::stream::{next_slot, Block, Flight, PlaceOfC, Room};
-use super::{Activations, Engine, Error, Product};
+use super::stream::{Room, Stream, UnderWay};
+use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
 use crate::plan::ROWS_MAX;
@@ -30,11 +34,28 @@ pub struct Between<'a> {
     pub out: Divided<'a, f32>,
     /// Whether somebody else sees the products' own results, which are then written too.
     pub seen: bool,
-    /// Set by the engine: it was made.
+    /// The next product of the group is with what is made, whose rows it has though its own are empty: it is done only if
+    /// that was made.
+    pub feeds: bool,
+    /// Set by the engine: it was made, whatever failed after that.
     pub made: bool,
 }
 
 impl Between<'_> {
+    /// As many products of the group are done for sure: if something was made of two, they and those before.
+    pub fn done(&self) -> usize {
+        if self.made {
+            self.first + 2
+        } else {
+            0
+        }
+    }
+
+    /// The product that is with what is made.
+    pub fn fed(&self) -> Option<usize> {
+        self.feeds.then_some(self.first + 2)
+    }
+
     /// `out` = what is made of the two products' results, as many of each.
     pub(super) fn make(&self, [first, second]: [&[f32]; 2], out: &mut [f32]) {
         let (gate, up) = if self.swapped { (second, first) } else { (first, second) };
@@ -42,11 +63,38 @@ impl Between<'_> {
     }
 }
 
-/// Two products that are alike, among those of a group, and what is made of them.
-pub(super) struct Pair<'a> {
-    pub(super) products: &'a [Option<Product<'a>>],
-    pub(super) of: [&'a Product<'a>; 2],
-    pub(super) between: &'a Between<'a>,
+/// Two products that are alike, and what is made of them.
+pub(super) struct Pair<'s, 'p> {
+    pub(super) of: [&'s Product<'p>; 2],
+    pub(super) between: &'s Between<'s>,
+}
+
+impl<'p> Stream<'_, 'p> {
+    /// The two products from `first` on, of which something is made, if both are there.
+    pub(super) fn pair(&self, first: usize) -> Option<Pair<'_, 'p>> {
+        let between = self.between?;
+        let [Some(one), Some(other)] = self.products.get(first..)?.get(..2)? else { return None };
+        Some(Pair { of: [one, other], between })
+    }
+
+    /// The first row under way of the two products from `first` on: what is made of those before is made.
+    pub(super) fn makes(&self, first: usize) -> Option<usize> {
+        let UnderWay { flight, other } = self.under_way.as_ref()?;
+        (other.is_some() && flight.product == first).then(|| flight.block.first + flight.batch.rows.start)
+    }
+}
+
+/// Whether two weights have the same rows for theirs, and are cut and run alike.
+fn same_form(one: &NpuWeight, other: &NpuWeight) -> bool {
+    let same_rotation = match (&one.rotation, &other.rotation) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    };
+    same_rotation
+        && one.plan == other.plan
+        && one.pipeline == other.pipeline
+        && one.share.domain == other.share.domain
 }
 
 impl Engine {
@@ -54,116 +102,129 @@ impl Engine {
     pub(super) fn are_alike(&mut self, products: &[Option<Product>]) -> bool {
         let [Some(one), Some(other), ..] = products else { return false };
         let rows = other.activations.rows;
-        let same_rotation = match (&one.weight.rotation, &other.weight.rotation) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            _ => false,
-        };
-        other.same
-            && other.activations.picks.is_none()
-            && one.activations.rows == rows
-            && one.weight.plan == other.weight.plan
-            && one.weight.pipeline == other.weight.pipeline
-            && one.weight.share.domain == other.weight.share.domain
-            && same_rotation
-            && !self.is_for_cpu(one.weight, rows)
-            && !self.is_for_cpu(other.weight, rows)
+        other.same && one.activations.rows == rows && self.run_alike([one.weight, other.weight], rows)
     }
 
-    /// Does two products that are alike, batch by batch in turns, and what is made of them as their results come. Nothing
-    /// is under way when this returns.
-    pub(super) fn pair(
-        &mut self,
-        products: &[Option<Product>],
-        between: &Between,
-        flight: &mut Option<Flight>,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let [Some(one), Some(other)] = &products[between.first..][..2] else { return Ok(()) };
-        let pair = Pair { products, of: [one, other], between };
-        let (activations, same) = (one.activations, one.same);
-        pair.of.iter().for_each(|product| self.count_bytes(product.weight, activations.rows));
+    /// Whether the NPU does products of two weights with the same rows, so many, alike.
+    pub(super) fn run_alike(&mut self, [one, other]: [&NpuWeight; 2], rows: usize) -> bool {
+        same_form(one, other) && ![one, other].into_iter().any(|weight| self.is_for_cpu(weight, rows))
+    }
+
+    /// Does two products that are alike, from `index` on, batch by batch in turns, and what is made of them as their results
+    /// come; their last batches may be under way when this returns.
+    pub(super) fn pair(&mut self, stream: &mut Stream, index: usize) -> Result<(), Error> {
+        let Some(pair) = stream.pair(index) else { return Ok(()) };
+        let [one, other] = pair.of.map(|product| product.weight);
+        let (activations, same) = (pair.of[0].activations, pair.of[0].same);
+        let fed = stream.products.get(index + 2).filter(|_| pair.between.feeds);
+        let fed = fed.and_then(Option::as_ref).map(|fed| fed.weight);
+        [one, other].iter().for_each(|weight| self.count_bytes(weight, activations.rows));
         for (first, part) in blocks(activations) {
-            let same = same && activations.rows <= ROWS_MAX;
-            let joint = self.joint_schedule(one.weight, part.rows);
-            let schedule = joint.unwrap_or_else(|| self.schedule(one.weight, part.rows));
-            let block = self.begin(one.weight, first, &part, same, schedule, room)?;
-            if joint.is_some() {
-                self.read_together(&pair, &part, block, flight, room)?;
-            } else {
-                self.read_in_turns(&pair, &part, block, flight, room)?;
+            let known = Known::same(activations.is_same(same, first));
+            let joint = self.joint_schedule(one, fed, part.rows);
+            let schedule = joint.map_or_else(|| self.schedule(one, part.rows), |joint| joint.pair);
+            let block = self.begin(one, first, &part, 0, known, schedule, stream.room)?;
+            if joint.is_none() {
+                self.read_in_turns(stream, index, &part, block)?;
+                continue;
+            }
+            for batch in block.schedule.batches(&one.plan, part.rows) {
+                self.pack_batch(one, &part, &block, &batch, stream.room)?;
+                let slot = stream.next_slot();
+                let mut give = |at: usize, weight| {
+                    self.give(weight, index + at, block, batch.clone(), PlaceOfC::shared(slot, at, 2))
+                };
+                let next = UnderWay { flight: give(0, one)?, other: Some(give(1, other)?) };
+                self.follow(stream, next)?;
             }
         }
         Ok(())
-    }
-
-    /// Both products' batches are read together, and what is made of them is made of what is in the cache.
-    fn read_together(
-        &mut self,
-        pair: &Pair,
-        part: &Activations,
-        block: Block,
-        flight: &mut Option<Flight>,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let [one, other] = pair.of.map(|product| product.weight);
-        let mut under_way = None::<[Flight; 2]>;
-        for batch in block.schedule.batches(&one.plan, part.rows) {
-            self.pack_batch(one, part, &block, &batch, room)?;
-            let slot = next_slot(under_way.as_ref().map(|[one, _]| one).or(flight.as_ref()));
-            let mut give = |at: usize, weight| {
-                let place = PlaceOfC::shared(slot, at, 2);
-                self.give(weight, pair.between.first + at, block, batch.clone(), place)
-            };
-            let next = [give(0, one)?, give(1, other)?];
-            if let Some(landed) = flight.take() {
-                self.land(pair.products, landed, room)?;
-            }
-            if let Some(landed) = under_way.replace(next) {
-                self.land_both(pair, landed, room)?;
-            }
-        }
-        match under_way {
-            Some(last) => self.land_both(pair, last, room),
-            None => Ok(()),
-        }
     }
 
     /// Each product's batches are read as they come, and what is made of both is made of the rows and columns that are done.
     fn read_in_turns(
         &mut self,
-        pair: &Pair,
+        stream: &mut Stream,
+        index: usize,
         part: &Activations,
         block: Block,
-        flight: &mut Option<Flight>,
-        room: &mut Room,
     ) -> Result<(), Error> {
-        let plan = &pair.of[0].weight.plan;
+        let Some(Pair { of: [one, _], .. }) = stream.pair(index) else { return Ok(()) };
+        let (plan, all) = (&one.weight.plan, one.activations.rows);
         let mut next = None;
         for batch in block.schedule.batches(plan, part.rows) {
             for at in 0..2 {
-                let index = pair.between.first + at;
-                self.advance(pair.products, index, part, block, batch.clone(), flight, room)?;
+                self.advance(stream, index + at, part, block, batch.clone())?;
             }
             if batch.segments.end == plan.segments.len() {
                 let rows = block.first + batch.rows.start..block.first + batch.rows.end;
                 // The last one is under way.
                 if let Some((rows, columns)) = next.replace((rows, batch.columns)) {
-                    self.make(pair, rows, columns);
+                    self.make(stream, index, rows, columns);
                 }
             }
         }
-        if let Some(last) = flight.take() {
-            self.land(pair.products, last, room)?;
-        }
+        self.settle(stream)?;
         if let Some((rows, columns)) = next {
-            self.make(pair, rows, columns);
+            self.make(stream, index, rows, columns);
+        }
+        stream.made = block.first + part.rows == all;
+        Ok(())
+    }
+
+    /// Does the product `index`, which is with what the two before it make, each batch as soon as its rows are there.
+    pub(super) fn fed(&mut self, stream: &mut Stream, index: usize) -> Result<(), Error> {
+        let (Some(between), Some(Product { weight, activations, .. })) =
+            (stream.between, &stream.products[index])
+        else {
+            return Ok(());
+        };
+        let (weight, Activations { rows: all, stride, picks, .. }) = (*weight, *activations);
+        // As many rows are made, or will be.
+        let made = picks.map_or(all, |picks| picks.of());
+        if self.is_for_cpu(weight, all) {
+            self.settle(stream)?;
+            // SAFETY: these rows are made, and nobody writes to them any more.
+            let data = unsafe { between.out.part(0..made * stride) };
+            let activations = Activations { data, stride, rows: all, picks };
+            let Some(Product { out, routed, .. }) = &mut stream.products[index] else { return Ok(()) };
+            let Room { prepared, cpu, .. } = &mut *stream.room;
+            self.multiply_on_cpu(weight, &activations, false, &mut prepared[1], cpu, out)?;
+            *routed = true;
+            return Ok(());
+        }
+        self.count_bytes(weight, all);
+        for first in (0..all).step_by(ROWS_MAX) {
+            let rows = ROWS_MAX.min(all - first);
+            let pair = stream.pair(index - 2).map(|pair| pair.of[0].weight);
+            let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows));
+            let schedule = joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows));
+            // Nothing is read of them yet, and need not be there.
+            let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
+            let lot = usize::from(picks.is_some());
+            let block = self.begin(weight, first, &part, lot, Known::Others, schedule, stream.room)?;
+            for batch in schedule.batches(&weight.plan, rows) {
+                let end = first + batch.rows.end;
+                match stream.makes(index - 2) {
+                    Some(made) if made < end => self.settle(stream)?,
+                    Some(_) => {
+                        self.stats.rows_ahead.fetch_add(batch.rows.len() as u64, Relaxed);
+                    }
+                    None => (),
+                }
+                let there = if picks.is_some() { 0..made * stride } else { first * stride..end * stride };
+                // SAFETY: those of the rows that are read are made, and nobody writes to any meanwhile.
+                let data = unsafe { between.out.part(there) };
+                let part = Activations { data, ..part };
+                self.advance(stream, index, &part, block, batch)?;
+            }
         }
         Ok(())
     }
 
     /// Makes of a pair's results what is made of these rows, and of these columns but those of padding.
-    fn make(&self, pair: &Pair, rows: Range<usize>, columns: Range<usize>) {
+    fn make(&self, stream: &Stream, index: usize, rows: Range<usize>, columns: Range<usize>) {
+        let Some(pair) = stream.pair(index) else { return };
         let n = pair.of[0].weight.plan.n;
         let columns = columns.start..columns.end.min(n);
         let work = |index: usize| {

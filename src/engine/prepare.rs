@@ -25,6 +25,10 @@ thread_local! {
     static ROOM: RefCell<RowRoom> = RefCell::default();
 }
 
+/// Rows of as many kinds are prepared independently: those that products share, and those of experts' down, which come
+/// between products that share theirs.
+pub const LOTS: u64 = 2;
+
 /// Rows that were taken up last.
 #[derive(Default)]
 pub struct Prepared {
@@ -41,7 +45,7 @@ pub struct Prepared {
     /// The rows as they came, and rotated; one after the other.
     source: Vec<f32>,
     rotated: Vec<f32>,
-    /// Changes whenever other rows come.
+    /// Changes whenever other rows come; of no two lots the same.
     generation: u64,
 }
 
@@ -51,13 +55,40 @@ pub struct Wish<'a> {
     pub rotation: Option<&'a Arc<Rotation>>,
     /// Whether rows of this weight are asked for again by others, as far as known.
     pub shared: &'a Arc<AtomicBool>,
-    /// They are the very rows of the last time, as the caller knows.
-    pub same: bool,
+    /// What the caller knows of them.
+    pub known: Known,
     /// They will be asked for more than once, in parts.
     pub again: bool,
 }
 
+/// What is known of rows that come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// They are the very rows of the last time.
+    Same,
+    /// They are others, some of them perhaps still to be made.
+    Others,
+    /// Nothing.
+    Nothing,
+}
+
+impl Known {
+    /// Of rows that are the same as far as that is known.
+    pub fn same(same: bool) -> Self {
+        if same {
+            Self::Same
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
 impl Prepared {
+    /// Nothing yet, of each lot.
+    pub fn lots() -> [Self; LOTS as usize] {
+        std::array::from_fn(|lot| Self { generation: lot as u64, ..Self::default() })
+    }
+
     /// Takes up rows for a weight, and rotates all where experts pick from them; gives a number that stands for them, the
     /// same for the same rows.
     pub fn take_up(&mut self, pool: &Pool, wish: &Wish, activations: &Activations, stats: &Stats) -> u64 {
@@ -76,17 +107,22 @@ impl Prepared {
                 (None, None) => true,
                 _ => false,
             };
-        if alike && (wish.same || self.copied && self.is_of(pool, activations)) {
+        let same = match wish.known {
+            Known::Same => alike,
+            Known::Others => false,
+            Known::Nothing => alike && self.copied && self.is_of(pool, activations),
+        };
+        if same {
             if rotation.is_some() {
                 stats.rows_shared.fetch_add(activations.rows as u64, Relaxed);
             }
-            self.used |= !wish.same;
+            self.used |= wish.known != Known::Same;
             return self.generation;
         }
         if let (Some(owner), false) = (self.owner.take(), self.used) {
             owner.store(false, Relaxed);
         }
-        self.generation += 1;
+        self.generation += LOTS;
         (self.rotation, self.rows, self.ready) = (rotation.cloned(), activations.all(), 0);
         (self.used, self.owner) = (false, Some(wish.shared.clone()));
         // Rows that are picked once each come in no order, and nobody else asks for them.
@@ -188,7 +224,7 @@ impl Prepared {
     pub fn forget(&mut self) {
         (self.rows, self.ready) = (0, 0);
         (self.copied, self.stored) = (false, false);
-        self.generation += 1;
+        self.generation += LOTS;
     }
 }
 
@@ -264,7 +300,7 @@ impl Source<'_> {
 }
 
 /// At least `len` elements.
-fn grow(room: &mut Vec<f32>, len: usize) {
+pub(super) fn grow(room: &mut Vec<f32>, len: usize) {
     if room.len() < len {
         room.resize(len, 0.0);
     }

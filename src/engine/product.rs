@@ -36,6 +36,15 @@ impl<'a> Activations<'a> {
         }
     }
 
+    /// Whether the block of rows from `first` on is prepared: by the product before if that had the `same` rows.
+    pub(super) fn is_same(&self, same: bool, first: usize) -> bool {
+        // Rows beyond the first block replace it, unless all are picked from the same ones.
+        match self.picks {
+            Some(_) => same || first > 0,
+            None => same && self.rows <= ROWS_MAX,
+        }
+    }
+
     /// Rows of the data.
     pub(super) fn all(&self) -> usize {
         self.picks.map_or(self.rows, |picks| picks.of())
@@ -46,7 +55,7 @@ impl<'a> Activations<'a> {
 pub struct Product<'a> {
     /// The weight.
     pub weight: &'a NpuWeight,
-    /// The rows.
+    /// The rows; of the product that is with what is made of two others only how many and how long they are.
     pub activations: Activations<'a>,
     /// The rows are those of the product before in the group.
     pub same: bool,

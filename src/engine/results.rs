@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rknn_sys::Element;
 
+use super::experts::Picks;
 use super::pair::Between;
 use crate::chip::CORES_MAX;
 use crate::kernels::{fast, int4, Results};
@@ -171,8 +172,10 @@ pub struct Two<'a> {
     pub computed: [&'a [Option<Computed<'a>>]; 2],
     pub readings: [&'a Reading<'a>; 2],
     pub outs: [&'a Divided<'a, f32>; 2],
-    /// The row of the outputs that a batch's row 0 is.
+    /// The row of the product that a batch's row 0 is.
     pub first: usize,
+    /// Which rows of the outputs those of the product are; the same ones without.
+    pub picks: Option<Picks<'a>>,
     pub between: &'a Between<'a>,
 }
 
@@ -192,7 +195,8 @@ impl Two<'_> {
                 let results = first.chunks(tiles.width).zip(second.chunks(tiles.width));
                 for (row, (first, second)) in rows.zip(results) {
                     let (first, second) = (&first[..columns.len()], &second[..columns.len()]);
-                    let at = (self.first + one.batch.start + row) * n;
+                    let row = self.first + one.batch.start + row;
+                    let at = self.picks.map_or(row, |picks| picks.to(row..row + 1)[0] as usize) * n;
                     let place = at + columns.start..at + columns.end;
                     // SAFETY: each index comes once, and has its own rows and columns.
                     between.make([first, second], unsafe { between.out.part(place.clone()) });

@@ -7,146 +7,104 @@
 //! ```
 //!
 //! Two batches are under way at most: rows and results have two slots each. Products of one group are independent of
-//! each other, so that the stream runs on from one to the next; rows that they share are packed once.
+//! each other, so that the stream runs on from one to the next; rows that they share are packed once. Of two of them
+//! something may be made, and the next product may be with what is made ([`super::pair`]).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use rknn_sys::MatmulSpec;
-
-use super::core::{Job, Ticket};
+use super::block::{Block, Flight, Packed, PlaceOfC};
+use super::mixture::FewRows;
 use super::on_cpu::CpuRoom;
-use super::pack::{Filling, Target};
 use super::pair::Between;
-use super::prepare::{Prepared, Wish};
+use super::prepare::{Known, Prepared, LOTS};
 use super::product::{blocks, Activations, Product, GROUP};
-use super::scratch::{Piece, SLOTS};
+use super::scratch::SLOTS;
 use super::{Engine, Error, NpuWeight};
-use crate::observe::{Lane, Stage};
-use crate::plan::{Batch, CoreRun, Cut, Schedule, Step, ROWS_MAX};
+use crate::observe::Lane;
+use crate::plan::Batch;
 use crate::pool::Divided;
 
-/// Pieces of A begin at multiples of this.
-const PIECE_ALIGN: usize = 4096;
-/// Up to as many rows the CPU has next to nothing to do, so that the caller itself drives a core.
-const FEW_ROWS: usize = 16;
-
-/// How far a piece of A is.
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Empty,
-    Packed,
-    /// The NPU sees it.
-    Synced,
-}
-
-/// What is in a slot of activations.
-#[derive(Default)]
-pub(super) struct Slot {
-    key: Option<Key>,
-    pieces: Vec<State>,
-    /// A scale a row and segment: the rows of a segment together.
-    pub(super) scales: Vec<f32>,
-}
-
-/// Activations packed in some way.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Key {
-    generation: u64,
-    domain: usize,
-    pipeline: crate::policy::Pipeline,
-    segments: (usize, usize),
-    rows: usize,
-    cut: Cut,
-    tile: usize,
-    picks: Option<(u64, usize)>,
-}
-
 /// What the stream needs beside the NPU's memories; kept from one to the next.
-#[derive(Default)]
 pub struct Room {
-    pub(super) prepared: Prepared,
+    pub(super) prepared: [Prepared; LOTS as usize],
     pub(super) cpu: CpuRoom,
-    pub(super) slots: [Slot; SLOTS],
-    targets: Vec<Target>,
-    /// The slot of activations used last.
-    last: usize,
+    pub(super) packed: Packed,
+    pub(super) few: FewRows,
 }
 
-/// Rows that are prepared together: at most [`ROWS_MAX`], from `first` on.
-#[derive(Clone, Copy)]
-pub(super) struct Block {
-    pub(super) first: usize,
-    pub(super) rows: usize,
-    pub(super) schedule: Schedule,
-    /// The slot of activations, and bytes from one piece to the next.
-    pub(super) slot: usize,
-    stride: usize,
-}
-
-/// A batch that the NPU was given.
-pub(super) struct Flight {
-    pub(super) product: usize,
-    pub(super) block: Block,
-    pub(super) batch: Batch,
-    pub(super) c: PlaceOfC,
-    pub(super) ticket: Ticket,
-}
-
-/// Where the runs of a batch leave their results: each core's in a slot, one after the other.
-#[derive(Clone, Copy)]
-pub(super) struct PlaceOfC {
-    slot: usize,
-    /// Batches of as many products share the slot, of which this is the `share`-th.
-    shares: usize,
-    share: usize,
-    stride: usize,
-}
-
-impl PlaceOfC {
-    /// All of a slot.
-    fn whole(slot: usize) -> Self {
-        Self::shared(slot, 0, 1)
-    }
-
-    /// The `share`-th of `shares` equal parts of a slot.
-    pub(super) fn shared(slot: usize, share: usize, shares: usize) -> Self {
-        Self { slot, shares, share, stride: 0 }
-    }
-
-    pub(super) fn piece(&self, batch: &Batch, step: &Step, bytes: usize) -> Piece {
-        let index = self.share * batch.steps().count() + step.index - batch.first;
-        Piece { slot: self.slot, index, stride: self.stride, bytes }
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            prepared: Prepared::lots(),
+            cpu: CpuRoom::default(),
+            packed: Packed::default(),
+            few: FewRows::default(),
+        }
     }
 }
 
-/// The slot for the results of the next batch: that of the batch under way is still to be read.
-pub(super) fn next_slot(under_way: Option<&Flight>) -> usize {
-    under_way.map_or(0, |flight| (flight.c.slot + 1) % SLOTS)
+/// Products on their way.
+pub(super) struct Stream<'s, 'p> {
+    pub(super) products: &'s mut [Option<Product<'p>>],
+    pub(super) between: Option<&'s Between<'s>>,
+    /// All that is made between two products is made.
+    pub(super) made: bool,
+    pub(super) under_way: Option<UnderWay>,
+    pub(super) room: &'s mut Room,
+}
+
+/// What the NPU was given last: a batch of a product, or the same one of each product of a pair.
+pub(super) struct UnderWay {
+    pub(super) flight: Flight,
+    pub(super) other: Option<Flight>,
+}
+
+impl Stream<'_, '_> {
+    /// The slot for the results of the next batch: that of the batch under way is still to be read.
+    pub(super) fn next_slot(&self) -> usize {
+        self.under_way.as_ref().map_or(0, |under_way| (under_way.flight.c.slot + 1) % SLOTS)
+    }
 }
 
 impl Engine {
-    /// Does the products of a group, none of which reads what another one writes; and what is made of two of them, if
-    /// they are such that it can be made part by part.
+    /// Does the products of a group, none of which reads what another one writes; and what is made of two of them, with the
+    /// product of that.
     ///
     /// A row with an infinity or a NaN gives a row of NaNs.
     ///
     /// # Errors
-    /// The NPU's failure; all outputs are then unspecified.
+    /// The NPU's failure; all outputs are then unspecified, but what [`Between::made`] says.
     pub fn products(
         &mut self,
         products: &mut [Option<Product>],
         between: Option<&mut Between>,
     ) -> Result<(), Error> {
+        let (result, made) = self.drive(products, between.as_deref(), Self::stream);
+        if let Some(between) = between {
+            between.made = made;
+        }
+        result
+    }
+
+    /// Has `flow` send products through the stream, and ends it; and whether all that is made between two products was made.
+    pub(super) fn drive<'p>(
+        &mut self,
+        products: &mut [Option<Product<'p>>],
+        between: Option<&Between>,
+        flow: impl FnOnce(&mut Self, &mut Stream<'_, 'p>) -> Result<(), Error>,
+    ) -> (Result<(), Error>, bool) {
         let started = Instant::now();
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
-        let mut result = self.stream(products, between, &mut room);
+        let mut stream = Stream { products, between, made: false, under_way: None, room: &mut room };
+        let mut result = flow(self, &mut stream).and_then(|()| self.settle(&mut stream));
+        let made = stream.made;
         if result.is_err() {
             // Nothing may be under way in memories that others will use.
             let _ = self.cores.drain();
-            room.prepared.forget();
-            room.slots.iter_mut().for_each(|slot| slot.key = None);
+            room.prepared.iter_mut().for_each(Prepared::forget);
+            room.packed.forget();
         } else {
             result = self.cores.drain();
         }
@@ -157,7 +115,7 @@ impl Engine {
                 self.stats.trace.gap(Lane::Host, ended, started);
             }
         }
-        result
+        (result, made)
     }
 
     /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N), as [`Self::products`].
@@ -182,83 +140,80 @@ impl Engine {
         self.products(&mut group, None)
     }
 
-    fn stream(
-        &mut self,
-        products: &mut [Option<Product>],
-        mut between: Option<&mut Between>,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let mut flight: Option<Flight> = None;
+    fn stream(&mut self, stream: &mut Stream) -> Result<(), Error> {
         let mut index = 0;
-        while index < products.len() {
-            let between = between.as_mut().filter(|between| between.first == index);
-            if let Some(between) = between.filter(|_| self.are_alike(&products[index..])) {
-                self.pair(products, between, &mut flight, room)?;
-                between.made = true;
+        while index < stream.products.len() {
+            let between = stream.between.filter(|between| between.first == index);
+            if between.is_some() && self.are_alike(&stream.products[index..]) {
+                self.pair(stream, index)?;
                 index += 2;
+            } else if stream.between.and_then(Between::fed) != Some(index) {
+                self.one(stream, index)?;
+                index += 1;
+            } else if stream.made || stream.makes(index - 2).is_some() {
+                self.fed(stream, index)?;
+                index += 1;
             } else {
-                self.one(products, index, &mut flight, room)?;
+                // Its rows are still to be made, by who asked for it.
+                stream.products[index] = None;
                 index += 1;
             }
         }
-        match flight {
-            Some(last) => self.land(products, last, room),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Does one product; its last batch is under way when this returns.
-    fn one(
-        &mut self,
-        products: &mut [Option<Product>],
-        index: usize,
-        flight: &mut Option<Flight>,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let Some(Product { weight, activations, same, .. }) = &products[index] else { return Ok(()) };
+    fn one(&mut self, stream: &mut Stream, index: usize) -> Result<(), Error> {
+        let Some(Product { weight, activations, same, .. }) = &stream.products[index] else { return Ok(()) };
         let (weight, activations, same) = (*weight, *activations, *same);
         if self.is_for_cpu(weight, activations.rows) {
             // What is under way goes on meanwhile.
-            let Some(Product { out, routed, .. }) = &mut products[index] else { return Ok(()) };
-            let Room { prepared, cpu, .. } = &mut *room;
-            self.multiply_on_cpu(weight, &activations, same, prepared, cpu, out)?;
+            let Some(Product { out, routed, .. }) = &mut stream.products[index] else { return Ok(()) };
+            let Room { prepared, cpu, .. } = &mut *stream.room;
+            self.multiply_on_cpu(weight, &activations, same, &mut prepared[0], cpu, out)?;
             *routed = true;
             return Ok(());
         }
         self.count_bytes(weight, activations.rows);
         for (first, part) in blocks(activations) {
-            // Rows beyond the first block replace it, unless all are picked from the same ones.
-            let same = match activations.picks {
-                Some(_) => same || first > 0,
-                None => same && activations.rows <= ROWS_MAX,
-            };
+            let same = activations.is_same(same, first);
             let schedule = self.schedule(weight, part.rows);
-            let block = self.begin(weight, first, &part, same, schedule, room)?;
+            let block = self.begin(weight, first, &part, 0, Known::same(same), schedule, stream.room)?;
             for batch in block.schedule.batches(&weight.plan, part.rows) {
-                self.advance(products, index, &part, block, batch, flight, room)?;
+                self.advance(stream, index, &part, block, batch)?;
             }
         }
         Ok(())
     }
 
     /// Gives a batch to the NPU, then takes the results of the one before.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn advance(
         &mut self,
-        products: &[Option<Product>],
+        stream: &mut Stream,
         index: usize,
         part: &Activations,
         block: Block,
         batch: Batch,
-        flight: &mut Option<Flight>,
-        room: &mut Room,
     ) -> Result<(), Error> {
-        let Some(Product { weight, .. }) = &products[index] else { return Ok(()) };
-        self.pack_batch(weight, part, &block, &batch, room)?;
-        let place = PlaceOfC::whole(next_slot(flight.as_ref()));
-        let next = self.give(weight, index, block, batch, place)?;
-        match flight.replace(next) {
-            Some(landed) => self.land(products, landed, room),
+        let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
+        let weight = *weight;
+        self.pack_batch(weight, part, &block, &batch, stream.room)?;
+        let next = self.give(weight, index, block, batch, PlaceOfC::whole(stream.next_slot()))?;
+        self.follow(stream, UnderWay { flight: next, other: None })
+    }
+
+    /// Takes the results of what was under way before `next`.
+    pub(super) fn follow(&mut self, stream: &mut Stream, next: UnderWay) -> Result<(), Error> {
+        match stream.under_way.replace(next) {
+            Some(landed) => self.land(stream, landed),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the results of what is under way; nothing is then.
+    pub(super) fn settle(&mut self, stream: &mut Stream) -> Result<(), Error> {
+        match stream.under_way.take() {
+            Some(last) => self.land(stream, last),
             None => Ok(()),
         }
     }
@@ -267,222 +222,5 @@ impl Engine {
     pub(super) fn count_bytes(&self, weight: &NpuWeight, rows: usize) {
         self.stats.activation_bytes.fetch_add((rows * weight.k() * 4) as u64, Relaxed);
         self.stats.result_bytes.fetch_add((rows * weight.plan.n * 4) as u64, Relaxed);
-    }
-
-    /// Finds the slot that has, or is to get, a block's activations as the weight and its schedule want them.
-    pub(super) fn begin(
-        &mut self,
-        weight: &NpuWeight,
-        first: usize,
-        part: &Activations,
-        same: bool,
-        schedule: Schedule,
-        room: &mut Room,
-    ) -> Result<Block, Error> {
-        let plan = &weight.plan;
-        let stats = self.stats.clone();
-        let wish = Wish {
-            rotation: weight.rotation.as_ref(),
-            shared: &weight.shared,
-            same,
-            again: schedule.cut == Cut::Columns(1) && schedule.batch < plan.segments.len(),
-        };
-        let generation = room.prepared.take_up(&self.pool, &wish, part, &stats);
-        let key = Key {
-            generation,
-            domain: weight.share.domain,
-            pipeline: weight.pipeline,
-            segments: (plan.longest(), plan.segments.len()),
-            rows: part.rows,
-            cut: schedule.cut,
-            tile: schedule.tile,
-            picks: part.picks.map(|picks| picks.key()),
-        };
-        let means = self.means(weight.pipeline);
-        let largest = |step: &Step| schedule.runs(plan, means, step).map(|run| run.m).max().unwrap_or(0);
-        // The first step of a tile is as large as any.
-        let m = schedule.steps(plan, part.rows).next().map_or(0, |step| largest(&step));
-        let stride = plan.dtype.a().bytes(m * plan.longest()).next_multiple_of(PIECE_ALIGN);
-        let slot = match room.slots.iter().position(|slot| slot.key == Some(key)) {
-            Some(slot) => slot,
-            None => {
-                // The other one may still be read by the step under way.
-                let slot = (room.last + 1) % SLOTS;
-                let pieces = schedule.steps(plan, part.rows).count() * self.pieces_a_step(&schedule);
-                let entry = &mut room.slots[slot];
-                entry.key = None;
-                self.domains.get_mut(weight.share.domain).scratch.a.reserve(slot, pieces, stride)?;
-                entry.pieces.clear();
-                entry.pieces.resize(pieces, State::Empty);
-                entry.scales.resize(plan.segments.len() * part.rows, 0.0);
-                entry.key = Some(key);
-                slot
-            }
-        };
-        room.last = slot;
-        Ok(Block { first, rows: part.rows, schedule, slot, stride })
-    }
-
-    /// Pieces of A that a step has: one, or one a core.
-    fn pieces_a_step(&self, schedule: &Schedule) -> usize {
-        if schedule.cut == Cut::Rows {
-            self.cores.count()
-        } else {
-            1
-        }
-    }
-
-    fn piece(&self, weight: &NpuWeight, block: &Block, step: &Step, run: &CoreRun) -> Piece {
-        let own = if block.schedule.cut == Cut::Rows { run.core } else { 0 };
-        Piece {
-            slot: block.slot,
-            index: step.index * self.pieces_a_step(&block.schedule) + own,
-            stride: block.stride,
-            bytes: weight.plan.dtype.a().bytes(run.m * weight.plan.longest()),
-        }
-    }
-
-    /// Packs what a batch reads and is not packed yet.
-    pub(super) fn pack_batch(
-        &mut self,
-        weight: &NpuWeight,
-        part: &Activations,
-        block: &Block,
-        batch: &Batch,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let (plan, stats) = (&weight.plan, self.stats.clone());
-        let means = self.means(weight.pipeline);
-        let together = self.domains.get_mut(weight.share.domain).scratch.is_one_memory();
-        room.targets.clear();
-        for step in batch.steps() {
-            for run in block.schedule.runs(plan, means, &step) {
-                let piece = self.piece(weight, block, &step, &run);
-                let state = &mut room.slots[block.slot].pieces[piece.index];
-                if *state != State::Empty {
-                    continue;
-                }
-                *state = State::Packed;
-                let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
-                let bytes = if together { piece.index * piece.stride } else { 0 };
-                let bytes = bytes..bytes + piece.bytes;
-                for segment in step.segments.clone() {
-                    let (rows, bytes) = (rows.clone(), bytes.clone());
-                    let first = (segment - step.segments.start) * rows.len();
-                    room.targets.push(Target { segment, rows, bytes, m: run.m, first });
-                }
-                if !together {
-                    self.fill(weight, part, block, &piece, room)?;
-                    room.targets.clear();
-                }
-            }
-        }
-        if !room.targets.is_empty() {
-            let piece = Piece { slot: block.slot, index: 0, stride: block.stride, bytes: 0 };
-            self.fill(weight, part, block, &piece, room)?;
-        }
-        stats.stage(Stage::Sync, || {
-            batch.steps().try_for_each(|step| {
-                block.schedule.runs(plan, means, &step).try_for_each(|run| {
-                    let piece = self.piece(weight, block, &step, &run);
-                    let state = &mut room.slots[block.slot].pieces[piece.index];
-                    if std::mem::replace(state, State::Synced) == State::Synced {
-                        return Ok(());
-                    }
-                    self.domains.get_mut(weight.share.domain).scratch.a.sync_to_device(&piece)
-                })
-            })
-        })
-    }
-
-    /// Packs rows into the room's targets, which are in the memory of `piece`.
-    fn fill(
-        &mut self,
-        weight: &NpuWeight,
-        part: &Activations,
-        block: &Block,
-        piece: &Piece,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let stats = self.stats.clone();
-        let native_block = self.mode.native_ac.then_some(weight.plan.limits.a_block);
-        let Room { targets, slots, prepared, .. } = room;
-        let start = targets.iter().map(|target| target.rows.start).min().unwrap_or(0);
-        let end = targets.iter().map(|target| target.rows.end).max().unwrap_or(0);
-        let filling = Filling {
-            pipeline: weight.pipeline,
-            block: native_block,
-            segments: &weight.plan.segments,
-            rows: start..end,
-            all_rows: part.rows,
-            targets,
-        };
-        let (memory, _) = self.domains.get_mut(weight.share.domain).scratch.a.place(piece)?;
-        let packed = stats.stage(Stage::Pack, || {
-            let source = prepared.source(part, &filling.rows, &stats);
-            filling.fill(&self.pool, &source, &mut slots[block.slot].scales, memory)
-        });
-        packed.ok_or_else(|| Error::Unsupported {
-            chip: self.chip.title,
-            what: format!("{} with A blocks of {native_block:?}", weight.pipeline.name()),
-        })
-    }
-
-    /// Gives the runs of a batch to the cores.
-    pub(super) fn give(
-        &mut self,
-        weight: &NpuWeight,
-        product: usize,
-        block: Block,
-        batch: Batch,
-        place: PlaceOfC,
-    ) -> Result<Flight, Error> {
-        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
-        let runs = |step: &Step| block.schedule.runs(plan, means, step);
-        let (mut steps, mut bytes) = (0, 0);
-        for step in batch.steps() {
-            steps += 1;
-            bytes = runs(&step).map(|run| run.c_bytes(plan)).fold(bytes, usize::max);
-        }
-        let c = PlaceOfC { stride: bytes.next_multiple_of(PIECE_ALIGN), ..place };
-        let mut here = None;
-        for step in batch.steps() {
-            for run in runs(&step) {
-                let a = self.piece(weight, &block, &step, &run);
-                let domain = self.domains.get_mut(weight.share.domain);
-                let spec = MatmulSpec {
-                    dtype: plan.dtype,
-                    rows: run.m,
-                    k: plan.longest(),
-                    n: run.columns.len(),
-                    b_layout: self.mode.b_layout(),
-                    ac_layout: self.mode.ac_layout(),
-                    domain: domain.id,
-                };
-                let results = &mut domain.scratch.c[run.core];
-                results.reserve(c.slot, c.shares * steps, c.stride)?;
-                let job = Job {
-                    spec,
-                    c: results.bind(&c.piece(&batch, &step, run.c_bytes(plan)))?,
-                    a: domain.scratch.a.bind(&a)?,
-                    b: weight.binding(&run, step.segments.start)?,
-                };
-                if block.rows <= FEW_ROWS && steps == 1 && here.is_none() {
-                    here = Some((run.core, job));
-                } else {
-                    self.cores.give(run.core, job)?;
-                }
-                self.stats.runs[weight.pipeline.index()].fetch_add(1, Relaxed);
-            }
-        }
-        let ticket = self.cores.ticket();
-        if let Some((core, job)) = here {
-            let stats = self.stats.clone();
-            stats.stage(Stage::Wait, || {
-                let own = self.cores.run_here(core, &job);
-                self.cores.wait(ticket).and(own)
-            })?;
-        }
-        Ok(Flight { product, block, batch, c, ticket })
     }
 }

@@ -2,8 +2,9 @@
 
 use ggml_sys::{sys, Host};
 
-use super::group::{meet, span, Waiting};
+use super::waiting::{meet, span, Waiting};
 use crate::host::device::Between;
+use crate::host::product::Product;
 use crate::kernels::glu::Activation;
 use crate::pool::Divided;
 
@@ -48,6 +49,47 @@ pub unsafe fn node<'a>(host: &Host, node: &'a sys::ggml_tensor) -> Option<Gated<
 }
 
 impl Gated<'_> {
+    /// Whether its elements are the rows of a product, one after the other.
+    pub fn is_rows_of(&self, product: &Product) -> bool {
+        product.batches().nth(1).is_none() && self.is_all(product)
+    }
+
+    /// Whether its elements are all rows of an expert's product, one after the other.
+    pub fn is_all(&self, each: &Product) -> bool {
+        each.rows * each.activation_stride() == self.len()
+    }
+
+    /// Whether the gate is the second of two nodes that are its sources; `None` if they are not.
+    pub fn is_swapped(&self, nodes: [*mut sys::ggml_tensor; 2]) -> Option<bool> {
+        let [gate, up] = self.sources.map(std::ptr::from_ref);
+        match nodes.map(<*mut _>::cast_const) {
+            [one, other] if one == gate && other == up => Some(false),
+            [one, other] if one == up && other == gate => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Whether anybody but the node itself may read its sources.
+    ///
+    /// # Safety
+    /// `graph` is a live graph of the host's.
+    pub unsafe fn are_seen(&self, host: &Host, graph: *const sys::ggml_cgraph) -> bool {
+        // SAFETY: by the contract.
+        self.sources.into_iter().any(|source| unsafe { is_seen(host, graph, source) })
+    }
+
+    /// What the engine makes of it as the results of both sources come, products of a group from `first` on; and whether
+    /// others see these.
+    ///
+    /// # Safety
+    /// As [`Self::slices`], while what is returned lives.
+    pub unsafe fn between_products(&mut self, first: usize, swapped: bool, seen: bool) -> Between<'_> {
+        let activation = self.activation;
+        // SAFETY: by the contract.
+        let out = Divided::new(unsafe { self.slices() }.1);
+        Between { first, activation, swapped, out, seen, feeds: false, made: false }
+    }
+
     /// Elements of the node, and of each source.
     fn len(&self) -> usize {
         self.node.ne.iter().map(|extent| *extent as usize).product()
@@ -78,13 +120,8 @@ impl Gated<'_> {
         graph: *const sys::ggml_cgraph,
         waiting: &[Option<Waiting>],
     ) -> Option<Between<'_>> {
-        let [gate, up] = self.sources.map(std::ptr::from_ref);
-        let is = |product: &Option<Waiting>, source| {
-            product.as_ref().is_some_and(|product| std::ptr::eq(product.node, source))
-        };
         let is_swapped = |two: &[Option<Waiting>]| match two {
-            [one, other] if is(one, gate) && is(other, up) => Some(false),
-            [one, other] if is(one, up) && is(other, gate) => Some(true),
+            [Some(one), Some(other)] => self.is_swapped([one.node, other.node]),
             _ => None,
         };
         let (first, swapped) =
@@ -94,11 +131,10 @@ impl Gated<'_> {
             return None;
         }
         // SAFETY: by the contract.
-        let seen = unsafe { self.sources.into_iter().any(|source| is_seen(host, graph, source)) };
-        let activation = self.activation;
-        // SAFETY: by the contract.
-        let out = Divided::new(unsafe { self.slices() }.1);
-        Some(Between { first, activation, swapped, out, seen, made: false })
+        Some(unsafe {
+            let seen = self.are_seen(host, graph);
+            self.between_products(first, swapped, seen)
+        })
     }
 }
 

@@ -2,53 +2,34 @@
 //! runs on from one to the next and rows that they share are prepared once. What the NPU does not do waits likewise, for
 //! the host's CPU backend. The two never wait at once, so that every node finds its sources computed.
 
-use std::ops::Range;
-
 use ggml_sys::sys;
 
 use super::attention;
-use super::backend::{FAILED, SUCCESS};
+use super::backend::SUCCESS;
 use super::cpu::NODES;
+use super::experts::WaitingExperts;
 use super::gated::{self, Gated};
 use super::registry::{Registered, State};
 use super::tensor;
+use super::waiting::{meet, whole, Waiting};
 use crate::host::device::{Between, Job, GROUP};
-use crate::host::experts::ExpertProduct;
-use crate::host::mixture::{Mixture, NODES as MIXTURES};
+use crate::host::mixture::NODES as MIXTURES;
 use crate::host::product::Product;
 use crate::log;
 
-/// A product that waits to be done, and where it reads and writes.
-pub(super) struct Waiting {
-    pub(super) node: *mut sys::ggml_tensor,
-    product: Product,
-    weight: Range<usize>,
-    reads: Range<usize>,
-    writes: Range<usize>,
-}
-
-impl Waiting {
-    /// Whether one of these bytes is of its weight, its rows or its results.
-    pub(super) fn meets(&self, bytes: &Range<usize>) -> bool {
-        [&self.weight, &self.reads, &self.writes].into_iter().any(|own| meet(own, bytes))
-    }
-}
-
-/// A product with experts that waits to be done.
-struct WaitingExperts {
-    node: *mut sys::ggml_tensor,
-    product: ExpertProduct,
-}
-
 /// Nodes that wait for their group to be full.
 pub struct Group<'a> {
-    state: &'a State,
-    registered: &'a Registered,
+    pub(super) state: &'a State,
+    pub(super) registered: &'a Registered,
     /// The host's, whose nodes come.
-    graph: *const sys::ggml_cgraph,
+    pub(super) graph: *const sys::ggml_cgraph,
     waiting: [Option<Waiting>; GROUP],
-    count: usize,
-    experts: [Option<WaitingExperts>; MIXTURES],
+    pub(super) count: usize,
+    /// An activation times a gate, of two that wait.
+    pub(super) gated: Option<*mut sys::ggml_tensor>,
+    /// The last product that waits is with that.
+    feeds: bool,
+    pub(super) experts: [Option<WaitingExperts>; MIXTURES],
     /// Nodes that wait for the host's CPU backend.
     others: [*mut sys::ggml_tensor; NODES],
     other_count: usize,
@@ -63,6 +44,8 @@ impl<'a> Group<'a> {
             graph,
             waiting: [const { None }; GROUP],
             count: 0,
+            gated: None,
+            feeds: false,
             experts: [const { None }; MIXTURES],
             others: [std::ptr::null_mut(); NODES],
             other_count: 0,
@@ -80,6 +63,20 @@ impl<'a> Group<'a> {
         let Some(tensor) = (unsafe { node.as_ref() }) else { return SUCCESS };
         if self.state.host.skips(tensor) || tensor.op == ops.none || ops.views.contains(&tensor.op) {
             return SUCCESS;
+        }
+        if self.gated.is_some() {
+            // SAFETY: by the contract.
+            if unsafe { self.joins(node) } {
+                return self.finish_products();
+            }
+            // SAFETY: as above.
+            if let Some(status) = unsafe { self.expert_blocks(node) } {
+                return status;
+            }
+            let status = self.finish_npu();
+            if status != SUCCESS {
+                return status;
+            }
         }
         if tensor.op == ops.mul_mat {
             // SAFETY: by the contract.
@@ -101,7 +98,20 @@ impl<'a> Group<'a> {
         }
         // SAFETY: by the contract.
         if let Some(mut gated) = unsafe { gated::node(&self.state.host, tensor) } {
-            return self.gate(tensor, &mut gated);
+            self.wrote(tensor);
+            // SAFETY: by the contract; the graph is the host's that the node is of.
+            if unsafe { gated.between(&self.state.host, self.graph, &self.waiting) }.is_some()
+                || self.is_of_experts(&gated).is_some()
+            {
+                // For the product that is with it, which may be next.
+                self.gated = Some(node);
+                return SUCCESS;
+            }
+            let status = self.finish();
+            if status == SUCCESS {
+                self.gate(&mut gated);
+            }
+            return status;
         }
         if tensor.op == ops.flash_attn_ext {
             let status = self.finish();
@@ -131,11 +141,8 @@ impl<'a> Group<'a> {
     }
 
     /// Notes that a node's data is written, now or before anything else is begun: it may be a weight of a later product.
-    fn wrote(&self, node: &sys::ggml_tensor) {
-        // A block may hold several elements of the first dimension; the second one's stride covers the row.
-        let bytes = (1..4).map(|i| node.ne[i].max(0) as usize * node.nb[i]).fold(node.nb[0], usize::max);
-        let start = node.data as usize;
-        self.registered.device.wrote(&(start..start.saturating_add(bytes)));
+    pub(super) fn wrote(&self, node: &sys::ggml_tensor) {
+        self.registered.device.wrote(&whole(node));
     }
 
     /// Does attention; false when the CPU is to do it.
@@ -172,124 +179,149 @@ impl<'a> Group<'a> {
 
     /// Does what waits for the NPU.
     fn finish_npu(&mut self) -> i32 {
-        match self.finish_products(None) {
+        match self.finish_products() {
             SUCCESS => self.finish_experts(),
             status => status,
         }
     }
 
     /// Does what waits for the CPU.
-    fn finish_others(&mut self) -> i32 {
+    pub(super) fn finish_others(&mut self) -> i32 {
         let count = std::mem::take(&mut self.other_count);
         // SAFETY: by the contract of `take`.
         unsafe { self.on_the_cpu(&self.others[..count]) }
     }
 
-    /// Does what waits, and `node`, an activation times a gate: with the products that these are of, if they wait.
-    fn gate(&mut self, node: &sys::ggml_tensor, gated: &mut Gated) -> i32 {
-        self.wrote(node);
+    /// Does an activation times a gate, whose sources are there.
+    pub(super) fn gate(&self, gated: &mut Gated) {
         let activation = gated.activation;
-        // SAFETY: by the contract of `take`; the graph is the host's that the node is of.
-        let between = unsafe { gated.between(&self.state.host, self.graph, &self.waiting) };
-        let (status, made) = match between {
-            Some(mut between) => (self.finish_products(Some(&mut between)), between.made),
-            None => (self.finish(), false),
+        // SAFETY: by the contract of `take`; whoever wrote the sources is done.
+        let (sources, out) = unsafe { gated.slices() };
+        self.registered.device.gate(activation, sources, out);
+    }
+
+    /// Lets a node wait if it is the product that is with what is made of two that wait; whether it is. It may write over
+    /// the rows of the two, which are packed before, and over their results if nobody reads these.
+    ///
+    /// # Safety
+    /// As [`Self::take`].
+    unsafe fn joins(&mut self, node: *mut sys::ggml_tensor) -> bool {
+        let Some(rows) = self.gated.filter(|_| self.count < GROUP) else { return false };
+        // SAFETY: live by the contract.
+        let (tensor, rows) = unsafe { (&*node, &*rows) };
+        if tensor.op != self.state.host.ops.mul_mat || !std::ptr::eq(tensor.src[1], rows) {
+            return false;
+        }
+        // SAFETY: by the contract.
+        let Ok(product) = (unsafe { tensor::taken_product(self.state, &self.registered.device, tensor) })
+        else {
+            return false;
         };
-        if status == SUCCESS && !made {
-            // SAFETY: by the contract of `take`; whoever wrote the sources is done.
-            let (sources, out) = unsafe { gated.slices() };
-            self.registered.device.gate(activation, sources, out);
+        // SAFETY: by the contract.
+        let Some(mut gated) = (unsafe { gated::node(&self.state.host, rows) }) else { return false };
+        if product.is_empty() || !gated.is_rows_of(&product) {
+            return false;
+        }
+        // SAFETY: by the contract.
+        let Some(between) = (unsafe { gated.between(&self.state.host, self.graph, &self.waiting) }) else {
+            return false;
+        };
+        // SAFETY: by the contract; a product that is taken has a weight.
+        let waiting = unsafe { Waiting::new(node, product) };
+        let [before, two] = [&self.waiting[..between.first], &self.waiting[between.first..self.count]];
+        let free = two.len() == 2
+            && !meet(&waiting.writes, &waiting.reads)
+            && !meet(&waiting.writes, &waiting.weight)
+            && !meet(&waiting.reads, &waiting.weight)
+            && before.iter().flatten().all(|other| !other.meets(&waiting.writes))
+            && !two.iter().flatten().any(|other| {
+                meet(&other.weight, &waiting.writes)
+                    || meet(&other.writes, &waiting.weight)
+                    || between.seen && meet(&other.writes, &waiting.writes)
+            });
+        if free {
+            self.wrote(tensor);
+            self.waiting[self.count] = Some(waiting);
+            self.count += 1;
+            self.feeds = true;
+        }
+        free
+    }
+
+    fn finish_products(&mut self) -> i32 {
+        // Taken first: whatever happens, nothing is done twice.
+        let mut waiting = std::mem::replace(&mut self.waiting, [const { None }; GROUP]);
+        let count = std::mem::take(&mut self.count);
+        let fed = std::mem::take(&mut self.feeds).then(|| count - 1);
+        // SAFETY: by the contract of `take`.
+        let gated = if count > 0 { self.gated.take() } else { None };
+        // SAFETY: as above.
+        let mut gated = gated.and_then(|node| unsafe { gated::node(&self.state.host, &*node) });
+        let (done, made) = {
+            let pair = &waiting[..fed.unwrap_or(count)];
+            let mut between = gated
+                .as_mut()
+                // SAFETY: by the contract of `take`; the graph is the host's that the node is of.
+                .and_then(|gated| unsafe { gated.between(&self.state.host, self.graph, pair) });
+            // SAFETY: by the contract of `take`.
+            let mut jobs = unsafe { self.jobs(&waiting) };
+            match (&mut between, fed) {
+                (Some(between), Some(fed)) if between.first + 2 == fed => {
+                    between.feeds = true;
+                    // They are being made.
+                    jobs[fed].iter_mut().for_each(|job| job.activations.data = &[]);
+                }
+                (_, Some(fed)) => jobs[fed] = None,
+                _ => (),
+            }
+            let done = self.multiply(&mut jobs, between.as_mut());
+            (done, between.is_some_and(|between| between.made))
+        };
+        let others = waiting.iter().flatten().zip(done).enumerate().filter(|(index, _)| Some(*index) != fed);
+        // SAFETY: by the contract of `take`.
+        let mut status = unsafe { self.do_the_rest(others.map(|(_, (waiting, done))| (waiting.node, done))) };
+        if let Some(gated) = gated.as_mut().filter(|_| status == SUCCESS && !made) {
+            self.gate(gated);
+        }
+        if let Some(fed) = fed.filter(|fed| status == SUCCESS && !done[*fed]) {
+            let mut alone = [const { None }; GROUP];
+            alone[0] = waiting[fed].take();
+            // SAFETY: by the contract of `take`.
+            let [done, ..] = self.multiply(&mut unsafe { self.jobs(&alone) }, None);
+            // SAFETY: as above.
+            status = unsafe { self.do_the_rest(alone.iter().flatten().map(|waiting| (waiting.node, done))) };
         }
         status
     }
 
-    fn finish_products(&mut self, between: Option<&mut Between>) -> i32 {
-        // Taken first: whatever happens, nothing is done twice.
-        let waiting = std::mem::replace(&mut self.waiting, [const { None }; GROUP]);
-        self.count = 0;
-        let mut done = [false; GROUP];
-        {
-            let mut jobs = [const { None::<Job> }; GROUP];
-            let mut before: Option<(usize, usize)> = None;
-            for (job, Waiting { node, product, .. }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
-                // SAFETY: by the contract of `take`; no two of the group overlap in what they write.
-                *job = unsafe { tensor::jobs(self.state, &**node, product) }.and_then(|mut jobs| jobs.next());
-                let rows =
-                    job.as_ref().map(|job| (job.activations.data.as_ptr() as usize, job.activations.stride));
-                if let Some(job) = job {
-                    job.same = rows == before;
-                }
-                before = rows;
-            }
-            if jobs.iter().any(Option::is_some) {
-                done = self.registered.device.multiply(&mut jobs, between);
-            }
-        }
-        // SAFETY: by the contract of `take`.
-        unsafe { self.do_the_rest(waiting.iter().flatten().map(|waiting| waiting.node).zip(done)) }
-    }
-
-    fn finish_experts(&mut self) -> i32 {
-        let waiting = std::mem::replace(&mut self.experts, [const { None }; MIXTURES]);
-        let Some(WaitingExperts { node: first, product }) = &waiting[0] else { return SUCCESS };
-        let mut done = [false; MIXTURES];
-        {
-            let mut jobs = [const { None }; MIXTURES];
-            let mut activations = None;
-            for (job, WaitingExperts { node, product }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
-                // SAFETY: by the contract of `take`; no two of them overlap in what they write.
-                if let Some((one, rows)) = unsafe { tensor::expert_job(self.state, &**node, product) } {
-                    (*job, activations) = (Some(one), Some(rows));
-                }
-            }
-            // SAFETY: as above.
-            let ids = unsafe { tensor::ids(&**first, product) };
-            if let (Some(activations), Some(ids)) = (activations, ids) {
-                let ExpertProduct { experts, used, rows, .. } = *product;
-                let mixture = Mixture { activations, experts, used, rows, ids };
-                match self.registered.device.multiply_experts(&mut jobs, &mixture) {
-                    Ok(which) => done = which,
-                    Err(id) => {
-                        log!(
-                            Error,
-                            "{} asks for expert {id}, expected one of {experts}: the model's file is broken, or \
-                             whoever computed the ids",
-                            // SAFETY: as above.
-                            tensor::name(unsafe { &**first })
-                        );
-                        return FAILED;
-                    }
-                }
-            }
-        }
-        // SAFETY: by the contract of `take`.
-        unsafe { self.do_the_rest(waiting.iter().flatten().map(|waiting| waiting.node).zip(done)) }
-    }
-
-    /// Lets a product with experts wait: for another one with the same rows and experts, as gate and up are.
+    /// The jobs of products; `None` for data that cannot be reached.
     ///
     /// # Safety
-    /// As [`Self::take`].
-    unsafe fn wait_for_experts(&mut self, node: *mut sys::ggml_tensor, product: ExpertProduct) -> i32 {
-        let status = self.finish_others();
-        if status != SUCCESS {
-            return status;
-        }
-        // SAFETY: live by the contract.
-        self.wrote(unsafe { &*node });
-        let full = self.experts.iter().all(Option::is_some);
-        // SAFETY: live by the contract.
-        let joins = self.experts.iter().flatten().all(|other| unsafe { alike(&*other.node, &*node) });
-        if self.count > 0 || full || !joins {
-            let status = self.finish();
-            if status != SUCCESS {
-                return status;
+    /// As [`Self::take`]; no two of the products overlap in what they write, as far as that is read.
+    unsafe fn jobs<'b>(&self, waiting: &'b [Option<Waiting>; GROUP]) -> [Option<Job<'b>>; GROUP]
+    where
+        'a: 'b,
+    {
+        let mut jobs = [const { None::<Job> }; GROUP];
+        let mut before: Option<(usize, usize)> = None;
+        for (job, Waiting { node, product, .. }) in jobs.iter_mut().zip(waiting.iter().flatten()) {
+            // SAFETY: by the contract.
+            *job = unsafe { tensor::jobs(self.state, &**node, product) }.and_then(|mut jobs| jobs.next());
+            let rows =
+                job.as_ref().map(|job| (job.activations.data.as_ptr() as usize, job.activations.stride));
+            if let Some(job) = job {
+                job.same = rows == before;
             }
+            before = rows;
         }
-        if let Some(place) = self.experts.iter_mut().find(|place| place.is_none()) {
-            *place = Some(WaitingExperts { node, product });
+        jobs
+    }
+
+    fn multiply(&self, jobs: &mut [Option<Job>; GROUP], between: Option<&mut Between>) -> [bool; GROUP] {
+        if jobs.iter().all(Option::is_none) {
+            return [false; GROUP];
         }
-        SUCCESS
+        self.registered.device.multiply(jobs, between)
     }
 
     /// Lets a product wait, or does it now.
@@ -315,11 +347,11 @@ impl<'a> Group<'a> {
             return unsafe { self.batches(node, &product) };
         }
         // SAFETY: live by the contract.
-        let (weight, reads, writes) =
-            unsafe { (span(&*(*node).src[0]), span(&*(*node).src[1]), span(&*node)) };
+        let waiting = unsafe { Waiting::new(node, product) };
+        let Waiting { weight, reads, writes, .. } = &waiting;
         let waits =
             self.waiting.iter().flatten().any(|other| {
-                meet(&reads, &other.writes) || meet(&weight, &other.writes) || other.meets(&writes)
+                meet(reads, &other.writes) || meet(weight, &other.writes) || other.meets(writes)
             });
         if waits || self.count == GROUP {
             let status = self.finish();
@@ -327,7 +359,7 @@ impl<'a> Group<'a> {
                 return status;
             }
         }
-        self.waiting[self.count] = Some(Waiting { node, product, weight, reads, writes });
+        self.waiting[self.count] = Some(waiting);
         self.count += 1;
         SUCCESS
     }
@@ -351,7 +383,10 @@ impl<'a> Group<'a> {
     ///
     /// # Safety
     /// As [`Self::take`].
-    unsafe fn do_the_rest(&self, nodes: impl Iterator<Item = (*mut sys::ggml_tensor, bool)>) -> i32 {
+    pub(super) unsafe fn do_the_rest(
+        &self,
+        nodes: impl Iterator<Item = (*mut sys::ggml_tensor, bool)>,
+    ) -> i32 {
         for (node, _) in nodes.filter(|(_, done)| !done) {
             // SAFETY: by the contract.
             let status = unsafe { self.on_the_cpu(&[node]) };
@@ -377,27 +412,4 @@ impl<'a> Group<'a> {
         }
         status
     }
-}
-
-/// Whether two nodes with experts have the same rows and ids, the same number of experts, and results apart.
-///
-/// # Safety
-/// Their sources are live.
-unsafe fn alike(one: &sys::ggml_tensor, other: &sys::ggml_tensor) -> bool {
-    // SAFETY: by the contract.
-    let experts = |node: &sys::ggml_tensor| unsafe { (*node.src[0]).ne[2] };
-    one.src[1..3] == other.src[1..3] && experts(one) == experts(other) && !meet(&span(one), &span(other))
-}
-
-/// Whether two ranges of addresses have one in common.
-pub(super) fn meet(one: &Range<usize>, other: &Range<usize>) -> bool {
-    one.start < other.end && other.start < one.end
-}
-
-/// The addresses of a tensor's elements.
-pub(super) fn span(tensor: &sys::ggml_tensor) -> Range<usize> {
-    let last: usize = (0..4).map(|i| (tensor.ne[i].max(1) as usize - 1) * tensor.nb[i]).sum();
-    let start = tensor.data as usize;
-    // Of f32, as products' rows and results are.
-    start..start.saturating_add(last + 4)
 }

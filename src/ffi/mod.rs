@@ -7,7 +7,8 @@
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
 //! * [`attention`]: attention's nodes likewise;
 //! * [`generation`]: the tables as each generation of hosts has them;
-//! * [`group`]: a graph's nodes, those together that do not wait for each other;
+//! * [`group`]: a graph's nodes, those together that do not wait for each other; [`waiting`]: what these read and write; [`experts`]: nodes with
+//!   experts among them;
 //! * [`gated`]: what is made of the results of two products, part by part;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
@@ -19,6 +20,7 @@ mod backend;
 mod buffer;
 mod cpu;
 mod device;
+mod experts;
 pub mod exports;
 mod gated;
 mod generation;
@@ -26,6 +28,7 @@ mod group;
 mod host_copy;
 mod registry;
 mod tensor;
+mod waiting;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 

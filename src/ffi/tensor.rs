@@ -9,6 +9,7 @@ use crate::host::device::{Device, HostWeight, Job};
 use crate::host::experts::ExpertProduct;
 use crate::host::mixture::ExpertJob;
 use crate::host::product::{Batch, Operand, Product};
+use crate::pool::Divided;
 use crate::weights::Source;
 
 /// Whether the device does `op`, or `op` is none.
@@ -197,13 +198,13 @@ pub unsafe fn expert_job<'a>(
     }
     let each = &product.each;
     let bytes = (product.experts - 1) * product.expert_stride + each.weight_bytes();
-    // SAFETY: lengths follow from the tensors' extents and strides, which the host allocated for; the result overlaps
-    // no source in ggml's graphs. The rest by this function's contract.
+    // SAFETY: lengths follow from the tensors' extents and strides, which the host allocated for. The rest by this function's
+    // contract.
     let (all, rows, out) = unsafe {
         (
             std::slice::from_raw_parts(weight.data.cast::<u8>().cast_const(), bytes),
             std::slice::from_raw_parts(activations.data.cast::<f32>(), each.activation_elements()),
-            std::slice::from_raw_parts_mut(op.data.cast::<f32>(), product.out_elements()),
+            Divided::at(op.data.cast::<f32>(), product.out_elements()),
         )
     };
     // SAFETY: by this function's contract.
@@ -254,8 +255,7 @@ pub unsafe fn jobs<'a>(
     }
     Some(product.batches().map(
         move |Batch { weight: at_weight, activations: at_activations, out: at_out }| {
-            // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for;
-            // the result overlaps no source in ggml's graphs.
+            // SAFETY: offsets and lengths follow from the tensors' extents and strides, which the host allocated for.
             let (bytes, rows, out) = unsafe {
                 (
                     std::slice::from_raw_parts(
@@ -266,10 +266,7 @@ pub unsafe fn jobs<'a>(
                         activations.data.cast::<u8>().add(at_activations).cast::<f32>(),
                         product.activation_elements(),
                     ),
-                    std::slice::from_raw_parts_mut(
-                        op.data.cast::<u8>().add(at_out).cast::<f32>(),
-                        product.out_elements(),
-                    ),
+                    Divided::at(op.data.cast::<u8>().add(at_out).cast::<f32>(), product.out_elements()),
                 )
             };
             Job {

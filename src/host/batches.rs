@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::attention::Who;
-use super::device::{Counted, Device, GROUP};
+use super::device::{Device, GROUP};
+use super::multiply::Counted;
 use super::product::Product;
 use super::weight::{HostWeight, Job, Weight};
 use crate::engine;
 use crate::observe::Done;
-use crate::pool::Divided;
 use crate::weights::cache::Key;
 
 /// Matrices of this type are multiplied by though they are computed: keys and values.
@@ -58,7 +58,6 @@ impl Device {
             while let Some(Job { activations, out, .. }) = next {
                 rows[count] = activations.rows;
                 if let Some(Weight { npu: weight, .. }) = converted.as_deref() {
-                    let out = Divided::new(out);
                     let (same, routed, recovered) = (false, false, false);
                     products[count] =
                         Some(engine::Product { weight, activations, same, out, routed, recovered });

@@ -1,13 +1,10 @@
 //! The device: found once, shared by all of the host's contexts and threads.
 
 use std::ffi::{CStr, CString};
-use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::Arc;
-use std::time::Instant;
 
-use ggml_sys::RowReader;
 use parking_lot::Mutex;
 use rknn_sys::{Library, Version};
 
@@ -17,43 +14,29 @@ use super::cores;
 use super::host_copy::{HostCopies, HostKernels};
 use super::machine;
 use super::mixture::MixtureRoom;
-use super::pages;
 use super::progress::Progress;
 use super::trust::{self, Candidate};
-use super::weight::{layer, upload, Weight};
+use super::weight::Weight;
 pub use super::weight::{HostWeight, Job};
 use crate::chip::Chip;
 use crate::cpus;
 pub use crate::engine::{Between, GROUP};
-use crate::engine::{Engine, Error, NpuWeight, Product, Request, Route, Wanted};
-use crate::kernels::glu::Activation;
+use crate::engine::{Engine, Route};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;
 use crate::log;
 use crate::mode::Mode;
-use crate::observe::{stats_table, Choice, Choices, Done, Report, Stats};
-use crate::policy::decide::{Decision, Policy};
-use crate::policy::scheme::{Placement, Rotate, Scheme};
+use crate::observe::{stats_table, Choices, Report, Stats};
+use crate::policy::decide::Policy;
 use crate::policy::Pipeline;
-use crate::pool::Divided;
 use crate::probe::quick;
-use crate::weights::cache::{Cache, Key};
+use crate::weights::cache::Cache;
 use crate::weights::store::Store;
 
 /// The device's name, as in `llama-bench -dev RKNPU` and `test-backend-ops -b RKNPU`.
 pub const NAME: &CStr = c"RKNPU";
-/// After as many failed products in a row the NPU is left alone.
-const FAILURES_MAX: u32 = 3;
 /// The I/O domains that weights fill one after the other, unless the user says otherwise: about 3 GB each.
 const DOMAINS: [u8; 4] = [0, 1, 2, 3];
-
-/// A product as it is counted.
-#[derive(Clone, Copy)]
-pub(super) struct Counted<'a> {
-    pub weight: HostWeight<'a>,
-    pub rows: usize,
-    pub done: Done,
-}
 
 /// An NPU that answers.
 pub struct Device {
@@ -61,23 +44,23 @@ pub struct Device {
     chip: &'static Chip,
     pub(super) engine: Mutex<Engine>,
     /// What the user wants of each weight.
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     /// How the signs of all rotations are laid, if the user says so.
-    signs: Option<Signs>,
+    pub(super) signs: Option<Signs>,
     /// How four-bit scales are found.
-    calibration: Calibration,
+    pub(super) calibration: Calibration,
     /// What was chosen since the table was shown last.
-    choices: Mutex<Choices>,
+    pub(super) choices: Mutex<Choices>,
     /// How far the conversion of a model is.
-    progress: Mutex<Progress>,
+    pub(super) progress: Mutex<Progress>,
     /// Whether the user knows that accuracy is lost.
-    cost_is_said: AtomicBool,
-    weights: Mutex<Cache<Weight>>,
+    pub(super) cost_is_said: AtomicBool,
+    pub(super) weights: Mutex<Cache<Weight>>,
     /// Whether a graph's writes may concern a weight.
-    watches: AtomicBool,
+    pub(super) watches: AtomicBool,
     /// The buffers that weights were seen in.
-    models: Mutex<Vec<(usize, usize)>>,
-    copies: HostCopies,
+    pub(super) models: Mutex<Vec<(usize, usize)>>,
+    pub(super) copies: HostCopies,
     /// Who does attention, and what is known of those who could.
     pub(super) attention: Who,
     pub(super) attention_costs: AttentionCosts,
@@ -204,293 +187,10 @@ impl Device {
         }
     }
 
-    /// Does the products of a group, none of which reads what another one writes, and what is made between them if that
-    /// can be made meanwhile. Tells which were done; the CPU is to do the others, which are then counted and, once, said.
-    pub fn multiply(&self, jobs: &mut [Option<Job>; GROUP], between: Option<&mut Between>) -> [bool; GROUP] {
-        let started = Instant::now();
-        let mut done = [Done::ByHost; GROUP];
-        if !self.given_up.load(Relaxed) {
-            self.try_multiply(jobs, between, &mut done);
-        }
-        let counted = jobs.iter().zip(done).filter_map(|(job, done)| {
-            let job = job.as_ref()?;
-            Some(Counted { weight: job.weight, rows: job.activations.rows, done })
-        });
-        self.count(started, counted);
-        done.map(|done| done != Done::ByHost)
-    }
-
-    /// `out` = the activation of the first of `sources` times the second, all of the same length.
-    pub fn gate(&self, activation: Activation, sources: [&[f32]; 2], out: &mut [f32]) {
-        self.engine.lock().gate(activation, sources, out);
-    }
-
-    /// Counts products that were begun together, each with its share of the time since then.
-    pub(super) fn count<'a>(&self, began: Instant, products: impl Iterator<Item = Counted<'a>> + Clone) {
-        let ns = began.elapsed().as_nanos();
-        let flops = |one: &Counted| (one.rows * one.weight.source.k * one.weight.source.n) as u128;
-        let all: u128 = products.clone().map(|one| flops(&one)).sum();
-        for one in products {
-            let ns = (ns * flops(&one) / all.max(1)) as u64;
-            let Counted { weight: HostWeight { name, source, .. }, rows, done } = one;
-            let shape = (source.reader.name(), source.k, source.n);
-            self.stats.count_product(name, shape, rows, done, ns);
-        }
-    }
-
-    /// Notes who did each product, if somebody did.
-    fn try_multiply(
-        &self,
-        jobs: &mut [Option<Job>; GROUP],
-        between: Option<&mut Between>,
-        done: &mut [Done; GROUP],
-    ) {
-        let mut engine = self.engine.lock();
-        let mut weights: [Option<Arc<Weight>>; GROUP] = Default::default();
-        for (job, weight) in jobs.iter().zip(&mut weights) {
-            *weight = job.as_ref().and_then(|job| self.weight(&mut engine, &job.weight));
-        }
-        let mut products: [Option<Product>; GROUP] = Default::default();
-        let mut by_host = [false; GROUP];
-        let names = jobs.each_ref().map(|job| job.as_ref().map(|job| job.weight.name));
-        // Rows are the same as those of the job before only if that one is in the stream too.
-        let mut unbroken = false;
-        for (((job, weight), product), by_host) in
-            jobs.iter_mut().zip(&weights).zip(&mut products).zip(&mut by_host)
-        {
-            let (Some(job), Some(Weight { npu: weight, kept })) = (job, weight.as_deref()) else {
-                unbroken = false;
-                continue;
-            };
-            let rows = job.activations.rows;
-            *by_host = kept.as_ref().is_some_and(|kept| engine.is_for_host(weight, rows, kept.copy.bytes()));
-            if *by_host {
-                unbroken = false;
-                continue;
-            }
-            let same = job.same && unbroken;
-            unbroken = true;
-            let (activations, out) = (job.activations, Divided::new(job.out));
-            *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
-        }
-        let named = names.into_iter().flatten().next().unwrap_or_default();
-        self.run(&mut engine, &mut products, between, named, done);
-        for (index, job) in jobs.iter_mut().enumerate().filter(|(index, _)| by_host[*index]) {
-            if let (Some(job), Some(Weight { npu, kept: Some(kept) })) = (job, weights[index].as_deref()) {
-                let (started, rows, bytes) = (Instant::now(), job.activations.rows, kept.copy.bytes());
-                if kept.copy.multiply(&job.activations, job.out) {
-                    engine.host_took(npu, rows, bytes, started.elapsed().as_nanos() as f64);
-                    done[index] = Done::Kept(npu.pipeline, bytes);
-                }
-            }
-        }
-    }
-
-    /// Has the engine do some products, and notes who did each; what nobody did is left to the host. `name` is of one of
-    /// them.
-    pub(super) fn run(
-        &self,
-        engine: &mut Engine,
-        products: &mut [Option<Product>],
-        mut between: Option<&mut Between>,
-        name: &str,
-        done: &mut [Done],
-    ) {
-        if products.iter().all(Option::is_none) {
-            return;
-        }
-        let result = engine.products(products, between.as_deref_mut());
-        match &result {
-            Ok(()) => self.failures.store(0, Relaxed),
-            // The output of each may have been begun, unless it was never the NPU's.
-            Err(error) => {
-                engine.recover(products);
-                if let Some(between) = between {
-                    // Of results that are others now.
-                    between.made = false;
-                }
-                self.note_failure(name, error);
-            }
-        }
-        for (done, product) in done.iter_mut().zip(products) {
-            let Some(Product { weight, routed, recovered, .. }) = product else { continue };
-            *done = match (*routed, *recovered) {
-                (true, _) => Done::Routed(weight.pipeline),
-                (_, true) => Done::Recovered(weight.pipeline),
-                _ if result.is_ok() => Done::Npu(weight.pipeline),
-                _ => Done::ByHost,
-            };
-        }
-    }
-
-    /// Whether the weight of that name is the CPU's by what the user wants: the host then places it as without us, in the
-    /// layout that its own kernels like best.
-    pub fn leaves_to_cpu(&self, name: &str) -> bool {
-        self.policy.is_for_cpu(name)
-    }
-
-    /// How a weight is to be converted, by what the user wants; `None` leaves it to the CPU.
-    fn request(&self, weight: &HostWeight) -> Option<Request> {
-        if weight.computed {
-            // No weight that a user could name; its own digits are kept.
-            let scheme = Scheme { pipeline: Pipeline::W16A16, rotate: Rotate::Off };
-            let (wanted, layer, keep, models) = (Wanted::Scheme(scheme), None, false, 0);
-            let (signs, calibration) = (self.signs, self.calibration);
-            return Some(Request { wanted, layer, signs, calibration, keep, models });
-        }
-        let wanted = match self.policy.of(weight.name) {
-            Decision::Fixed(Placement::Cpu) => return None,
-            Decision::Fixed(Placement::Npu(scheme)) => Wanted::Scheme(scheme),
-            Decision::Choose(goal) => Wanted::Best(goal),
-        };
-        Some(Request {
-            wanted,
-            layer: layer(weight.name),
-            signs: self.signs,
-            calibration: self.calibration,
-            keep: weight.constant,
-            models: self.models(weight),
-        })
-    }
-
-    /// Bytes of the buffers that weights were seen in, this one's among them.
-    fn models(&self, weight: &HostWeight) -> usize {
-        let mut models = self.models.lock();
-        if let Some(buffer) = weight.buffer.filter(|buffer| weight.constant && !models.contains(buffer)) {
-            models.push(buffer);
-        }
-        models.iter().map(|(start, end)| end - start).sum()
-    }
-
-    /// The converted weight: the kept one, or a new one, which is kept if the host's bytes stay.
-    pub(super) fn weight(&self, engine: &mut Engine, host: &HostWeight) -> Option<Arc<Weight>> {
-        let key = Key::of(&host.source);
-        if host.constant {
-            if let Some(known) = self.weights.lock().get(&key) {
-                // The model has come round: all its weights were seen.
-                self.show_choices();
-                return known;
-            }
-        }
-        let started = Instant::now();
-        let npu = match self.request(host) {
-            Some(request) => upload(engine, host, &request),
-            None => {
-                log!(Debug, "{} stays with the CPU, as was asked for", host.name);
-                None
-            }
-        };
-        let weight = npu.map(|npu| {
-            let kept =
-                if host.constant && !host.expert { self.copies.of(&host.source, npu.bytes) } else { None };
-            Arc::new(Weight { npu, kept })
-        });
-        if host.constant {
-            if let Some(Weight { npu, kept }) = weight.as_deref() {
-                self.note_choice(host, npu);
-                self.progress.lock().note(started, npu.bytes);
-                // The host's bytes are read again only if the CPU has to step in.
-                if host.lent && !kept.as_ref().is_some_and(|kept| kept.copy.is_original()) {
-                    pages::give_back(host.source.data);
-                }
-            }
-            let mut weights = self.weights.lock();
-            weights.insert(key, weight.clone());
-            if let Some((start, end)) = host.buffer.filter(|_| host.watched) {
-                weights.watch(start..end);
-                self.watches.store(true, Relaxed);
-            }
-        }
-        weight
-    }
-
-    fn note_choice(&self, host: &HostWeight, weight: &NpuWeight) {
-        self.stats.set_bytes(host.name, weight.bytes);
-        self.choices.lock().add(&Choice {
-            name: host.name,
-            ggml_type: host.source.reader.name(),
-            pipeline: (weight.pipeline.name(), weight.rotation.is_some()),
-            error: weight.error,
-            elements: host.source.k * host.source.n,
-            bytes: weight.bytes,
-        });
-        // What the user named is no news.
-        let chosen = matches!(self.policy.of(host.name), Decision::Choose(_));
-        if chosen && weight.error > weight.level && !self.cost_is_said.swap(true, Relaxed) {
-            let percent = |error: f64| error.sqrt() * 100.0;
-            log!(
-                Warn,
-                "accuracy is lost: products of {} as {} are off by about {:.1} %, on the CPU by {:.1} %; \
-                 RKNPU_MODE=accurate, the default, stays at the CPU's level",
-                host.name,
-                weight.pipeline.name(),
-                percent(weight.error),
-                percent(weight.level)
-            );
-        }
-    }
-
-    /// Shows what was chosen since the last time, if that is asked for.
-    pub fn show_choices(&self) {
-        let mut choices = self.choices.lock();
-        if !choices.is_empty() {
-            for line in std::mem::take(&mut *choices).table().lines() {
-                log!(Info, "{line}");
-            }
-            let kept = self.stats.kept_bytes.now();
-            if kept > 0 {
-                log!(Info, "copies for the host's kernels, RKNPU_KEEP: {:.1} MB", kept as f64 / 1e6);
-            }
-        }
-    }
-
-    /// Bytes that the copies of a weight will take, of so many `elements` and, in the file, `bytes`: about, since its
-    /// pipeline is known only when its values are. At least as much as `RKNPU_MODE` comes to.
-    pub fn copies_take(&self, name: &str, reader: &RowReader, elements: usize, bytes: usize) -> usize {
-        let pipeline = match self.policy.of(name) {
-            Decision::Fixed(Placement::Cpu) => return 0,
-            Decision::Fixed(Placement::Npu(scheme)) => scheme.pipeline,
-            Decision::Choose(_) => Pipeline::of(reader.is_quantized()),
-        };
-        let kept = if self.copies.are_all_made(reader, elements, bytes) { bytes } else { 0 };
-        pipeline.dtype().b().bytes(elements).saturating_add(kept)
-    }
-
-    /// Notes that the host makes a buffer: it may be loading a model.
-    pub fn a_model_comes(&self) {
-        self.copies.a_model_comes();
-    }
-
     /// Says who did the products so far, if that is asked for.
     pub fn show_ways(&self) {
         if let Some(line) = self.stats.ways() {
             log!(Info, "{line}");
-        }
-    }
-
-    pub(super) fn note_failure(&self, name: &str, error: &Error) {
-        log!(Warn, "the CPU does {name}: {error}");
-        if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX && !self.given_up.swap(true, Relaxed) {
-            log!(Error, "the NPU failed {FAILURES_MAX} times in a row: the CPU does everything from now on");
-        }
-    }
-
-    /// Drops the converted copies of what lies in the addresses `range`, which the host wrote or frees;
-    /// whether there were any.
-    pub fn invalidate(&self, range: &Range<usize>) -> bool {
-        self.models.lock().retain(|(start, end)| *start < range.start || range.end < *end);
-        // Two statements: a product locks the engine first and the weights within.
-        let dropped = self.weights.lock().invalidate(range);
-        if dropped {
-            self.engine.lock().release();
-        }
-        dropped
-    }
-
-    /// Notes that a graph writes to the addresses `range`.
-    pub fn wrote(&self, range: &Range<usize>) {
-        if self.watches.load(Relaxed) && self.weights.lock().is_watched(range) {
-            self.invalidate(range);
         }
     }
 
@@ -548,6 +248,7 @@ fn runnable(policy: &Policy, chip: &Chip) -> Result<(), String> {
 mod tests {
     use super::super::host_copy::NoKernels;
     use super::*;
+    use crate::policy::scheme::Placement;
 
     #[test]
     fn a_pipeline_that_the_chip_lacks_is_named_with_those_that_it_has() {

@@ -1,12 +1,14 @@
-//! Products of a mixture of experts: each expert's rows by that expert's weight, all as one stream.
+//! Products of a mixture of experts: each expert's rows by that expert's weight, all as one stream; and whole feed-forward
+//! blocks of experts.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::device::{Counted, Device};
+use super::device::Device;
+use super::multiply::Counted;
 use super::weight::{HostWeight, Weight};
-use crate::engine::{Activations, Experts, Product};
+use crate::engine::{Activations, Between, Experts, Product, BLOCK};
 use crate::observe::Done;
 use crate::pool::Divided;
 use crate::weights::Source;
@@ -25,7 +27,7 @@ pub struct ExpertJob<'a> {
     /// Bytes from one expert's matrix to the next.
     pub stride: usize,
     /// Tokens × experts used × N results.
-    pub out: &'a mut [f32],
+    pub out: Divided<'a, f32>,
 }
 
 /// How a node's experts are found.
@@ -56,7 +58,9 @@ struct AtWork {
     domain: usize,
     expert: usize,
     /// Its weight in each node.
-    weights: [Option<Arc<Weight>>; NODES],
+    weights: [Option<Arc<Weight>>; BLOCK],
+    /// The products of its block that the CPU did as the cheaper way.
+    routed: [bool; BLOCK],
 }
 
 impl<'a> ExpertJob<'a> {
@@ -75,7 +79,7 @@ impl Device {
     /// The first id that is no expert's.
     pub fn multiply_experts<I: Iterator<Item = i32> + Clone>(
         &self,
-        jobs: &mut [Option<ExpertJob>; NODES],
+        jobs: &[Option<ExpertJob>; NODES],
         mixture: &Mixture<I>,
     ) -> Result<[bool; NODES], i32> {
         let mut room = self.mixture.lock();
@@ -85,7 +89,7 @@ impl Device {
         let mut done = jobs.each_ref().map(|job| job.is_some() && !self.given_up.load(Relaxed));
         let mut engine = self.engine.lock();
         for expert in (0..mixture.experts).filter(|expert| experts.picks(*expert).count() > 0) {
-            let mut weights: [Option<Arc<Weight>>; NODES] = Default::default();
+            let mut weights: [Option<Arc<Weight>>; BLOCK] = Default::default();
             for ((job, weight), done) in jobs.iter().zip(&mut weights).zip(&mut done) {
                 if let (Some(job), true) = (job, *done) {
                     *weight = self.weight(&mut engine, &job.of(expert));
@@ -94,12 +98,12 @@ impl Device {
                 }
             }
             let domain = weights.iter().flatten().next().map_or(0, |weight| weight.npu.domain());
-            order.push(AtWork { domain, expert, weights });
+            order.push(AtWork { domain, expert, weights, routed: [false; BLOCK] });
         }
         by_domain(order);
         let firsts = jobs.each_ref().map(|job| job.as_ref().map(|job| job.first));
         let name = firsts.iter().flatten().next().map_or("", |first| first.name);
-        let outs = jobs.each_mut().map(|job| job.as_mut().map(|job| Divided::new(job.out)));
+        let outs = jobs.each_ref().map(|job| job.as_ref().map(|job| job.out.after(0)));
         let mut first = true;
         for some in order.chunks(STREAM / NODES) {
             let started = Instant::now();
@@ -138,6 +142,94 @@ impl Device {
         order.clear();
         Ok(done)
     }
+
+    /// Does the feed-forward block of all experts: gate, up, what is made between them, and down, of which `jobs` are in this
+    /// order. `mixture` has the rows of gate and up; down has a row for each of a token's experts. Nothing is written of
+    /// gate and up. False if this is not how it can be done, or the NPU fails: the nodes are then to be done one by one.
+    ///
+    /// # Errors
+    /// The first id that is no expert's.
+    pub fn expert_blocks<I: Iterator<Item = i32> + Clone>(
+        &self,
+        jobs: &[ExpertJob; BLOCK],
+        mixture: &Mixture<I>,
+        between: &Between,
+    ) -> Result<bool, i32> {
+        if self.given_up.load(Relaxed) {
+            return Ok(false);
+        }
+        let mut room = self.mixture.lock();
+        let done = self.try_expert_blocks(&mut room, jobs, mixture, between);
+        room.order.clear();
+        done
+    }
+
+    fn try_expert_blocks<I: Iterator<Item = i32> + Clone>(
+        &self,
+        room: &mut MixtureRoom,
+        jobs: &[ExpertJob; BLOCK],
+        mixture: &Mixture<I>,
+        between: &Between,
+    ) -> Result<bool, i32> {
+        let started = Instant::now();
+        let MixtureRoom { experts, order } = room;
+        experts.gather(mixture.experts, mixture.used, mixture.rows, mixture.ids.clone())?;
+        let mut engine = self.engine.lock();
+        for expert in 0..mixture.experts {
+            let rows = experts.picks(expert).count();
+            if rows == 0 {
+                continue;
+            }
+            let weights = jobs.each_ref().map(|job| self.weight(&mut engine, &job.of(expert)));
+            let [Some(gate), Some(up), Some(down)] = &weights else { return Ok(false) };
+            if !engine.does_block([&gate.npu, &up.npu, &down.npu], rows) {
+                return Ok(false);
+            }
+            let domain = gate.npu.domain();
+            order.push(AtWork { domain, expert, weights, routed: [false; BLOCK] });
+        }
+        by_domain(order);
+        let made = mixture.used * mixture.activations.rows / mixture.rows;
+        let stride = jobs[0].first.source.n;
+        let mut same = false;
+        for some in order.chunks_mut(STREAM / BLOCK) {
+            let mut products = [const { None::<Product> }; STREAM];
+            for (AtWork { expert, weights, .. }, products) in some.iter().zip(products.chunks_mut(BLOCK)) {
+                let picks = experts.picks(*expert);
+                let rows = picks.count();
+                let shared = Activations { rows, picks: Some(picks), ..mixture.activations };
+                let own = Activations { data: &[], stride, rows, picks: Some(picks.again(made)) };
+                for (at, (product, weight)) in products.iter_mut().zip(weights).enumerate() {
+                    let Some(weight) = weight.as_deref().map(|weight| &weight.npu) else { continue };
+                    let activations = if at + 1 < BLOCK { shared } else { own };
+                    let out = jobs[at].out.after(0);
+                    *product =
+                        Some(Product { weight, activations, same, out, routed: false, recovered: false });
+                    same = true;
+                }
+            }
+            if let Err(error) = engine.expert_blocks(&mut products, between) {
+                self.note_failure(jobs[0].first.name, &error);
+                return Ok(false);
+            }
+            self.failures.store(0, Relaxed);
+            let routed: [bool; STREAM] =
+                std::array::from_fn(|index| products[index].as_ref().is_some_and(|product| product.routed));
+            for (at_work, routed) in some.iter_mut().zip(routed.chunks(BLOCK)) {
+                at_work.routed.copy_from_slice(routed);
+            }
+        }
+        let counted = order.iter().flat_map(|AtWork { expert, weights, routed, .. }| {
+            let rows = experts.picks(*expert).count();
+            jobs.iter().zip(weights.iter().flatten()).zip(routed).map(move |((job, weight), routed)| {
+                let pipeline = weight.npu.pipeline;
+                let done = if *routed { Done::Routed(pipeline) } else { Done::Npu(pipeline) };
+                Counted { weight: job.first, rows, done }
+            })
+        });
+        self.count(started, counted);
+        Ok(true)
+    }
 }
 
 /// Those of a domain together: going to another one concerns the whole NPU.
@@ -153,7 +245,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_domain_is_gone_to_once(domains in proptest::collection::vec(0usize..4, 0..128)) {
-            let at_work = |(expert, domain)| AtWork { domain, expert, weights: Default::default() };
+            let at_work = |(expert, domain)| AtWork { domain, expert, weights: Default::default(), routed: [false; BLOCK] };
             let mut order: Vec<AtWork> = domains.iter().copied().enumerate().map(at_work).collect();
             by_domain(&mut order);
             let known: std::collections::BTreeSet<usize> = domains.iter().copied().collect();

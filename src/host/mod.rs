@@ -5,12 +5,14 @@
 pub mod attention;
 mod batches;
 pub mod config;
+mod conversion;
 mod cores;
 pub mod device;
 pub mod experts;
 pub mod host_copy;
 pub mod machine;
 pub mod mixture;
+mod multiply;
 pub mod numbers;
 mod pages;
 pub mod product;

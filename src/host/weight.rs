@@ -2,6 +2,7 @@
 
 use crate::engine::{Activations, Engine, NpuWeight, Request};
 use crate::log;
+use crate::pool::Divided;
 use crate::weights::Source;
 
 use super::host_copy::Kept;
@@ -44,7 +45,7 @@ pub struct Job<'a> {
     /// The rows are those of the job before in its group.
     pub same: bool,
     /// rows × N results.
-    pub out: &'a mut [f32],
+    pub out: Divided<'a, f32>,
 }
 
 /// Converts the weight; `None`, said once, if it has to stay with the CPU.

@@ -25,6 +25,8 @@ pub struct Report {
     /// Rows of activations rotated, and rows that an earlier product had rotated already.
     rows_rotated: u64,
     rows_shared: u64,
+    /// Rows that were packed while others of the same product were still to be made.
+    rows_ahead: u64,
     /// Converted weights that came from the disk.
     weights_loaded: u64,
     fallbacks: u64,
@@ -129,6 +131,7 @@ impl Report {
             npu_bytes: stats.bytes.peak(),
             rows_rotated: stats.rows_rotated.load(Relaxed),
             rows_shared: stats.rows_shared.load(Relaxed),
+            rows_ahead: stats.rows_ahead.load(Relaxed),
             weights_loaded: stats.weights_loaded.load(Relaxed),
             fallbacks: stats.fallbacks.load(Relaxed),
             routed_flops: stats.routed_flops.load(Relaxed),

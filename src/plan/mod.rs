@@ -1,8 +1,8 @@
 //! From a matmul's shape to what the NPU runs: padding, K segments, shares of the cores, steps of rows.
 //!
 //! * [`WeightPlan`]: how a weight is cut, once, when it is converted;
-//! * [`Schedule`]: how a product of so many rows is run with it, in steps of all cores and batches of steps; `search`: which is
-//!   best;
+//! * [`Schedule`]: how a product of so many rows is run with it, in steps of all cores and batches of steps; [`Joint`]: how three that
+//!   belong together are; `search`: which is best;
 //! * [`AttentionPlan`]: how the rows and positions of attention are cut;
 //! * `cost`: how long a run is believed to take, by which both are chosen;
 //! * `rows`: how numbers of rows are rounded.
@@ -20,4 +20,5 @@ mod weight;
 pub use attention::{AttentionPlan, AttentionShape, Stretch};
 pub use rows::ROWS_MAX;
 pub use schedule::{Batch, CoreRun, Cut, Means, Piece, Schedule, Step, BATCH_MAX};
+pub use search::{Joint, Planned};
 pub use weight::{Segment, Slice, WeightPlan};

@@ -13,9 +13,13 @@ const C_BYTES_MAX: usize = 8 << 20;
 /// The most rows of A of a stacked run.
 const STACK_ROWS_MAX: usize = 512;
 
-/// How much longer than the fastest a schedule may keep the NPU if its results are there sooner, by the width of A. Products of
-/// 16 and of 4 bits have more segments, whose results are worth more of the NPU's time where they then are read together.
-const NEARLY: [(Element, f64); 3] = [(Element::F16, 1.10), (Element::I8, 1.06), (Element::I4, 1.13)];
+/// How much longer than the fastest a schedule may keep the NPU if its results are there sooner, by the width of A: than the
+/// fastest of its plan, and than the fastest of segments of any lengths. Products of 16 and of 4 bits have more segments, whose results are
+/// worth more of the NPU's time where they then are read together. Of products that belong together one may take longer,
+/// `SLACK` times that of the first, if all of them do not, by the second.
+const NEARLY: [(Element, f64, f64); 3] =
+    [(Element::F16, 1.10, 1.16), (Element::I8, 1.06, 1.11), (Element::I4, 1.13, 1.16)];
+const SLACK: f64 = 2.0;
 /// Bytes of f32 rows that the CPU rotates and packs, and of results that it reads and writes, in a ns: a guess for four
 /// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
 const PACK_RATE: f64 = 6.0;
@@ -40,35 +44,131 @@ impl Wanted {
     const ALONE: Self = Self { c_bytes: C_BYTES_MAX, steps: BATCH_MAX, joint: false };
 }
 
-impl Schedule {
-    /// The best for `rows` rows: of those that keep the NPU for about as short as possible, the one after which the
-    /// results are there first. What the CPU does before the first batch and after the last one nobody hides, nor what
-    /// it does for longer than the NPU.
-    pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
-        // One row, one segment: always possible.
-        let one = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
-        Self::search(plan, timing, means, rows, Wanted::ALONE).unwrap_or(one)
+/// A weight's plan, and what may be done with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Planned<'a> {
+    /// How it is cut.
+    pub plan: &'a WeightPlan,
+    /// The cores, and how its memory may be bound.
+    pub means: Means,
+}
+
+/// How long schedules may keep the NPU, ns.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// That of the plan's fastest.
+    least: f64,
+    /// That of a good one of the plan.
+    nearly: f64,
+    /// That of a good one of all plans.
+    most: f64,
+}
+
+impl Limits {
+    fn new(Planned { plan, means }: Planned, timing: &Timing, rows: usize) -> Self {
+        let least = Schedule::least_ns(plan, timing, means, rows);
+        let (nearly, most) = NEARLY
+            .iter()
+            .find(|(of, ..)| *of == plan.dtype.a())
+            .map_or((1.0, 1.0), |(_, nearly, most)| (*nearly, *most));
+        Self { least, nearly: nearly * least, most: (most / plan.lag).max(1.0) * least }
     }
 
+    /// Of one product.
+    fn alone(&self) -> f64 {
+        self.nearly.min(self.most)
+    }
+
+    /// Of one among others.
+    fn of_one(&self) -> f64 {
+        self.least + SLACK * (self.nearly - self.least)
+    }
+}
+
+/// How two products are run in turns and read together, and the product of what is made of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Joint {
+    /// Each of the two.
+    pub pair: Schedule,
+    /// The one that is with what is made, if it was asked for.
+    pub fed: Option<Schedule>,
+}
+
+impl Joint {
     /// The best for `rows` rows of two products that are alike, whose batches are run in turns and read together: each batch
-    /// has all segments, and both products' C, of a batch on a core, is at most `c_bytes`. `None` if there is none that
-    /// keeps the NPU for about as short as possible.
-    pub fn joint(
-        plan: &WeightPlan,
+    /// has all segments, and both products' C, of a batch on a core, is at most `c_bytes`; and of the product that is then
+    /// made of their rows. `None` if there is none that keeps the NPU for about as short as possible.
+    pub fn best(
+        pair: Planned,
+        fed: Option<Planned>,
         timing: &Timing,
-        means: Means,
         rows: usize,
         c_bytes: usize,
     ) -> Option<Self> {
         let wanted = Wanted { c_bytes: c_bytes / 2, steps: BATCH_MAX / 2, joint: true };
-        Self::search(plan, timing, means, rows, wanted)
+        let limits = |planned| Limits::new(planned, timing, rows);
+        let (of_pair, of_fed) = (limits(pair), fed.map(limits));
+        let most = 2.0 * of_pair.most + of_fed.map_or(0.0, |fed| fed.most);
+        let longest = if fed.is_some() { of_pair.of_one() } else { of_pair.alone() };
+        let pairs = Schedule::candidates(pair, timing, rows, wanted, longest);
+        let candidates = fed
+            .zip(of_fed)
+            .map(|(fed, limits)| Schedule::candidates(fed, timing, rows, Wanted::ALONE, limits.of_one()));
+        let (mut best, mut least_cost) = (None, f64::INFINITY);
+        for one in pairs {
+            let mut line = Line::default();
+            line.run(&one, pair, rows, Kind::Pair);
+            let mut consider = |end: f64, fed: Option<Schedule>| {
+                let cost = end * (2.0 * one.ns + fed.map_or(0.0, |fed| fed.ns));
+                if cost < least_cost {
+                    (best, least_cost) = (Some(Self { pair: one, fed }), cost);
+                }
+            };
+            match (fed, &candidates) {
+                (Some(fed), Some(candidates)) => candidates.iter().for_each(|candidate| {
+                    if 2.0 * one.ns + candidate.ns > most {
+                        return;
+                    }
+                    let mut line = line.clone();
+                    line.run(candidate, fed, rows, Kind::Fed);
+                    consider(line.end(), Some(*candidate));
+                }),
+                _ => consider(line.end(), None),
+            }
+        }
+        best
+    }
+}
+
+impl Schedule {
+    /// The best for `rows` rows: of those that keep the NPU for about as short as possible, the one after which the
+    /// results are there first; later by a part is as good as the NPU's time shorter by as large a part. What the CPU does
+    /// before the first batch and after the last one nobody hides, nor what it does for longer than the NPU.
+    pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
+        let planned = Planned { plan, means };
+        let cost = |schedule: &Self| {
+            let mut line = Line::default();
+            line.run(schedule, planned, rows, Kind::Alone);
+            line.end() * schedule.ns
+        };
+        let most = Limits::new(planned, timing, rows).alone();
+        let candidates = Self::candidates(planned, timing, rows, Wanted::ALONE, most);
+        let best = candidates.into_iter().map(|schedule| (cost(&schedule), schedule));
+        let best = best.min_by(|one, other| one.0.total_cmp(&other.0));
+        // One row, one segment: always possible.
+        let one = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
+        best.map_or(one, |(_, best)| best)
     }
 
-    fn search(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize, wanted: Wanted) -> Option<Self> {
-        let nearly = NEARLY.iter().find(|(of, _)| *of == plan.dtype.a()).map_or(1.0, |(_, nearly)| *nearly);
-        let most = nearly * Self::least_ns(plan, timing, means, rows);
-        let mut best = None;
-        let mut best_end = f64::INFINITY;
+    /// Those that keep the NPU for at most so many ns.
+    fn candidates(
+        Planned { plan, means }: Planned,
+        timing: &Timing,
+        rows: usize,
+        wanted: Wanted,
+        most: f64,
+    ) -> Vec<Self> {
+        let mut found = Vec::new();
         Self::each(plan, timing, means, rows, |schedule| {
             for parts in 1..=schedule.parts_max(plan, means) {
                 let mut schedule = Self { parts, ..schedule };
@@ -79,19 +179,11 @@ impl Schedule {
                 }
                 let steps = plan.segments.len().div_ceil(schedule.group());
                 let fewest = if wanted.joint { steps } else { 1 };
-                for batch in fewest..=steps {
-                    let schedule = Self { batch, ..schedule };
-                    if !schedule.fits(plan, means, rows, wanted) {
-                        continue;
-                    }
-                    let end = schedule.end(plan, means, rows, wanted.joint);
-                    if end < best_end {
-                        (best, best_end) = (Some(schedule), end);
-                    }
-                }
+                let batches = (fewest..=steps).map(|batch| Self { batch, ..schedule });
+                found.extend(batches.filter(|schedule| schedule.fits(plan, means, rows, wanted)));
             }
         });
-        best
+        found
     }
 
     /// The shortest modelled time of the NPU for `rows` rows, ns.
@@ -128,33 +220,6 @@ impl Schedule {
         } else {
             1
         }
-    }
-
-    /// ns until the results are there: the batches go through the CPU, the NPU and the CPU again as [`crate::engine`] has
-    /// them do, two of them under way at a time.
-    fn end(&self, plan: &WeightPlan, means: Means, rows: usize, joint: bool) -> f64 {
-        let products = if joint { 2.0 } else { 1.0 };
-        let ns = products * self.ns / (rows * plan.columns * plan.segments.len()) as f64;
-        let sum = (plan.dtype.c().bytes(1) * means.planes) as f64;
-        // Results are written, and read before if other segments were added up; of two that are read together one is made.
-        let written = if joint { 4.0 } else { 8.0 };
-        let (mut cpu, mut npu) = (0.0f64, 0.0f64);
-        let mut under_way: Option<(f64, f64)> = None;
-        for batch in self.batches(plan, rows) {
-            let (rows, columns, segments) = (batch.rows.len(), batch.columns.len(), batch.segments.len());
-            if batch.columns.start == 0 {
-                // A row is rotated and packed as far as it is needed; what is left is read again.
-                let again = batch.segments.start > 0;
-                let elements = if again { segments * plan.longest() } else { plan.k };
-                cpu += (rows * elements) as f64 * if again { 2.0 } else { 4.0 } / PACK_RATE;
-            }
-            npu = npu.max(cpu) + (rows * columns * segments) as f64 * ns;
-            let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
-            if let Some((done, read)) = under_way.replace((npu, read)) {
-                cpu = cpu.max(done) + read;
-            }
-        }
-        under_way.map_or(cpu, |(done, read)| cpu.max(done) + read)
     }
 
     /// Whether it is within the bounds; those of C do not hold for a batch of one step and row.
@@ -199,6 +264,80 @@ impl Schedule {
     }
 }
 
+/// What a line's batches are of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// One product.
+    Alone,
+    /// Two, read together.
+    Pair,
+    /// One with what is made of two before it.
+    Fed,
+}
+
+/// CPU, NPU and CPU again, which batches go through as [`crate::engine`] has them do, two of them under way at a time.
+#[derive(Debug, Clone, Default)]
+struct Line {
+    /// ns until each is done with what it was given.
+    cpu: f64,
+    npu: f64,
+    under_way: Option<Batched>,
+}
+
+/// A batch that the NPU was given.
+#[derive(Debug, Clone)]
+struct Batched {
+    /// When it is done, ns, and how long its results then take to be read.
+    done: f64,
+    read: f64,
+    /// The first of its rows, if something is made of them.
+    makes: Option<usize>,
+}
+
+impl Line {
+    /// Takes the results of what is under way.
+    fn land(&mut self, landed: Option<Batched>) {
+        if let Some(Batched { done, read, .. }) = landed {
+            self.cpu = self.cpu.max(done) + read;
+        }
+    }
+
+    /// Lets all batches of `rows` rows through.
+    fn run(&mut self, schedule: &Schedule, Planned { plan, means }: Planned, rows: usize, kind: Kind) {
+        let products = if kind == Kind::Pair { 2.0 } else { 1.0 };
+        let ns = products * schedule.ns / (rows * plan.columns * plan.segments.len()) as f64;
+        let sum = (plan.dtype.c().bytes(1) * means.planes) as f64;
+        // Results are written, and read before if other segments were added up; of two that are read together one is made.
+        let written = if kind == Kind::Pair { 4.0 } else { 8.0 };
+        for batch in schedule.batches(plan, rows) {
+            let (rows, columns, segments) = (batch.rows.len(), batch.columns.len(), batch.segments.len());
+            let makes = self.under_way.as_ref().and_then(|under_way| under_way.makes);
+            if kind == Kind::Fed && makes.is_some_and(|first| batch.rows.end > first) {
+                let landed = self.under_way.take();
+                self.land(landed);
+            }
+            if batch.columns.start == 0 {
+                // A row is rotated and packed as far as it is needed; what is left is read again.
+                let again = batch.segments.start > 0;
+                let elements = if again { segments * plan.longest() } else { plan.k };
+                self.cpu += (rows * elements) as f64 * if again { 2.0 } else { 4.0 } / PACK_RATE;
+            }
+            self.npu = self.npu.max(self.cpu) + (rows * columns * segments) as f64 * ns;
+            let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
+            let makes = (kind == Kind::Pair).then_some(batch.rows.start);
+            let landed = self.under_way.replace(Batched { done: self.npu, read, makes });
+            self.land(landed);
+        }
+    }
+
+    /// ns until the results of all are there.
+    fn end(mut self) -> f64 {
+        let last = self.under_way.take();
+        self.land(last);
+        self.cpu
+    }
+}
+
 /// Numbers of rows of a core's run that are worth a look: halves of all, and as many as let B stream by a whole number
 /// of times.
 fn tiles<'a>(
@@ -237,8 +376,9 @@ mod tests {
             let Some(plan) = WeightPlan::new(chip, chip.cores, dtype, (k, n), segment_max) else { return Ok(()) };
             let means = Means { cores: chip.cores, planes, windows };
             let alone = Schedule::best(&plan, &chip.timing, means, rows);
-            let schedule = match Schedule::joint(&plan, &chip.timing, means, rows, C_BYTES_MAX).filter(|_| joint) {
-                Some(joint) => {
+            let planned = Planned { plan: &plan, means };
+            let schedule = match Joint::best(planned, None, &chip.timing, rows, C_BYTES_MAX).filter(|_| joint) {
+                Some(Joint { pair: joint, .. }) => {
                     prop_assert!(joint.batches(&plan, rows).all(|batch| batch.segments.len() == plan.segments.len()));
                     joint
                 }

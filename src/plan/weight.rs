@@ -46,7 +46,7 @@ pub struct Slice {
 }
 
 /// The cutting of one K×N weight. It holds for any number of rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WeightPlan {
     /// Element type on the NPU.
     pub dtype: MatmulType,
@@ -62,6 +62,8 @@ pub struct WeightPlan {
     pub slices: Vec<Slice>,
     /// N, padded.
     pub columns: usize,
+    /// The NPU's time of a prompt by its fastest schedule, over the shortest for segments of any lengths; 1 if nobody looked.
+    pub lag: f64,
 }
 
 impl WeightPlan {
@@ -98,7 +100,7 @@ impl WeightPlan {
                 Slice { core, start: share.start, len: share.end.min(n) - share.start, padded: share.len() }
             })
             .collect();
-        Some(Self { dtype, limits, k, n, segments, slices, columns })
+        Some(Self { dtype, limits, k, n, segments, slices, columns, lag: 1.0 })
     }
 
     /// The fastest plan for prompts of [`ROWS_MAX`] rows: segments as long as `segment_max` and the chip allow, or
@@ -131,7 +133,26 @@ impl WeightPlan {
         let allowed =
             |plan: &Self| if plan.longest() > TRUE_MAX { ABOUT_AS_FAST_LONG } else { ABOUT_AS_FAST };
         let chosen = plans.iter().find(|(plan, ns)| *ns <= best * allowed(plan))?.0.longest();
-        Self::new(chip, means.cores, dtype, (k, n), chosen)
+        let least = Schedule::least_ns(&plan(chosen)?, &chip.timing, whole, ROWS_MAX);
+        let lag = (least / Self::bound_ns(chip, whole, &longest)).max(1.0);
+        Some(Self { lag, ..Self::new(chip, means.cores, dtype, (k, n), chosen)? })
+    }
+
+    /// The NPU's time of a prompt of [`ROWS_MAX`] rows if segments needed not be of one length, ns: of the same number of
+    /// K each but for the last, which is not padded, at most as long as those of `longest`.
+    fn bound_ns(chip: &Chip, means: Means, longest: &Self) -> f64 {
+        let (k, n, align) = (longest.k, longest.n, longest.limits.k_align);
+        // Of a segment of so many units of K.
+        let ns = |units: usize| {
+            let (dtype, len) = (longest.dtype, units * align);
+            let plan = Self::new(chip, means.cores, dtype, (len, n), len);
+            plan.map_or(f64::INFINITY, |plan| Schedule::least_ns(&plan, &chip.timing, means, ROWS_MAX))
+        };
+        let (all, most) = (k.div_ceil(align), longest.longest() / align);
+        let of = (0..=most).map(|units| if units == 0 { 0.0 } else { ns(units) }).collect::<Vec<_>>();
+        (1..=most)
+            .map(|units| (all / units) as f64 * of[units] + of[all % units])
+            .fold(f64::INFINITY, f64::min)
     }
 
     /// The columns of `core` when `cores` share `columns` columns evenly.

@@ -15,7 +15,7 @@ pub const F32: c_int = 0;
 /// The host's number of this type.
 pub const F16: c_int = 1;
 /// The host's number of this type.
-const I32: c_int = 26;
+pub const I32: c_int = 26;
 /// The host's number of this use of a buffer.
 pub const WEIGHTS: c_int = 1;
 
@@ -348,6 +348,25 @@ impl Drop for Mixture<'_> {
     fn drop(&mut self) {
         free(self.ggml, self.buffers, self.contexts, self.backend);
     }
+}
+
+/// How many values differ in their bits, NaNs aside.
+pub fn differ(one: &[f32], other: &[f32]) -> usize {
+    assert_eq!(one.len(), other.len());
+    let alike =
+        |(one, other): &(&f32, &f32)| one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan();
+    one.iter().zip(other).filter(|pair| !alike(pair)).count()
+}
+
+/// The values of a tensor of f32.
+///
+/// # Safety
+/// The tensor is live and has as many values.
+pub unsafe fn read(ggml: &Ggml, tensor: Tensor, len: usize) -> Vec<f32> {
+    let mut values = vec![0f32; len];
+    // SAFETY: the tensor is live and has as many values, by the contract.
+    unsafe { (ggml.ggml_backend_tensor_get)(tensor, values.as_mut_ptr().cast(), 0, len * 4) };
+    values
 }
 
 /// Frees what a graph of ours was made of, which nobody uses any more.
