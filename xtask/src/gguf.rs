@@ -94,6 +94,8 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, Value>,
     /// The tensors in file order.
     pub tensors: Vec<Tensor>,
+    /// Where the data section begins.
+    pub data: u64,
 }
 
 impl Gguf {
@@ -141,13 +143,13 @@ impl Gguf {
         for _ in 0..tensor_count {
             tensors.push(input.tensor()?);
         }
-        let head = Self { metadata, tensors };
-        head.check_data(size - input.left, size)?;
+        let mut head = Self { metadata, tensors, data: 0 };
+        head.data = head.check_data(size - input.left, size)?;
         Ok(head)
     }
 
-    /// Every tensor's data must lie inside the file.
-    fn check_data(&self, head_end: u64, size: u64) -> Result<()> {
+    /// Every tensor's data must lie inside the file; where the data section begins.
+    fn check_data(&self, head_end: u64, size: u64) -> Result<u64> {
         let alignment = match self.metadata.get("general.alignment") {
             None => 32,
             Some(Value::Int(n)) if (1..=1 << 20).contains(n) => *n as u64,
@@ -166,7 +168,7 @@ impl Gguf {
         if needs > size {
             return Err(Error::Truncated { needs, has: size });
         }
-        Ok(())
+        Ok(data_start)
     }
 
     /// The architecture's name, under which the model's own keys are.

@@ -27,7 +27,7 @@ const WARM: u32 = 32;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Variables by which the caller's environment would change what is measured.
-const CLEARED: [&str; 9] = [
+const CLEARED: [&str; 10] = [
     "RKNPU_POLICY",
     "RKNPU_HYBRID",
     "RKNPU_SIGNS",
@@ -37,7 +37,15 @@ const CLEARED: [&str; 9] = [
     "RKNPU_DOMAINS",
     "RKNPU_EMU_FAULTS",
     "RKNPU_EMU_TYPES",
+    "RKNPU_EMU_PACE",
 ];
+
+/// Clears what the caller's environment has of [`CLEARED`].
+pub fn clear(host: &mut Command) {
+    CLEARED.iter().for_each(|name| {
+        host.env_remove(name);
+    });
+}
 
 /// What one process does: one test, that many times, without a warm-up.
 #[derive(Debug, Clone, Copy)]
@@ -117,9 +125,7 @@ impl Host<'_> {
             }
         }
         let mut host = Command::new(self.ready.host.program(PROGRAM)?);
-        CLEARED.iter().for_each(|name| {
-            host.env_remove(name);
-        });
+        clear(&mut host);
         self.npu.apply(self.ready.plugin.as_ref(), &mut host);
         asked.apply(&mut host);
         host.env("RKNPU_EMU_PACE", "1").env("RKNPU_EMU_REPORT", &reports[0]).env("RKNPU_REPORT", &reports[1]);

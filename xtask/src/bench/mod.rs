@@ -37,9 +37,9 @@ use crate::env::{Npu, NpuChoice};
 use crate::error::{Error, Result};
 use crate::progress::{note, warn};
 use crate::setup::{self, models, Ready, Wants};
-use crate::synth;
 use crate::synth::blocks::WeightType;
 use crate::synth::shape::Shape;
+use crate::synth::{self, UPCYCLED};
 
 /// The name of the one model that is real.
 const REAL: &str = "smollm2";
@@ -94,7 +94,7 @@ enum Measure {
 const ATTENTION: [&str; 2] = ["gemma3-1b", "qwen2.5-1.5b"];
 const ATTENTION_LAYERS: u32 = 2;
 /// Models whose experts are measured, with prompts of as many tokens.
-const EXPERTS: [&str; 2] = ["lfm2-8b-a1b", "qwen3-30b-a3b"];
+const EXPERTS: [&str; 3] = ["lfm2-8b-a1b", "qwen3-30b-a3b", UPCYCLED];
 const EXPERTS_TOKENS: u32 = 512;
 
 /// What was measured.
@@ -173,16 +173,27 @@ fn measure(options: &Options) -> Result<Found> {
     // Experts of 16 bits too: there both ways compute nearly the same.
     let (eight, both) = (&[WeightType::Q8_0][..], &[WeightType::Q8_0, WeightType::F16][..]);
     let lengths = [
-        (Measure::Attention, Part::Attention, ATTENTION, &options.tokens[..], Some(ATTENTION_LAYERS), eight),
-        (Measure::Experts, Part::Experts, EXPERTS, &[EXPERTS_TOKENS][..], None, both),
+        (
+            Measure::Attention,
+            Part::Attention,
+            &ATTENTION[..],
+            &options.tokens[..],
+            Some(ATTENTION_LAYERS),
+            eight,
+        ),
+        (Measure::Experts, Part::Experts, &EXPERTS[..], &[EXPERTS_TOKENS][..], None, both),
     ];
     for (measure, part, models, tokens, layers, kinds) in lengths {
-        for model in models.into_iter().filter(|_| wanted(measure)) {
-            let shape = Shape::named(model).map_err(Error::Refused)?;
-            let layers = options.layers.or(layers);
+        for model in models.iter().copied().filter(|_| wanted(measure)) {
             for kind in kinds {
-                let path = synth::ensure(&cache, &ready.models, shape, *kind, layers)?;
-                let layers = shape.with_layers(layers).layers;
+                let (path, layers) = if model == UPCYCLED {
+                    synth::ensure_upcycled(&cache, &ready.models, *kind)?
+                } else {
+                    let (shape, layers) =
+                        (Shape::named(model).map_err(Error::Refused)?, options.layers.or(layers));
+                    let path = synth::ensure(&cache, &ready.models, shape, *kind, layers)?;
+                    (path, shape.with_layers(layers).layers)
+                };
                 let subject = versus::Subject { model, weights: kind.name(), layers, path: &path };
                 for tokens in tokens {
                     let pair = versus.pair(part, &subject, &options.pipelines[0], *tokens)?;

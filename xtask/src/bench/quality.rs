@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::host::clear;
 use crate::accuracy::asked::Asked;
 use crate::accuracy::measure::{Conditions, Figures, PROGRAM};
 use crate::accuracy::text_of;
@@ -20,9 +21,6 @@ use crate::setup::Ready;
 const TOKENS: u32 = 512;
 /// Tokens that each way generates, the likeliest one each time.
 const GENERATED: u32 = 32;
-
-/// Variables by which the caller's environment would change what is computed.
-const CLEARED: [&str; 3] = ["RKNPU_POLICY", "RKNPU_EMU_PACE", "RKNPU_EMU_FAULTS"];
 
 /// How alike the two ways are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +46,7 @@ impl Quality {
     /// As cells of a table: both perplexities, by how much they differ, the divergence, the same tokens, and whether the
     /// generated ones are.
     pub fn cells(&self) -> [String; 6] {
-        let [cpu, npu] = self.perplexity.map(|perplexity| format!("{perplexity:.1}"));
+        let [cpu, npu] = self.perplexity.map(|perplexity| format!("{perplexity:.2}"));
         let differs = format!("{:+.3} %", self.difference());
         // Rounding may leave a divergence of nothing a little below it.
         let kl = format!("{:.2e}", self.kl.max(0.0));
@@ -144,10 +142,8 @@ impl Model<'_> {
 
     /// What is the same for both of the host's programs.
     fn prepare(&self, host: &mut Command) {
+        clear(host);
         self.asked.apply(host);
-        CLEARED.iter().for_each(|name| {
-            host.env_remove(name);
-        });
         host.args(["-t", &self.threads.to_string()]);
     }
 }

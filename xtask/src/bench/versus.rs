@@ -192,11 +192,13 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         Part::Experts => (
             "Experts",
             "A prompt with the experts' weights left to the CPU (RKNPU_POLICY) and on the NPU, one after the other: paced, CPU \
-             of this machine + modelled NPU. The models are cut to a few layers. Attention is the CPU's both ways. *Perplexity*, \
-             *KL* and *same token*: of 512 tokens of text, computed and not paced, the NPU's way against the CPU's. \
-             *Generated*: whether both ways go on from a prompt by the same 32 tokens, the likeliest each time. The models' \
-             output matrices have a few rows that are clearly longer than others, as favourite tokens of trained ones; the text \
-             has few of these, so that its perplexity tells less than the same tokens do.",
+             of this machine + modelled NPU. Attention is the CPU's both ways. *Perplexity*, *KL* and *same token*: of 512 tokens \
+             of text, computed and not paced, the NPU's way against the CPU's. *Generated*: whether both ways go on from a prompt \
+             by the same 32 tokens, the likeliest each time. smollm2-8x is SmolLM2-135M with eight experts, each its feed-forward \
+             block in another order and without a few hidden units: it says about what SmolLM2 does. The others have random \
+             weights, are cut to a few layers, and say nothing: their output matrices have a few rows that are clearly longer \
+             than others, as favourite tokens of trained ones, but the text has few of these, so that its perplexity tells \
+             little.",
         ),
     };
     let mut out =
@@ -282,7 +284,7 @@ pub mod tests {
         let without = Pair { quality: None, ..pair(Part::Experts) };
         let (_, text) = section(Part::Experts, &[pair(Part::Experts), without]).unwrap();
         assert_eq!(bars(&text), [17; 4]);
-        assert!(text.contains("| 200.0 | 201.0 | +0.500 % | 1.50e-5 | 98.0 % | the same 32 |\n"), "{text}");
+        assert!(text.contains("| 200.00 | 201.00 | +0.500 % | 1.50e-5 | 98.0 % | the same 32 |\n"), "{text}");
         assert!(section(Part::Experts, &[pair(Part::Attention)]).is_none());
     }
 

@@ -1,15 +1,16 @@
 //! Synthetic models: GGUF files with the widths of models that people run, and random weights, for measuring speed.
 //!
 //! * [`shape`]: the widths; [`blocks`]: random weights of a type; [`tokenizer`]: a tokenizer, copied and padded;
-//! * [`write`]: the file.
+//! * [`write`]: the file; [`upcycled`]: a mixture of experts made of a real model.
 //!
-//! What such a model says means nothing. What it costs is that of the real one, as far as matmuls go: all are written
+//! What a model of random weights says means nothing. What it costs is that of the real one, as far as matmuls go: all are written
 //! in the llama architecture, whatever the original's is. Files live in the cache under `synth`, by shape, type,
 //! layers and [`VERSION`]; one that is there is not written again.
 
 pub mod blocks;
 pub mod shape;
 pub mod tokenizer;
+pub mod upcycled;
 pub mod write;
 
 use std::fs;
@@ -28,6 +29,9 @@ use crate::setup::{self, models, Wants};
 
 /// Changes whenever the content of the files does.
 const VERSION: &str = "3";
+
+/// How the mixture made of the cached model is called.
+pub const UPCYCLED: &str = "smollm2-8x";
 
 /// What is left on the disk at least.
 const SPARE: u64 = 1 << 30;
@@ -75,25 +79,58 @@ pub fn ensure(
     layers: Option<u32>,
 ) -> Result<PathBuf> {
     let shape = shape.with_layers(layers);
-    let folder = cache.synth();
-    let path = folder.join(file_name(&shape, kind));
-    if path.exists() && Gguf::open(&path).is_ok() {
+    let path = cache.synth().join(file_name(&shape, kind));
+    if is_there(&path) {
         return Ok(path);
     }
-    fs::create_dir_all(&folder).at("create", &folder)?;
     let tokenizer = tokenizer::padded(&models::file_of(cached_models, "q4_1"), shape.vocabulary)?;
     let plan = write::Plan::new(&shape, kind, &tokenizer);
-    check_space(&folder, plan.bytes())?;
-    let step = Step::spinner(format!(
-        "writing a synthetic {} {}, {:.1} GB",
-        shape.name,
-        kind.name(),
-        plan.bytes() as f64 / 1e9
-    ));
+    let what = format!("a synthetic {} {}", shape.name, kind.name());
+    make(cache, path, &what, plan.bytes(), |half| plan.write(half))
+}
+
+/// The mixture of experts made of the cached model's file of that type, written if it is not there, and its layers.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_upcycled(cache: &Cache, cached_models: &Path, kind: WeightType) -> Result<(PathBuf, u32)> {
+    let source = models::file_of(cached_models, kind.name());
+    let layers = open(&source)?.number("block_count").unwrap_or(0) as u32;
+    let path = cache.synth().join(format!("{UPCYCLED}.{}-{VERSION}.gguf", kind.name()));
+    if is_there(&path) {
+        return Ok((path, layers));
+    }
+    let plan = upcycled::Plan::new(&source)?;
+    let path =
+        make(cache, path, &format!("{UPCYCLED} {}", kind.name()), plan.bytes(), |half| plan.write(half))?;
+    Ok((path, layers))
+}
+
+/// Whether a whole model is at `path`.
+fn is_there(path: &Path) -> bool {
+    path.exists() && open(path).is_ok()
+}
+
+fn open(path: &Path) -> Result<Gguf> {
+    Gguf::open(path).map_err(|source| Error::Model { path: path.to_owned(), source })
+}
+
+/// Makes `what`, about so many bytes, in the place of `path`.
+fn make(
+    cache: &Cache,
+    path: PathBuf,
+    what: &str,
+    bytes: u64,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let folder = cache.synth();
+    fs::create_dir_all(&folder).at("create", &folder)?;
+    check_space(&folder, bytes)?;
+    let step = Step::spinner(format!("writing {what}, {:.1} GB", bytes as f64 / 1e9));
     let partial = cache.partial()?;
     let half = partial.path().join("model");
-    plan.write(&half)?;
-    Gguf::open(&half).map_err(|source| Error::Model { path: half.clone(), source })?;
+    write(&half)?;
+    open(&half)?;
     fs::rename(&half, &path).at("move the model to", &path)?;
     step.done();
     Ok(path)

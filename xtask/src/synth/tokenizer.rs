@@ -1,4 +1,5 @@
-//! The tokenizer of a synthetic model: the keys of a real file, byte for byte, with dummy tokens up to the vocabulary.
+//! The tokenizer of a synthetic model: the keys of a real file, byte for byte, with dummy tokens up to the vocabulary; or all
+//! keys of the file.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +13,7 @@ const PREFIX: &[u8] = b"tokenizer.";
 const TOKENS: &[u8] = b"tokenizer.ggml.tokens";
 const TOKEN_TYPES: &[u8] = b"tokenizer.ggml.token_type";
 const SCORES: &[u8] = b"tokenizer.ggml.scores";
+const UNREADABLE: &str = "its metadata cannot be read";
 /// The type of a token that never comes.
 const UNUSED: i32 = 5;
 /// The head of a file is looked for in this many bytes.
@@ -26,28 +28,54 @@ pub struct Pairs {
     pub bytes: Vec<u8>,
 }
 
+impl Pairs {
+    /// Adds a key whose value of the type `code` is what `value` writes.
+    pub fn add(&mut self, key: &str, code: u32, value: impl FnOnce(&mut Vec<u8>)) {
+        self.count += 1;
+        push_text(&mut self.bytes, key);
+        self.bytes.extend(code.to_le_bytes());
+        value(&mut self.bytes);
+    }
+}
+
 /// The tokenizer of the file at `path`, with tokens `<pad_N>` up to `vocabulary`.
 ///
 /// # Errors
 /// A file that cannot be read or has no tokenizer, or more tokens than `vocabulary`.
 pub fn padded(path: &Path, vocabulary: u32) -> Result<Pairs> {
-    let mut head = Vec::new();
-    let file = File::open(path).at("open", path)?;
-    file.take(HEAD_MAX).read_to_end(&mut head).at("read", path)?;
-    let wrong = |text: String| Error::Model { path: path.to_owned(), source: gguf::Error::Damaged(text) };
-    let (pairs, tokens) =
-        of_head(&head, vocabulary.into()).ok_or_else(|| wrong("its metadata cannot be read".to_owned()))?;
+    let head = read(path)?;
+    let takes = |key: &[u8]| key.starts_with(PREFIX);
+    let (pairs, tokens) = of_head(&head, takes, vocabulary.into()).ok_or_else(|| wrong(path, UNREADABLE))?;
     match tokens {
-        0 => Err(wrong("it has no tokenizer".to_owned())),
+        0 => Err(wrong(path, "it has no tokenizer")),
         _ if tokens > vocabulary.into() => {
-            Err(wrong(format!("its tokenizer has {tokens} tokens, expected at most {vocabulary}")))
+            Err(wrong(path, format!("its tokenizer has {tokens} tokens, expected at most {vocabulary}")))
         }
         _ => Ok(pairs),
     }
 }
 
-/// The pairs, and how many tokens there were; `None` where the head ends too early or makes no sense.
-fn of_head(head: &[u8], vocabulary: u64) -> Option<(Pairs, u64)> {
+/// All keys of the file at `path`.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn whole(path: &Path) -> Result<Pairs> {
+    of_head(&read(path)?, |_| true, 0).map(|(pairs, _)| pairs).ok_or_else(|| wrong(path, UNREADABLE))
+}
+
+fn wrong(path: &Path, text: impl Into<String>) -> Error {
+    Error::Model { path: path.to_owned(), source: gguf::Error::Damaged(text.into()) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let file = File::open(path).at("open", path)?;
+    file.take(HEAD_MAX).read_to_end(&mut head).at("read", path)?;
+    Ok(head)
+}
+
+/// The pairs whose keys are taken, and how many tokens there were; `None` where the head ends too early or makes no sense.
+fn of_head(head: &[u8], takes: impl Fn(&[u8]) -> bool, vocabulary: u64) -> Option<(Pairs, u64)> {
     let mut input = Input(head);
     if input.take(4)? != b"GGUF" {
         return None;
@@ -60,7 +88,7 @@ fn of_head(head: &[u8], vocabulary: u64) -> Option<(Pairs, u64)> {
         let kind = input.u32()?;
         let value = input.0;
         input.skip(kind)?;
-        if !key.starts_with(PREFIX) {
+        if !takes(key) {
             continue;
         }
         pairs.count += 1;
@@ -173,14 +201,16 @@ pub mod tests {
 
     #[test]
     fn only_the_tokenizer_is_taken_and_its_lists_are_padded() {
-        let (pairs, tokens) = of_head(&head(), 3).unwrap();
+        let (pairs, tokens) = of_head(&head(), |key| key.starts_with(PREFIX), 3).unwrap();
         assert_eq!((pairs.count, tokens), (3, 2));
         let text = String::from_utf8_lossy(&pairs.bytes);
         assert!(text.contains("gpt2") && text.contains("<pad_2>") && !text.contains("general"), "{text}");
         assert!(pairs.bytes.ends_with(&[1, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0]));
         // As long as it is, nothing changes.
-        let (same, _) = of_head(&head(), 2).unwrap();
+        let (same, _) = of_head(&head(), |key| key.starts_with(PREFIX), 2).unwrap();
         assert_eq!(same.bytes, head()[24 + 8 + 12 + 4 + 8 + 1..]);
+        let (whole, _) = of_head(&head(), |_| true, 0).unwrap();
+        assert_eq!((whole.count, &whole.bytes[..]), (4, &head()[24..]));
     }
 
     #[test]

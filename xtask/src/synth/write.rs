@@ -10,10 +10,10 @@ use super::tokenizer::{push_text, Pairs};
 use crate::error::{IoContext, Result};
 
 /// Where tensors may begin.
-const ALIGNMENT: u64 = 32;
+pub const ALIGNMENT: u64 = 32;
 
 /// The code of 32-bit floats, which norms are in.
-const F32: u32 = 0;
+pub const F32: u32 = 0;
 
 /// The first of the tokens whose rows of the output matrix are longer than all others.
 const LIKELIEST: u64 = 4000;
@@ -53,12 +53,7 @@ impl Plan {
     /// Lays out the file of a model of that shape with weights of that type.
     pub fn new(shape: &Shape, kind: WeightType, tokenizer: &Pairs) -> Self {
         let names = shape.tensors();
-        let mut head = b"GGUF\x03\0\0\0".to_vec();
-        head.extend((names.len() as u64).to_le_bytes());
-        let metadata = metadata(shape, kind);
-        head.extend((metadata.count + tokenizer.count).to_le_bytes());
-        head.extend(&metadata.bytes);
-        head.extend(&tokenizer.bytes);
+        let mut head = head(names.len(), &[&metadata(shape, kind), tokenizer]);
         let (mut tensors, mut offset) = (Vec::with_capacity(names.len()), 0u64);
         for (name, dims) in names {
             let elements: u64 = dims.iter().product();
@@ -69,11 +64,7 @@ impl Plan {
             } else {
                 (kind.code(), elements / block * block_bytes)
             };
-            push_text(&mut head, &name);
-            head.extend((dims.len() as u32).to_le_bytes());
-            dims.iter().for_each(|extent| head.extend(extent.to_le_bytes()));
-            head.extend(dtype.to_le_bytes());
-            head.extend(offset.to_le_bytes());
+            push_tensor(&mut head, &name, &dims, dtype, offset);
             offset = (offset + bytes).next_multiple_of(ALIGNMENT);
             let row_bytes = (bytes / dims.get(1).unwrap_or(&1)) as usize;
             let content = match &*name {
@@ -140,6 +131,24 @@ impl Plan {
     }
 }
 
+/// The beginning of a file with so many tensors, up to the first one's entry.
+pub fn head(tensors: usize, pairs: &[&Pairs]) -> Vec<u8> {
+    let mut head = b"GGUF\x03\0\0\0".to_vec();
+    head.extend((tensors as u64).to_le_bytes());
+    head.extend(pairs.iter().map(|pairs| pairs.count).sum::<u64>().to_le_bytes());
+    pairs.iter().for_each(|pairs| head.extend(&pairs.bytes));
+    head
+}
+
+/// Adds a tensor's entry to a head.
+pub fn push_tensor(head: &mut Vec<u8>, name: &str, dims: &[u64], dtype: u32, offset: u64) {
+    push_text(head, name);
+    head.extend((dims.len() as u32).to_le_bytes());
+    dims.iter().for_each(|extent| head.extend(extent.to_le_bytes()));
+    head.extend(dtype.to_le_bytes());
+    head.extend(offset.to_le_bytes());
+}
+
 /// By how many powers of two a token's row of the output matrix is longer than most.
 fn powers(token: u64) -> u32 {
     let rank = token.checked_sub(LIKELIEST);
@@ -149,16 +158,10 @@ fn powers(token: u64) -> u32 {
 /// The keys of the model itself.
 fn metadata(shape: &Shape, kind: WeightType) -> Pairs {
     let mut pairs = Pairs::default();
-    let mut add = |key: &str, code: u32, value: &dyn Fn(&mut Vec<u8>)| {
-        pairs.count += 1;
-        push_text(&mut pairs.bytes, key);
-        pairs.bytes.extend(code.to_le_bytes());
-        value(&mut pairs.bytes);
-    };
     let name = format!("synthetic {}", shape.name);
     for (key, text) in [("general.architecture", "llama"), ("general.type", "model"), ("general.name", &name)]
     {
-        add(key, 8, &|out| push_text(out, text));
+        pairs.add(key, 8, |out| push_text(out, text));
     }
     for (key, number) in [
         ("general.quantization_version", 2),
@@ -174,19 +177,19 @@ fn metadata(shape: &Shape, kind: WeightType) -> Pairs {
         ("llama.rope.dimension_count", shape.head),
         ("llama.vocab_size", shape.vocabulary),
     ] {
-        add(key, 4, &|out| out.extend(number.to_le_bytes()));
+        pairs.add(key, 4, |out| out.extend(number.to_le_bytes()));
     }
     for (key, number) in shape
         .experts
         .iter()
         .flat_map(|(experts, used)| [("llama.expert_count", *experts), ("llama.expert_used_count", *used)])
     {
-        add(key, 4, &|out| out.extend(number.to_le_bytes()));
+        pairs.add(key, 4, |out| out.extend(number.to_le_bytes()));
     }
     for (key, number) in
         [("llama.rope.freq_base", 10_000f32), ("llama.attention.layer_norm_rms_epsilon", 1e-5)]
     {
-        add(key, 6, &|out| out.extend(number.to_le_bytes()));
+        pairs.add(key, 6, |out| out.extend(number.to_le_bytes()));
     }
     pairs
 }
