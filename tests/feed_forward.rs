@@ -180,6 +180,7 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         activation: Activation::Silu,
     };
     let in_tiles = Shape { k: 1024, n: 2048, rows: 512, beside: 400 << 20, ..plain };
+    let woven = Shape { k: 768, n: 5120, rows: 200, ..in_tiles };
     for (shape, way) in [
         (plain, Way::Together),
         (Shape { swapped: true, activation: Activation::Gelu, ..plain }, Way::Together),
@@ -196,6 +197,11 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         (Shape { results: Results::OverRows, ..in_tiles }, Way::Together),
         (Shape { results: Results::OverFirst, ..in_tiles }, Way::Together),
         (Shape { seen: true, ..in_tiles }, Way::Together),
+        // In parts of the columns, between which down comes.
+        (Shape { results: Results::OverRows, ..woven }, Way::Together),
+        (Shape { results: Results::OverFirst, swapped: true, ..woven }, Way::Together),
+        (Shape { seen: true, ..woven }, Way::Together),
+        (Shape { k: 256, n: 4096, ggml_type: F32, results: Results::OverRows, ..woven }, Way::Together),
         // Too much to be read together: in parts of the columns.
         (
             Shape { k: 1536, n: 8992, rows: 512, swapped: true, results: Results::OverFirst, ..plain },
@@ -220,7 +226,7 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         let (before, ahead) = (gate_ns(), rows_ahead());
         let got = whole(ggml, &shape, &weights, &x);
         assert_eq!(gate_ns() == before, way == Way::Together, "{shape:?}: made as results were read");
-        // A block of rows, or a tile, before the last one.
+        // A block of rows, or a tile, before the last one; or a part of the columns.
         let several = rows > 512 || shape.beside > 0;
         assert_eq!(rows_ahead() > ahead, several, "{shape:?}: rows of down are packed ahead");
         for (at, want) in sources.iter().enumerate() {

@@ -3,7 +3,7 @@
 use criterion::Criterion;
 use ggml_rknpu::kernels::fast::{amax, pack_a_f16, pack_a_i8, unpack_c_f32, unpack_c_i32, F16Scratch};
 use ggml_rknpu::kernels::int4::{self, scale_planes, scale_row};
-use ggml_rknpu::kernels::rotate::{Recipe, Rotation, Signs};
+use ggml_rknpu::kernels::rotate::{Recipe, Rotation};
 use ggml_rknpu::kernels::scalar::{scale_f16, scale_i8};
 use ggml_rknpu::kernels::{Results, Rows, Strips};
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ use rayon::ThreadPool;
 use crate::numbers;
 use crate::table::Table;
 
-/// Row lengths of real models: 36·16, 12·128, two powers of two, 140·64.
+/// Row lengths of real models: 36·16, 12·128, two powers of two, 20·28·16.
 const LENGTHS: [usize; 5] = [576, 1536, 2048, 4096, 8960];
 /// Floats of a tile, about: 4 MiB.
 const TILE: usize = 1 << 20;
@@ -31,8 +31,13 @@ pub fn into_native(criterion: &mut Criterion, table: &mut Table) {
         let rows = rows_of(k);
         let (bytes, plain) = (rows * k * 4, numbers(rows * k));
         let padded = k.next_multiple_of(32);
-        let rotation = Rotation::new(&Recipe { k, layer: None, signs: Signs::Full, padded: false });
-        for (rotation, how, goal) in [(None, "", 4.0), (rotation, " rotated", 1.5)] {
+        let rotation = Rotation::new(&Recipe::of(k));
+        // As long as the engine's, where rows are long.
+        let block = [(4096, 1024), (8960, 1280)].into_iter().find(|(of, _)| *of == k).map(|(_, block)| block);
+        let blocks = block.and_then(|block| Rotation::new(&Recipe { block: Some(block), ..Recipe::of(k) }));
+        let whole = (rotation, " rotated", 1.5);
+        let blocks = blocks.map(|blocks| (Some(blocks), " rotated in blocks", 1.5));
+        for (rotation, how, goal) in [(None, "", 4.0), whole].into_iter().chain(blocks) {
             let mut a = vec![0i8; rows * padded];
             table.measure(criterion, &format!("{rows} rows of {k}{how} to i8"), bytes, Some(goal), |pool| {
                 let scale = |row: &[f32]| scale_i8(amax(row));

@@ -134,7 +134,9 @@ impl Engine {
             rotation: weight.rotation.as_ref(),
             shared: &weight.shared,
             known,
-            again: schedule.cut == Cut::Columns(1) && schedule.batch < plan.segments.len(),
+            again: schedule.cut == Cut::Columns(1)
+                && schedule.batch < plan.segments.len()
+                && !weight.is_by_segments(),
         };
         let generation = room.prepared[lot].take_up(&self.pool, &wish, part, &stats);
         let key = Key {
@@ -268,7 +270,7 @@ impl Engine {
         };
         let (memory, _) = self.domains.get_mut(weight.share.domain).scratch.a.place(piece)?;
         let packed = stats.stage(Stage::Pack, || {
-            let source = prepared[block.lot].source(part, &filling.rows, &stats);
+            let source = prepared[block.lot].source(part, &filling.rows, filling.columns(), &stats);
             filling.fill(&self.pool, &source, &mut slots[block.slot].scales, memory)
         });
         packed.ok_or_else(|| Error::Unsupported {

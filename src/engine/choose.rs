@@ -16,6 +16,10 @@ use crate::weights::{relative_error, PackError, Source};
 /// uniform ones, were made for it, and so are the activations that they are multiplied with.
 const CLEARLY_LESS: f64 = 0.5;
 
+/// Rows of up to as many elements are rotated as a whole, longer ones in blocks; or what a segment has at most. (K = 1536 of
+/// SmolLM2's Q8_0 in two blocks: a divergence of 0.0055 instead of 0.0056, and by W4A8 of 0.59 instead of 0.65.)
+const WHOLE_MAX: usize = 1280;
+
 /// What is wanted of a weight that the NPU is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -107,7 +111,10 @@ impl Engine {
         rotate: Rotate,
     ) -> Result<Chosen, Error> {
         let signs = request.signs.unwrap_or(pipeline.signs());
-        let recipe = Recipe { k: source.k, layer: request.layer, signs, padded: rotate == Rotate::Padded };
+        let padded = rotate == Rotate::Padded;
+        let cut = if padded { None } else { self.blocks(pipeline, source.k) };
+        let block = cut.map(|(_, block)| block);
+        let recipe = Recipe { k: source.k, layer: request.layer, signs, padded, block };
         let rotation = match rotate {
             Rotate::Off => None,
             Rotate::Auto if !pipeline.rotates() => None,
@@ -115,8 +122,9 @@ impl Engine {
         };
         let mut form = |rotation: Option<Arc<Rotation>>| {
             let width = rotation.as_ref().map_or(source.k, |rotation| rotation.width());
+            let segment = cut.filter(|_| rotation.is_some()).map(|(segment, _)| segment);
             let plan = self
-                .plan(pipeline, (width, source.n), pipeline.segment_max())
+                .plan(pipeline, (width, source.n), pipeline.segment_max(), segment)
                 .ok_or_else(|| self.unsupported(source, pipeline))?;
             let error = relative_error(
                 source,
@@ -142,16 +150,34 @@ impl Engine {
         Ok(Chosen { pipeline, rotation, plan, error, level })
     }
 
-    /// How a weight is cut for the cores that work; searched once for each shape.
+    /// How a weight is cut for the cores that work, in segments of `segment` elements if that is given; searched once for each
+    /// shape.
     pub(super) fn plan(
         &mut self,
         pipeline: Pipeline,
         shape: (usize, usize),
         segment_max: usize,
+        segment: Option<usize>,
     ) -> Option<WeightPlan> {
-        let means = self.means(pipeline);
-        let plan = || WeightPlan::fastest(self.chip, means, pipeline.dtype(), shape, segment_max);
-        self.plans.entry((pipeline, shape, segment_max)).or_insert_with(plan).clone()
+        let (chip, means, dtype) = (self.chip, self.means(pipeline), pipeline.dtype());
+        let plan = || match segment {
+            Some(segment) => WeightPlan::in_segments(chip, means, dtype, shape, segment_max, segment),
+            None => WeightPlan::fastest(chip, means, dtype, shape, segment_max),
+        };
+        self.plans.entry((pipeline, shape, segment_max, segment)).or_insert_with(plan).clone()
+    }
+
+    /// The segments and blocks of rows that are rotated in blocks; searched once for each K.
+    fn blocks(&mut self, pipeline: Pipeline, k: usize) -> Option<(usize, usize)> {
+        let (chip, means, dtype) = (self.chip, self.means(pipeline), pipeline.dtype());
+        let blocks = || {
+            let within = Rotation::block_within;
+            WeightPlan::in_blocks(chip, means, dtype, k, pipeline.segment_max(), within)
+        };
+        if k <= pipeline.segment_max().min(WHOLE_MAX) || !pipeline.rotates() {
+            return None;
+        }
+        *self.blocks.entry((pipeline, k)).or_insert_with(blocks)
     }
 
     pub(super) fn unsupported(&self, source: &Source, pipeline: Pipeline) -> Error {

@@ -7,6 +7,7 @@ use super::stream::{Room, Stream, UnderWay};
 use super::{Engine, Error, NpuWeight, Product};
 use crate::observe::Stage;
 use crate::plan::Step;
+use crate::pool::Divided;
 
 impl Engine {
     /// Waits for what was given and takes its results.
@@ -18,12 +19,13 @@ impl Engine {
     }
 
     /// Waits for a batch and puts its results into the output.
-    fn land_one(&mut self, stream: &Stream, flight: Flight) -> Result<(), Error> {
+    fn land_one(&mut self, stream: &mut Stream, flight: Flight) -> Result<(), Error> {
         let Some(Product { weight, activations, out, .. }) = &stream.products[flight.product] else {
             return Ok(());
         };
         self.arrive(weight, &flight)?;
         let stats = self.stats.clone();
+        let mut sums = std::mem::take(&mut stream.room.sums);
         let (computed, reading) = self.results(weight, &flight, stream.room);
         let Flight { block, batch, .. } = &flight;
         let (n, rows) = (weight.plan.n, block.first + batch.rows.start..block.first + batch.rows.end);
@@ -32,9 +34,12 @@ impl Engine {
             None => {
                 // SAFETY: this thread alone reads results, and it has no other part of them.
                 let out = unsafe { out.part(rows.start * n..rows.end * n) };
-                reading.scale(&self.pool, &computed, out);
+                let is_woven = stream.woven == Some(flight.product);
+                let sums = is_woven.then(|| Divided::new(&mut sums[rows.start * n..rows.end * n]));
+                reading.scale(&self.pool, &computed, out, sums.as_ref());
             }
         });
+        stream.room.sums = sums;
         Ok(())
     }
 

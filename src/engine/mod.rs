@@ -14,7 +14,7 @@
 //! * [`route`]: who does products of few rows;
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
-//! * [`product`]: what is asked for; [`pair`]: two products in turns, what is made of both, and the product of that;
+//! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both; [`fed`]: the product of that;
 //! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together, and
 //!   the batches of them that are given to the cores; [`land`]: where each of these ends.
 //!
@@ -29,6 +29,7 @@ mod core;
 mod domain_lock;
 mod domains;
 mod experts;
+mod fed;
 mod keep;
 mod land;
 mod mixture;
@@ -59,7 +60,7 @@ use crate::cpus::pin;
 use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
 use crate::observe::Stats;
-use crate::plan::{Joint, Means, Planned, Schedule, WeightPlan};
+use crate::plan::{Fed, Joint, Means, Planned, Schedule, WeightPlan};
 use crate::policy::Pipeline;
 use crate::pool::Pool;
 use crate::weights::store::Store;
@@ -122,12 +123,13 @@ pub enum Error {
     Thread(String),
 }
 
-/// Pipeline, K and N, and the longest segment allowed.
-type PlanKey = (Pipeline, (usize, usize), usize);
+/// Pipeline, K and N, the longest segment allowed, and the segment that is asked for.
+type PlanKey = (Pipeline, (usize, usize), usize, Option<usize>);
 /// Pipeline, K and N, segment and rows.
 type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
-/// Those of two products that are alike, of the one that is with what is made of them, and bytes of C.
-type JointKey = (ScheduleKey, Option<ScheduleKey>, usize);
+/// Those of two products that are alike, of the one that is with what is made of them and whether it may be woven in, and bytes
+/// of C.
+type JointKey = (ScheduleKey, Option<(ScheduleKey, bool)>, usize);
 /// Bytes of C of two products that are read together, of a batch on a core: a hundredth of what the models take, so that
 /// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
 const JOINT_C_PART: usize = 100;
@@ -150,6 +152,8 @@ pub struct Engine {
     converter: rayon::ThreadPool,
     /// How weights of a shape are cut, and products of so many rows run, as far as somebody asked.
     plans: HashMap<PlanKey, Option<WeightPlan>>,
+    /// The segments and blocks of long rows that are rotated, by pipeline and K.
+    blocks: HashMap<(Pipeline, usize), Option<(usize, usize)>>,
     schedules: HashMap<ScheduleKey, Schedule>,
     joint_schedules: HashMap<JointKey, Option<Joint>>,
     /// Who does products of few rows.
@@ -206,6 +210,7 @@ impl Engine {
             cpus: Arc::default(),
             converter: converter(default_threads(), stats)?,
             plans: HashMap::new(),
+            blocks: HashMap::new(),
             schedules: HashMap::new(),
             joint_schedules: HashMap::new(),
             route: Route::new(Decode::Npu, false),
@@ -291,25 +296,28 @@ impl Engine {
     }
 
     /// How two products of so many rows, which are alike, are run in turns and read together, and how the one is run that is
-    /// with what is made of them; `None` if they are not.
+    /// with what is made of them, woven in if that is allowed; `None` if they are not.
     fn joint_schedule<'w>(
         &mut self,
         weight: &'w NpuWeight,
         fed: Option<&'w NpuWeight>,
         rows: usize,
+        weaves: bool,
     ) -> Option<Joint> {
         if self.joint_schedules.len() >= SCHEDULES_MAX {
             self.joint_schedules.clear();
         }
         let c_bytes = (self.domains.expected() / JOINT_C_PART).clamp(JOINT_C.start, JOINT_C.end);
         let c_bytes = c_bytes / JOINT_C_STEP * JOINT_C_STEP;
-        let key = (schedule_key(weight, rows), fed.map(|fed| schedule_key(fed, rows)), c_bytes);
+        let weaves = weaves && fed.is_some_and(NpuWeight::is_by_segments);
+        let key = (schedule_key(weight, rows), fed.map(|fed| (schedule_key(fed, rows), weaves)), c_bytes);
         if let Some(known) = self.joint_schedules.get(&key) {
             return *known;
         }
         let planned =
             |weight: &'w NpuWeight| Planned { plan: &weight.plan, means: self.means(weight.pipeline) };
-        let joint = Joint::best(planned(weight), fed.map(planned), &self.chip.timing, rows, c_bytes);
+        let fed = fed.map(|fed| Fed { planned: planned(fed), weaves });
+        let joint = Joint::best(planned(weight), fed, &self.chip.timing, rows, c_bytes);
         self.joint_schedules.insert(key, joint);
         joint
     }

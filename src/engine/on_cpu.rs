@@ -153,7 +153,7 @@ impl Engine {
             };
             let a: &mut [u8] = bytemuck::cast_slice_mut(&mut room.a);
             let packed = stats.stage(Stage::Pack, || {
-                let source = prepared.source(activations, &filling.rows, &stats);
+                let source = prepared.source(activations, &filling.rows, filling.columns(), &stats);
                 filling.fill(&self.pool, &source, &mut room.scales, a)
             });
             if packed.is_none() {

@@ -57,6 +57,13 @@ pub struct Filling<'a> {
 }
 
 impl Filling<'_> {
+    /// The elements of the rows that go anywhere.
+    pub fn columns(&self) -> Range<usize> {
+        let segments = || self.targets.iter().map(|target| &self.segments[target.segment]);
+        let start = segments().map(|segment| segment.start).min().unwrap_or(0);
+        start..segments().map(|segment| segment.start + segment.len).max().unwrap_or(start)
+    }
+
     /// Scales the rows of each target and packs them into `memory`. A scale a row and segment is left in `scales`, those
     /// of a segment together.
     ///
@@ -64,7 +71,7 @@ impl Filling<'_> {
     pub fn fill(&self, pool: &Pool, source: &Source, scales: &mut [f32], memory: &mut [u8]) -> Option<()> {
         let kernel = kernel(self.pipeline, self.block)?;
         let (scales, memory) = (Divided::new(scales), Divided::new(memory));
-        let k = self.segments.last().map_or(0, |segment| segment.start + segment.len);
+        let (k, skipped) = (self.columns().len(), source.first_column());
         let most = (ELEMENTS / k.max(1) / ROWS.start * ROWS.start).clamp(ROWS.start, ROWS.end);
         let size = chunk(self.rows.len(), pool.threads()).min(most);
         let work = |index: usize| {
@@ -72,14 +79,14 @@ impl Filling<'_> {
             let rows = start..self.rows.end.min(start + size);
             ROOM.with_borrow_mut(|(room, halves)| {
                 // SAFETY: each index comes once, and so does each row.
-                let (data, stride) = unsafe { source.rows(rows.clone(), k, room) };
+                let (data, stride) = unsafe { source.rows(rows.clone(), room) };
                 for target in self.targets {
                     let of = rows.start.max(target.rows.start)..rows.end.min(target.rows.end);
                     if of.is_empty() {
                         continue;
                     }
                     let segment = &self.segments[target.segment];
-                    let data = &data[(of.start - rows.start) * stride + segment.start..];
+                    let data = &data[(of.start - rows.start) * stride + segment.start - skipped..];
                     let at = target.segment * self.all_rows;
                     // SAFETY: a row's scale of a segment, which no other thread has.
                     let scales = unsafe { scales.part(at + of.start..at + of.end) };

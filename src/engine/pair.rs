@@ -1,24 +1,18 @@
 //! Two products of the same rows, gate and up of a feed-forward block: what is made of their results is made where these are
 //! read, while they are in the cache; or, where the C of both would be too much, of parts of the outputs. A third product,
-//! down, is with what is made: its first rows are packed, and on the NPU, while the last ones are still to be made.
-//!
-//! ```text
-//! CPU   …        | gate 0 and up 0 read and made one | its rows packed | gate 1 and up 1 read and … | …
-//! NPU   … gate 1 | up 1 ……………………………………………………………………………………………| down 0 ………………………………………| down 1
-//! ```
+//! down, may be with what is made ([`super::fed`]).
 
 use std::ops::Range;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use super::block::{Block, PlaceOfC};
 use super::prepare::Known;
 use super::product::blocks;
-use super::stream::{Room, Stream, UnderWay};
+use super::stream::{Stream, UnderWay};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
-use crate::plan::ROWS_MAX;
+use crate::plan::Batch;
 use crate::pool::Divided;
 
 /// What is made of the results of two neighbours in a group, gate and up, as they come: an activation of the one times the
@@ -76,12 +70,6 @@ impl<'p> Stream<'_, 'p> {
         let [Some(one), Some(other)] = self.products.get(first..)?.get(..2)? else { return None };
         Some(Pair { of: [one, other], between })
     }
-
-    /// The first row under way of the two products from `first` on: what is made of those before is made.
-    pub(super) fn makes(&self, first: usize) -> Option<usize> {
-        let UnderWay { flight, other } = self.under_way.as_ref()?;
-        (other.is_some() && flight.product == first).then(|| flight.block.first + flight.batch.rows.start)
-    }
 }
 
 /// Whether two weights have the same rows for theirs, and are cut and run alike.
@@ -121,7 +109,7 @@ impl Engine {
         [one, other].iter().for_each(|weight| self.count_bytes(weight, activations.rows));
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
-            let joint = self.joint_schedule(one, fed, part.rows);
+            let joint = self.joint_schedule(one, fed, part.rows, false);
             let schedule = joint.map_or_else(|| self.schedule(one, part.rows), |joint| joint.pair);
             let block = self.begin(one, first, &part, 0, known, schedule, stream.room)?;
             if joint.is_none() {
@@ -129,16 +117,30 @@ impl Engine {
                 continue;
             }
             for batch in block.schedule.batches(&one.plan, part.rows) {
-                self.pack_batch(one, &part, &block, &batch, stream.room)?;
-                let slot = stream.next_slot();
-                let mut give = |at: usize, weight| {
-                    self.give(weight, index + at, block, batch.clone(), PlaceOfC::shared(slot, at, 2))
-                };
-                let next = UnderWay { flight: give(0, one)?, other: Some(give(1, other)?) };
-                self.follow(stream, next)?;
+                self.advance_pair(stream, index, &part, block, batch)?;
             }
         }
         Ok(())
+    }
+
+    /// Gives the same batch of two products that are alike to the NPU, then takes the results of the one before.
+    pub(super) fn advance_pair(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        part: &Activations,
+        block: Block,
+        batch: Batch,
+    ) -> Result<(), Error> {
+        let Some(Pair { of, .. }) = stream.pair(index) else { return Ok(()) };
+        let [one, other] = of.map(|product| product.weight);
+        self.pack_batch(one, part, &block, &batch, stream.room)?;
+        let slot = stream.next_slot();
+        let mut give = |at: usize, weight| {
+            self.give(weight, index + at, block, batch.clone(), PlaceOfC::shared(slot, at, 2))
+        };
+        let next = UnderWay { flight: give(0, one)?, other: Some(give(1, other)?) };
+        self.follow(stream, next)
     }
 
     /// Each product's batches are read as they come, and what is made of both is made of the rows and columns that are done.
@@ -169,56 +171,6 @@ impl Engine {
             self.make(stream, index, rows, columns);
         }
         stream.made = block.first + part.rows == all;
-        Ok(())
-    }
-
-    /// Does the product `index`, which is with what the two before it make, each batch as soon as its rows are there.
-    pub(super) fn fed(&mut self, stream: &mut Stream, index: usize) -> Result<(), Error> {
-        let (Some(between), Some(Product { weight, activations, .. })) =
-            (stream.between, &stream.products[index])
-        else {
-            return Ok(());
-        };
-        let (weight, Activations { rows: all, stride, picks, .. }) = (*weight, *activations);
-        // As many rows are made, or will be.
-        let made = picks.map_or(all, |picks| picks.of());
-        if self.is_for_cpu(weight, all) {
-            self.settle(stream)?;
-            // SAFETY: these rows are made, and nobody writes to them any more.
-            let data = unsafe { between.out.part(0..made * stride) };
-            let activations = Activations { data, stride, rows: all, picks };
-            let Some(Product { out, routed, .. }) = &mut stream.products[index] else { return Ok(()) };
-            let Room { prepared, cpu, .. } = &mut *stream.room;
-            self.multiply_on_cpu(weight, &activations, false, &mut prepared[1], cpu, out)?;
-            *routed = true;
-            return Ok(());
-        }
-        self.count_bytes(weight, all);
-        for first in (0..all).step_by(ROWS_MAX) {
-            let rows = ROWS_MAX.min(all - first);
-            let pair = stream.pair(index - 2).map(|pair| pair.of[0].weight);
-            let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows));
-            let schedule = joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows));
-            // Nothing is read of them yet, and need not be there.
-            let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
-            let lot = usize::from(picks.is_some());
-            let block = self.begin(weight, first, &part, lot, Known::Others, schedule, stream.room)?;
-            for batch in schedule.batches(&weight.plan, rows) {
-                let end = first + batch.rows.end;
-                match stream.makes(index - 2) {
-                    Some(made) if made < end => self.settle(stream)?,
-                    Some(_) => {
-                        self.stats.rows_ahead.fetch_add(batch.rows.len() as u64, Relaxed);
-                    }
-                    None => (),
-                }
-                let there = if picks.is_some() { 0..made * stride } else { first * stride..end * stride };
-                // SAFETY: those of the rows that are read are made, and nobody writes to any meanwhile.
-                let data = unsafe { between.out.part(there) };
-                let part = Activations { data, ..part };
-                self.advance(stream, index, &part, block, batch)?;
-            }
-        }
         Ok(())
     }
 

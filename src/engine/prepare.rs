@@ -66,7 +66,7 @@ pub struct Wish<'a> {
 pub enum Known {
     /// They are the very rows of the last time.
     Same,
-    /// They are others, some of them perhaps still to be made.
+    /// They are others, some of them perhaps still to be made, which no other product has.
     Others,
     /// Nothing.
     Nothing,
@@ -128,7 +128,7 @@ impl Prepared {
         // Rows that are picked once each come in no order, and nobody else asks for them.
         let (shared, again) = match activations.picks {
             Some(picks) => (picks.is_shared(), picks.is_shared()),
-            None => (true, wish.again),
+            None => (wish.known != Known::Others, wish.again),
         };
         self.copied = rotation.is_some() && shared && wish.shared.load(Relaxed);
         self.stored = rotation.is_some() && (self.copied || again);
@@ -147,30 +147,38 @@ impl Prepared {
         }
         let Some(width) = self.rotation.as_ref().map(|rotation| rotation.width()) else { return };
         let plain = Activations { rows: all, picks: None, ..*activations };
-        let source = self.source(&plain, &(0..all), stats);
+        let source = self.source(&plain, &(0..all), 0..width, stats);
         let size = chunk(all, pool.threads()).min(ROWS_AT_ONCE);
         let work = |index: usize| {
             let rows = index * size..all.min((index + 1) * size);
             ROOM.with_borrow_mut(|room| {
                 // SAFETY: each index comes once, and so does each row.
-                unsafe { source.rows(rows, width, room) };
+                unsafe { source.rows(rows, room) };
             });
         };
         pool.run_if_many(all * width, all.div_ceil(size), work);
     }
 
-    /// The rows that [`Self::take_up`] was given, of which those up to `end` are to be read now, all of them, each by
-    /// [`Source::rows`].
+    /// The rows that [`Self::take_up`] was given, of which `rows` are to be read now, all of them, each by [`Source::rows`];
+    /// these `columns` of what they become at least.
     pub fn source<'a>(
         &'a mut self,
         activations: &Activations<'a>,
         rows: &Range<usize>,
+        columns: Range<usize>,
         stats: &Stats,
     ) -> Source<'a> {
         let Some(rotation) = &self.rotation else {
-            return Source { activations: *activations, rotation: None, ready: 0, kept: [None, None] };
+            return Source {
+                activations: *activations,
+                columns,
+                rotation: None,
+                ready: 0,
+                kept: [None, None],
+            };
         };
         let (k, width) = (rotation.k(), rotation.width());
+        let whole = 0..width;
         if activations.picks.is_some() {
             let (activations, rotation) = if self.stored && self.ready >= self.rows {
                 (Activations { data: &self.rotated, stride: width, ..*activations }, None)
@@ -178,7 +186,16 @@ impl Prepared {
                 stats.rows_rotated.fetch_add(rows.len() as u64, Relaxed);
                 (*activations, Some(rotation))
             };
-            return Source { activations, rotation, ready: 0, kept: [None, None] };
+            return Source { activations, columns: whole, rotation, ready: 0, kept: [None, None] };
+        }
+        let size = rotation.block();
+        let columns = columns.start / size * size..columns.end.next_multiple_of(size).min(width);
+        if columns != whole && !self.stored {
+            // Only the blocks that are asked for; a row counts with its first.
+            let first = columns.start == 0;
+            stats.rows_rotated.fetch_add(if first { rows.len() as u64 } else { 0 }, Relaxed);
+            let rotation = Some(rotation);
+            return Source { activations: *activations, columns, rotation, ready: 0, kept: [None, None] };
         }
         if rows.start < self.ready && !self.stored {
             // The next time they are kept.
@@ -195,7 +212,8 @@ impl Prepared {
         }
         let rotated = self.stored.then(|| Divided::new(&mut self.rotated[..self.rows * width]));
         let source = self.copied.then(|| Divided::new(&mut self.source[..self.rows * k]));
-        Source { activations: *activations, rotation: Some(rotation), ready, kept: [rotated, source] }
+        let kept = [rotated, source];
+        Source { activations: *activations, columns: whole, rotation: Some(rotation), ready, kept }
     }
 
     /// Whether these very rows were taken up last. A NaN is like no other, so that it is never shared.
@@ -231,6 +249,8 @@ impl Prepared {
 /// Rows to be packed.
 pub struct Source<'a> {
     activations: Activations<'a>,
+    /// The columns that are given: all that were asked for, and perhaps others.
+    columns: Range<usize>,
     rotation: Option<&'a Arc<Rotation>>,
     /// Rows that are kept rotated already.
     ready: usize,
@@ -255,47 +275,48 @@ impl Source<'_> {
         }
     }
 
-    /// Rows `range` of `len` elements, rotated if they are to be, and the elements from one to the next.
+    /// The first of the columns that [`Self::rows`] gives.
+    pub fn first_column(&self) -> usize {
+        self.columns.start
+    }
+
+    /// The columns of the rows `range`, rotated if they are to be, and the elements from one row to the next.
     ///
     /// # Safety
     /// No two threads ask for the same row.
-    pub unsafe fn rows<'b>(
-        &'b self,
-        range: Range<usize>,
-        len: usize,
-        room: &'b mut RowRoom,
-    ) -> (&'b [f32], usize) {
+    pub unsafe fn rows<'b>(&'b self, range: Range<usize>, room: &'b mut RowRoom) -> (&'b [f32], usize) {
+        let (columns, len) = (self.columns.clone(), self.columns.len());
         let Activations { data, stride, picks, .. } = self.activations;
         let Some(rotation) = self.rotation else {
-            let Some(picks) = picks else { return (&data[range.start * stride..], stride) };
+            let Some(picks) = picks else { return (&data[range.start * stride + columns.start..], stride) };
             grow(&mut room.rows, range.len() * len);
             for (row, from) in room.rows.chunks_mut(len.max(1)).zip(picks.from(range)) {
-                row.copy_from_slice(&data[*from as usize * stride..][..len]);
+                row.copy_from_slice(&data[*from as usize * stride + columns.start..][..len]);
             }
             return (&room.rows, len);
         };
-        let (k, width) = (rotation.k(), rotation.width());
+        let k = rotation.k();
         let [rotated, copies] = &self.kept;
         let out = match rotated {
-            // SAFETY: other threads have other rows.
-            Some(rotated) => unsafe { rotated.part(range.start * width..range.end * width) },
+            // SAFETY: other threads have other rows. What is kept has all columns.
+            Some(rotated) => unsafe { rotated.part(range.start * len..range.end * len) },
             None => {
-                grow(&mut room.rows, range.len() * width);
-                &mut room.rows[..range.len() * width]
+                grow(&mut room.rows, range.len() * len);
+                &mut room.rows[..range.len() * len]
             }
         };
-        grow(&mut room.scratch, width);
+        grow(&mut room.scratch, rotation.block());
         for row in range.start.max(self.ready)..range.end {
             let from = picks.map_or(row, |picks| picks.from(row..row + 1)[0] as usize);
             let plain = &data[from * stride..][..k];
-            let place = &mut out[(row - range.start) * width..][..width];
-            rotation.apply(plain, place, &mut room.scratch[..width]);
+            let place = &mut out[(row - range.start) * len..][..len];
+            rotation.apply_part(plain, columns.clone(), place, &mut room.scratch);
             if let Some(copies) = copies {
                 // SAFETY: other threads have other rows.
                 unsafe { copies.part(row * k..(row + 1) * k) }.copy_from_slice(plain);
             }
         }
-        (out, width)
+        (out, len)
     }
 }
 

@@ -59,10 +59,21 @@ struct Part<'a> {
 }
 
 impl Reading<'_> {
-    /// Puts the pieces of all runs, those of earlier segments first, into `out`, the batch's rows; other columns stay.
-    pub fn scale(&self, pool: &Pool, computed: &[Option<Computed>], out: &mut [f32]) {
-        if self.batch.len() > 1 {
-            return self.spread(pool, computed, &Divided::new(out), |row| row);
+    /// Puts the pieces of all runs, those of earlier segments first, into `out`, the batch's rows; other columns stay. Where
+    /// there are `sums`, rows alike, those of earlier segments are there, and only the last go to `out`.
+    pub fn scale(
+        &self,
+        pool: &Pool,
+        computed: &[Option<Computed>],
+        out: &mut [f32],
+        sums: Option<&Divided<f32>>,
+    ) {
+        if self.batch.len() > 1 || sums.is_some() {
+            let out = Divided::new(out);
+            let ends = computed.iter().flatten().map(|computed| computed.step.segments.end).max();
+            let is_last = ends == Some(self.plan.segments.len());
+            let sums = sums.unwrap_or(&out);
+            return self.spread(pool, computed, sums, if is_last { &out } else { sums }, |row| row);
         }
         // Whole blocks of columns, so that each part begins with one; a row-major row is read from its start.
         let n = self.plan.n;
@@ -76,14 +87,16 @@ impl Reading<'_> {
 
     /// As [`Self::scale`], but each row of the batch goes to the row of `out` that `to` names, all of them different.
     pub fn scatter(&self, pool: &Pool, computed: &[Option<Computed>], out: &Divided<f32>, to: &[u32]) {
-        self.spread(pool, computed, out, |row| to[row] as usize);
+        self.spread(pool, computed, out, out, |row| to[row] as usize);
     }
 
-    /// Reads tile by tile; each row of the batch goes to another row of `out`, by `to`.
+    /// Reads tile by tile; each row of the batch goes to another row of `out`, by `to`, on top of what `sums` has there if
+    /// these are not the first segments.
     fn spread(
         &self,
         pool: &Pool,
         computed: &[Option<Computed>],
+        sums: &Divided<f32>,
         out: &Divided<f32>,
         to: impl Fn(usize) -> usize + Sync,
     ) {
@@ -92,23 +105,21 @@ impl Reading<'_> {
         let tiles = self.tiles(pool.threads());
         let work = |index: usize| {
             let (rows, columns) = tiles.at(index);
-            // SAFETY: no two rows go to the same one, and each index comes once.
-            let place = |row: usize| unsafe {
-                let at = to(row) * n;
-                out.part(at + columns.start..at + columns.end)
-            };
+            let place = |row: usize| to(row) * n + columns.start..to(row) * n + columns.end;
             ROOM.with_borrow_mut(|room| {
                 let room = tiles.room(room, 1);
                 if first > Some(0) {
                     // The sum so far.
                     for (row, room) in rows.clone().zip(room.chunks_mut(tiles.width)) {
-                        room[..columns.len()].copy_from_slice(place(row));
+                        // SAFETY: no two rows go to the same one, and each index comes once.
+                        room[..columns.len()].copy_from_slice(unsafe { sums.part(place(row)) });
                     }
                 }
                 let (rows_of, columns_of, stride) = (rows.clone(), columns.clone(), tiles.width);
                 self.part(computed, &mut Part { rows: rows_of, columns: columns_of, out: room, stride });
                 for (row, room) in rows.clone().zip(room.chunks(tiles.width)) {
-                    place(row).copy_from_slice(&room[..columns.len()]);
+                    // SAFETY: as above.
+                    unsafe { out.part(place(row)) }.copy_from_slice(&room[..columns.len()]);
                 }
             });
         };

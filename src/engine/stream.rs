@@ -31,6 +31,8 @@ pub struct Room {
     pub(super) cpu: CpuRoom,
     pub(super) packed: Packed,
     pub(super) few: FewRows,
+    /// Sums of the first segments of a product that is woven in.
+    pub(super) sums: Vec<f32>,
 }
 
 impl Default for Room {
@@ -40,6 +42,7 @@ impl Default for Room {
             cpu: CpuRoom::default(),
             packed: Packed::default(),
             few: FewRows::default(),
+            sums: Vec::new(),
         }
     }
 }
@@ -50,6 +53,8 @@ pub(super) struct Stream<'s, 'p> {
     pub(super) between: Option<&'s Between<'s>>,
     /// All that is made between two products is made.
     pub(super) made: bool,
+    /// The product that is woven into two others.
+    pub(super) woven: Option<usize>,
     pub(super) under_way: Option<UnderWay>,
     pub(super) room: &'s mut Room,
 }
@@ -97,7 +102,8 @@ impl Engine {
         let started = Instant::now();
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
-        let mut stream = Stream { products, between, made: false, under_way: None, room: &mut room };
+        let mut stream =
+            Stream { products, between, made: false, woven: None, under_way: None, room: &mut room };
         let mut result = flow(self, &mut stream).and_then(|()| self.settle(&mut stream));
         let made = stream.made;
         if result.is_err() {
@@ -145,12 +151,17 @@ impl Engine {
         while index < stream.products.len() {
             let between = stream.between.filter(|between| between.first == index);
             if between.is_some() && self.are_alike(&stream.products[index..]) {
+                if let Some(joint) = self.woven(stream, index) {
+                    self.weave(stream, index, joint)?;
+                    index += 3;
+                    continue;
+                }
                 self.pair(stream, index)?;
                 index += 2;
             } else if stream.between.and_then(Between::fed) != Some(index) {
                 self.one(stream, index)?;
                 index += 1;
-            } else if stream.made || stream.makes(index - 2).is_some() {
+            } else if stream.made || stream.is_making(index - 2) {
                 self.fed(stream, index)?;
                 index += 1;
             } else {

@@ -80,6 +80,11 @@ impl NpuWeight {
         }
     }
 
+    /// Whether a segment of A needs no more of a row than its own elements.
+    pub(super) fn is_by_segments(&self) -> bool {
+        self.rotation.as_ref().is_none_or(|rotation| self.plan.longest() % rotation.block() == 0)
+    }
+
     /// B as one stack, if it is one.
     pub(super) fn stack(&self) -> Option<&[u8]> {
         match &self.b {
@@ -150,7 +155,7 @@ impl Engine {
                 // Some column could leave the 16 bits of its sums: shorter segments, by as much as it is too long.
                 let shorter = shorter_segment(plan.longest(), largest, plan.limits.k_align);
                 plan = shorter
-                    .and_then(|segment_max| self.plan(pipeline, (plan.k, plan.n), segment_max))
+                    .and_then(|segment_max| self.plan(pipeline, (plan.k, plan.n), segment_max, None))
                     .ok_or_else(|| self.unsupported(source, pipeline))?;
                 continue;
             }

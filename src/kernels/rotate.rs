@@ -1,4 +1,4 @@
-//! Full-width randomised Hadamard rotation: what spreads outliers over a row before it is rounded.
+//! Randomised Hadamard rotation: what spreads outliers over a row, or over each segment of one, before it is rounded.
 //!
 //! A row x of K elements becomes Q·x with Q = (H_m ⊗ H_p) · D / √K, where K = m·p, p is a power of two, H_p is
 //! Sylvester's matrix, H_m a Paley matrix (I or II) of the smallest order that fits, or the product of two where
@@ -7,11 +7,16 @@
 //! need nothing. A K with no such factors is rotated in blocks of its largest power of two; or the row is padded
 //! with zeros to a power of two, and Q has that many rows and K orthonormal columns.
 //!
+//! A long row is rotated in blocks, each as long as a segment, or as several make up one: that is less work, and a segment
+//! needs its own elements only. Nothing is lost. An outlier of magnitude x in a segment of n elements that has a scale of its
+//! own becomes about x/√n in each of them, and so adds about x² to the squared error, whatever n is.
+//!
 //! Cost of a row: K·(log₂ p + m/4 + 5) additions, m/4 + 5 for each Paley matrix; it reads and writes 4·K bytes a
 //! few times, in cache.
 //! Sources: the ones of `paley`; QuIP (2307.13304) for the use on weights.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use paley::Paley;
@@ -23,6 +28,10 @@ mod transform;
 
 /// The largest Paley factor: a row costs K·m/4 additions, and the table of sums 256·m bytes.
 const ORDER_MAX: usize = 256;
+
+/// The shortest block of a long row, and the largest Paley factor of one: beyond it other blocks are less work.
+const BLOCK_MIN: usize = 256;
+const BLOCK_ORDER_MAX: usize = 36;
 
 /// What the sums of four cost an element beside the m/4 additions, in additions: what is stored costs the most.
 const WORK_OF_A_TABLE: usize = 6;
@@ -39,12 +48,14 @@ pub struct Recipe {
     pub signs: Signs,
     /// Whether rows are extended by zeros to a power of two, and rotated by Sylvester's matrix alone.
     pub padded: bool,
+    /// Elements that are rotated together, a part of K; `None` for all of them.
+    pub block: Option<usize>,
 }
 
 impl Recipe {
-    /// The plain one for rows of `k` elements: of no layer, signs over the whole row, not padded.
+    /// The plain one for rows of `k` elements: of no layer, signs over the whole row, not padded, not in blocks.
     pub fn of(k: usize) -> Self {
-        Self { k, layer: None, signs: Signs::Full, padded: false }
+        Self { k, layer: None, signs: Signs::Full, padded: false, block: None }
     }
 }
 
@@ -73,8 +84,7 @@ pub struct Rotation {
     recipe: Recipe,
     /// Elements that come out.
     width: usize,
-    /// The Paley factors, the outermost first, two at most; none when the width is a power of two, or when blocks are
-    /// rotated.
+    /// The Paley factors, the outermost first, two at most; none when a power of two is rotated.
     paley: Vec<Arc<Paley>>,
     /// The power of two.
     power: usize,
@@ -83,16 +93,21 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The rotation of `recipe`; `None` for fewer than two elements, and for an odd number that is not padded.
+    /// The rotation of `recipe`; `None` for fewer than two elements, for an odd number that is not padded, and for blocks that
+    /// are no part of the width.
     pub fn new(recipe: &Recipe) -> Option<Self> {
         let k = recipe.k;
         if k < 2 || (k % 2 != 0 && !recipe.padded) {
             return None;
         }
         let width = if recipe.padded { k.checked_next_power_of_two()? } else { k };
-        let paley = paley_factors(width);
+        let block = recipe.block.unwrap_or(width);
+        if block < 2 || block % 2 != 0 || width % block != 0 || (recipe.padded && block < width) {
+            return None;
+        }
+        let paley = paley_factors(block);
         let order: usize = paley.iter().map(|paley| paley.order()).product();
-        let power = if order > 1 { width / order } else { 1 << width.trailing_zeros() };
+        let power = if order > 1 { block / order } else { 1 << block.trailing_zeros() };
         let norm = 1.0 / ((order * power) as f32).sqrt();
         let random: Vec<bool> = negatives(recipe).take(k).collect();
         let period = if recipe.signs == Signs::Shared { power } else { width };
@@ -115,14 +130,26 @@ impl Rotation {
         self.paley.iter().map(|paley| paley.order()).product()
     }
 
-    /// Whether every element of the result depends on every element of the row.
-    pub fn is_full(&self) -> bool {
-        self.order() * self.power == self.width
+    /// Elements that are rotated together: all, or each of as many by itself.
+    pub fn block(&self) -> usize {
+        self.order() * self.power
+    }
+
+    /// The longest part of `len` elements that is a good block of a long row: of which there is a matrix, by a Paley factor of
+    /// little work. `None` where none is long enough.
+    pub fn block_within(len: usize) -> Option<usize> {
+        let is_good = |block: &usize| {
+            let twos = 1 << block.trailing_zeros();
+            let order = || paley_factors(*block).iter().map(|paley| paley.order()).product::<usize>();
+            *block == twos || (2..=BLOCK_ORDER_MAX).contains(&order()) && block / order() >= transform::STRIP
+        };
+        let blocks = (1..=len / BLOCK_MIN).filter(|parts| len % parts == 0).map(|parts| len / parts);
+        blocks.into_iter().find(is_good)
     }
 
     /// All that decides the result, in one line that stays the same for ever, for the keys of caches:
-    /// `hadamard k=576 order=36 power=16 layer=3 signs=full`, or `order=20x28` of two factors. A padded rotation is told by its order of 1 and a
-    /// power above K.
+    /// `hadamard k=576 order=36 power=16 layer=3 signs=full`, or `order=20x28` of two factors. A padded rotation is told by its
+    /// order of 1 and a power above K, blocks by an order times power below it.
     pub fn describe(&self) -> String {
         let Self { recipe, power, .. } = self;
         let orders: Vec<String> = self.paley.iter().map(|paley| paley.order().to_string()).collect();
@@ -139,18 +166,35 @@ impl Rotation {
         }
     }
 
-    /// Rotates `row` ([`Self::k`] elements) into `out` ([`Self::width`] elements); `scratch` has room for as many.
+    /// Rotates `row` ([`Self::k`] elements) into `out` ([`Self::width`] elements); `scratch` has room for a block.
     ///
     /// # Panics
     /// When a length is another.
     pub fn apply(&self, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
-        let lengths = (row.len(), out.len(), scratch.len());
-        assert_eq!(lengths, (self.k(), self.width, self.width), "rows of {} elements", self.k());
-        transform::apply(self.shape(), row, out, scratch);
+        self.apply_part(row, 0..self.width, out, scratch);
     }
 
-    fn shape(&self) -> transform::Shape<'_> {
-        transform::Shape { paley: &self.paley, power: self.power, signs: &self.signs }
+    /// As [`Self::apply`], only the elements `part` of what comes out, whole blocks, into `out`. Of the row only the same blocks
+    /// are read.
+    ///
+    /// # Panics
+    /// When a length is another, or the part is not whole blocks.
+    pub fn apply_part(&self, row: &[f32], part: Range<usize>, out: &mut [f32], scratch: &mut [f32]) {
+        let (size, k) = (self.block(), self.k());
+        let whole = part.start % size == 0 && part.end % size == 0 && part.end <= self.width;
+        assert!(whole, "blocks of {size}, {part:?} of {}", self.width);
+        assert_eq!((row.len(), out.len()), (k, part.len()), "rows of {k} elements");
+        // Block by block, each of which stays in the innermost cache.
+        for (block, out) in (part.start / size..).zip(out.chunks_exact_mut(size)) {
+            let row = &row[block * size..k.min((block + 1) * size)];
+            transform::apply(self.shape(block), row, out, &mut scratch[..size]);
+        }
+    }
+
+    fn shape(&self, block: usize) -> transform::Shape<'_> {
+        let (start, len) = (block * self.block(), self.block());
+        let signs = &self.signs[start..self.signs.len().min(start + len)];
+        transform::Shape { paley: &self.paley, power: self.power, signs }
     }
 
     /// The element (i, j) of Q, by definition, i below [`Self::width`], j below [`Self::k`]; for tests.

@@ -25,7 +25,7 @@ pub struct Report {
     /// Rows of activations rotated, and rows that an earlier product had rotated already.
     rows_rotated: u64,
     rows_shared: u64,
-    /// Rows that were packed while others of the same product were still to be made.
+    /// Rows that were packed, whole or in part, while others, or parts, of the same product were still to be made.
     rows_ahead: u64,
     /// Converted weights that came from the disk.
     weights_loaded: u64,

@@ -127,7 +127,8 @@ pub struct Stats {
     pub rows_rotated: AtomicU64,
     /// Rows that an earlier product had rotated already.
     pub rows_shared: AtomicU64,
-    /// Rows that were packed while others of the same product were still to be made, by two products before it.
+    /// Rows that were packed, whole or in part, while others, or parts, of the same product were still to be made, by two
+    /// products before it.
     pub rows_ahead: AtomicU64,
     /// Converted weights that came from the disk.
     pub weights_loaded: AtomicU64,

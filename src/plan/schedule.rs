@@ -90,6 +90,13 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The elements of a row that it reads.
+    pub fn k(&self, plan: &WeightPlan) -> Range<usize> {
+        let segments = &plan.segments[self.segments.clone()];
+        let end = segments.last().map_or(0, |segment| segment.start + segment.len);
+        segments.first().map_or(end, |segment| segment.start)..end
+    }
+
     /// Its steps, in the order in which they are run.
     pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
         self.segments.clone().step_by(self.group).enumerate().map(|(at, segment)| {

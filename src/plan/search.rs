@@ -3,6 +3,7 @@
 
 use rknn_sys::Element;
 
+use super::line::{Kind, Line};
 use super::rows::round_down_by_an_eighth;
 use super::schedule::{CoreRun, Cut, Means, Schedule, Step, BATCH_MAX};
 use super::{WeightPlan, ROWS_MAX};
@@ -20,10 +21,6 @@ const STACK_ROWS_MAX: usize = 512;
 const NEARLY: [(Element, f64, f64); 3] =
     [(Element::F16, 1.10, 1.16), (Element::I8, 1.06, 1.11), (Element::I4, 1.13, 1.16)];
 const SLACK: f64 = 2.0;
-/// Bytes of f32 rows that the CPU rotates and packs, and of results that it reads and writes, in a ns: a guess for four
-/// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
-const PACK_RATE: f64 = 6.0;
-const SCALE_RATE: f64 = 12.0;
 /// The most parts of the columns, the fewest of them for a core, and the fewest rows where that is worth a look.
 const PARTS_MAX: usize = 8;
 const PART_COLUMNS_MIN: usize = 256;
@@ -92,6 +89,17 @@ pub struct Joint {
     pub pair: Schedule,
     /// The one that is with what is made, if it was asked for.
     pub fed: Option<Schedule>,
+    /// Its batches come between those of the two, each as soon as the part of its K is made; not after all of them.
+    pub woven: bool,
+}
+
+/// A product with what is made of two others.
+#[derive(Debug, Clone, Copy)]
+pub struct Fed<'a> {
+    /// Its weight.
+    pub planned: Planned<'a>,
+    /// Its batches may come between those of the two.
+    pub weaves: bool,
 }
 
 impl Joint {
@@ -100,40 +108,46 @@ impl Joint {
     /// made of their rows. `None` if there is none that keeps the NPU for about as short as possible.
     pub fn best(
         pair: Planned,
-        fed: Option<Planned>,
+        fed: Option<Fed>,
         timing: &Timing,
         rows: usize,
         c_bytes: usize,
     ) -> Option<Self> {
         let wanted = Wanted { c_bytes: c_bytes / 2, steps: BATCH_MAX / 2, joint: true };
         let limits = |planned| Limits::new(planned, timing, rows);
-        let (of_pair, of_fed) = (limits(pair), fed.map(limits));
+        let (of_pair, of_fed) = (limits(pair), fed.map(|fed| limits(fed.planned)));
         let most = 2.0 * of_pair.most + of_fed.map_or(0.0, |fed| fed.most);
         let longest = if fed.is_some() { of_pair.of_one() } else { of_pair.alone() };
         let pairs = Schedule::candidates(pair, timing, rows, wanted, longest);
-        let candidates = fed
-            .zip(of_fed)
-            .map(|(fed, limits)| Schedule::candidates(fed, timing, rows, Wanted::ALONE, limits.of_one()));
+        let candidates = fed.zip(of_fed).map(|(fed, limits)| {
+            Schedule::candidates(fed.planned, timing, rows, Wanted::ALONE, limits.of_one())
+        });
         let (mut best, mut least_cost) = (None, f64::INFINITY);
         for one in pairs {
             let mut line = Line::default();
             line.run(&one, pair, rows, Kind::Pair);
-            let mut consider = |end: f64, fed: Option<Schedule>| {
+            let mut consider = |end: f64, fed: Option<Schedule>, woven: bool| {
                 let cost = end * (2.0 * one.ns + fed.map_or(0.0, |fed| fed.ns));
                 if cost < least_cost {
-                    (best, least_cost) = (Some(Self { pair: one, fed }), cost);
+                    (best, least_cost) = (Some(Self { pair: one, fed, woven }), cost);
                 }
             };
-            match (fed, &candidates) {
-                (Some(fed), Some(candidates)) => candidates.iter().for_each(|candidate| {
-                    if 2.0 * one.ns + candidate.ns > most {
-                        return;
-                    }
-                    let mut line = line.clone();
-                    line.run(candidate, fed, rows, Kind::Fed);
-                    consider(line.end(), Some(*candidate));
-                }),
-                _ => consider(line.end(), None),
+            let (Some(Fed { planned, weaves }), Some(candidates)) = (fed, &candidates) else {
+                consider(line.end(), None, false);
+                continue;
+            };
+            let weaves = weaves && one.parts > 1 && one.tile >= rows;
+            for candidate in candidates {
+                if 2.0 * one.ns + candidate.ns > most {
+                    continue;
+                }
+                let mut line = if weaves { Line::default() } else { line.clone() };
+                if weaves {
+                    line.weave((&one, pair), (candidate, planned), rows);
+                } else {
+                    line.run(candidate, planned, rows, Kind::Fed);
+                }
+                consider(line.end(), Some(*candidate), weaves);
             }
         }
         best
@@ -261,80 +275,6 @@ impl Schedule {
             }
         }
         total
-    }
-}
-
-/// What a line's batches are of.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    /// One product.
-    Alone,
-    /// Two, read together.
-    Pair,
-    /// One with what is made of two before it.
-    Fed,
-}
-
-/// CPU, NPU and CPU again, which batches go through as [`crate::engine`] has them do, two of them under way at a time.
-#[derive(Debug, Clone, Default)]
-struct Line {
-    /// ns until each is done with what it was given.
-    cpu: f64,
-    npu: f64,
-    under_way: Option<Batched>,
-}
-
-/// A batch that the NPU was given.
-#[derive(Debug, Clone)]
-struct Batched {
-    /// When it is done, ns, and how long its results then take to be read.
-    done: f64,
-    read: f64,
-    /// The first of its rows, if something is made of them.
-    makes: Option<usize>,
-}
-
-impl Line {
-    /// Takes the results of what is under way.
-    fn land(&mut self, landed: Option<Batched>) {
-        if let Some(Batched { done, read, .. }) = landed {
-            self.cpu = self.cpu.max(done) + read;
-        }
-    }
-
-    /// Lets all batches of `rows` rows through.
-    fn run(&mut self, schedule: &Schedule, Planned { plan, means }: Planned, rows: usize, kind: Kind) {
-        let products = if kind == Kind::Pair { 2.0 } else { 1.0 };
-        let ns = products * schedule.ns / (rows * plan.columns * plan.segments.len()) as f64;
-        let sum = (plan.dtype.c().bytes(1) * means.planes) as f64;
-        // Results are written, and read before if other segments were added up; of two that are read together one is made.
-        let written = if kind == Kind::Pair { 4.0 } else { 8.0 };
-        for batch in schedule.batches(plan, rows) {
-            let (rows, columns, segments) = (batch.rows.len(), batch.columns.len(), batch.segments.len());
-            let makes = self.under_way.as_ref().and_then(|under_way| under_way.makes);
-            if kind == Kind::Fed && makes.is_some_and(|first| batch.rows.end > first) {
-                let landed = self.under_way.take();
-                self.land(landed);
-            }
-            if batch.columns.start == 0 {
-                // A row is rotated and packed as far as it is needed; what is left is read again.
-                let again = batch.segments.start > 0;
-                let elements = if again { segments * plan.longest() } else { plan.k };
-                self.cpu += (rows * elements) as f64 * if again { 2.0 } else { 4.0 } / PACK_RATE;
-            }
-            self.npu = self.npu.max(self.cpu) + (rows * columns * segments) as f64 * ns;
-            let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
-            let makes = (kind == Kind::Pair).then_some(batch.rows.start);
-            let landed = self.under_way.replace(Batched { done: self.npu, read, makes });
-            self.land(landed);
-        }
-    }
-
-    /// ns until the results of all are there.
-    fn end(mut self) -> f64 {
-        let last = self.under_way.take();
-        self.land(last);
-        self.cpu
     }
 }
 

@@ -20,6 +20,10 @@ const ABOUT_AS_FAST: f64 = 1.10;
 /// SmolLM2 in one segment instead of two: a divergence of 0.0043 instead of 0.0042.)
 const ABOUT_AS_FAST_LONG: f64 = 1.03;
 const TRUE_MAX: usize = 1280;
+/// Columns of weights by which rows that are rotated in blocks are cut, whatever a weight's own: of narrow ones, and, where rows
+/// are no longer than a model's own width, of gate and up.
+const TYPICAL_N: [usize; 2] = [2048, 14336];
+const MODEL_WIDTH_MAX: usize = 5120;
 
 /// A run of k: `start .. start + len`, zero-padded to `padded`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +81,27 @@ impl WeightPlan {
         segment_max: usize,
     ) -> Option<Self> {
         let limits = *chip.limits(dtype)?;
-        if k == 0 || n == 0 || cores == 0 || segment_max == 0 {
+        if segment_max == 0 {
             return None;
         }
         let segment_max = segment_max.clamp(limits.k_align, chip.k_max) / limits.k_align * limits.k_align;
-        let pieces = k.div_ceil(segment_max);
-        let step = k.div_ceil(pieces).next_multiple_of(limits.k_align);
+        let pieces = k.div_ceil(segment_max).max(1);
+        Self::cut(chip, cores, dtype, (k, n), k.div_ceil(pieces).next_multiple_of(limits.k_align))
+    }
+
+    /// As [`Self::new`], in segments of `step` k each, but for the last, which is padded to as many.
+    fn cut(
+        chip: &Chip,
+        cores: usize,
+        dtype: MatmulType,
+        (k, n): (usize, usize),
+        step: usize,
+    ) -> Option<Self> {
+        let limits = *chip.limits(dtype)?;
+        let fits = step > 0 && step <= chip.k_max && step % limits.k_align == 0;
+        if k == 0 || n == 0 || cores == 0 || !fits {
+            return None;
+        }
         let segments = (0..k)
             .step_by(step)
             .map(|start| {
@@ -116,26 +135,80 @@ impl WeightPlan {
         (k, n): (usize, usize),
         segment_max: usize,
     ) -> Option<Self> {
-        let whole = Means { cores: chip.cores, windows: true, ..means };
+        let whole = Self::whole(chip, means);
         let plan = |segment_max| Self::new(chip, whole.cores, dtype, (k, n), segment_max);
         let longest = plan(segment_max)?;
-        let mut plans: Vec<(Self, f64)> = Vec::new();
-        for pieces in longest.segments.len()..=k.div_ceil(SEGMENT_MIN).max(longest.segments.len()) {
-            let plan = plan(k.div_ceil(pieces).next_multiple_of(longest.limits.k_align))?;
-            if plans.last().is_none_or(|(last, _)| last.segments.len() < plan.segments.len()) {
-                let ns = Schedule::least_ns(&plan, &chip.timing, whole, ROWS_MAX);
-                // Padding is streamed at every token.
-                let padding = plan.stack_bytes() as f64 / longest.stack_bytes() as f64;
-                plans.push((plan, ns * padding));
+        let most = k.div_ceil(SEGMENT_MIN).max(longest.segments.len());
+        let plans = (longest.segments.len()..=most)
+            .map_while(|pieces| plan(k.div_ceil(pieces).next_multiple_of(longest.limits.k_align)));
+        let chosen = about_as_fast(plans.map(|plan| (plan.prompt_ns(chip, whole), plan)).collect())?;
+        Self::in_segments(chip, means, dtype, (k, n), segment_max, chosen.longest())
+    }
+
+    /// The plan in segments of `step` k each, but for the last, which is padded to as many; `segment_max` as above.
+    pub fn in_segments(
+        chip: &Chip,
+        means: Means,
+        dtype: MatmulType,
+        shape: (usize, usize),
+        segment_max: usize,
+        step: usize,
+    ) -> Option<Self> {
+        let whole = Self::whole(chip, means);
+        let longest = Self::new(chip, whole.cores, dtype, shape, segment_max)?;
+        let plan = |cores| Self::cut(chip, cores, dtype, shape, step);
+        let least = Schedule::least_ns(&plan(whole.cores)?, &chip.timing, whole, ROWS_MAX);
+        let lag = (least / Self::bound_ns(chip, whole, &longest)).max(1.0);
+        Some(Self { lag, ..plan(means.cores)? })
+    }
+
+    /// How rows of `k` that are rotated in blocks are cut: the length of a segment, and of the blocks that it consists of.
+    /// `block_within` knows the longest good block of so many k, if there is one. `None` where nothing fits.
+    ///
+    /// Weights of any N share the rows, and so their rotation: it is chosen as in [`Self::fastest`], by what it costs weights of
+    /// all [`TYPICAL_N`].
+    pub fn in_blocks(
+        chip: &Chip,
+        means: Means,
+        dtype: MatmulType,
+        k: usize,
+        segment_max: usize,
+        block_within: impl Fn(usize) -> Option<usize>,
+    ) -> Option<(usize, usize)> {
+        let whole = Self::whole(chip, means);
+        let limits = chip.limits(dtype)?;
+        let block = |step: usize| block_within(gcd(k, step));
+        let most = segment_max.min(chip.k_max).min(k) / limits.k_align;
+        let steps = (1..=most).rev().map(|units| units * limits.k_align);
+        let steps = steps.filter(|step| *step >= SEGMENT_MIN && block(*step).is_some()).collect::<Vec<_>>();
+        // Of each step the worst part by which it is slower than the fastest one, and a plan.
+        let mut plans: Vec<(f64, Self)> = Vec::new();
+        let widths = if k > MODEL_WIDTH_MAX { &TYPICAL_N[..1] } else { &TYPICAL_N };
+        for &n in widths {
+            let cut = |step: &usize| Self::cut(chip, whole.cores, dtype, (k, n), *step);
+            let of = steps.iter().filter_map(cut).map(|plan| (plan.prompt_ns(chip, whole), plan));
+            let of = of.collect::<Vec<_>>();
+            let best = of.iter().map(|(ns, _)| *ns).fold(f64::INFINITY, f64::min);
+            if plans.is_empty() {
+                plans = of.into_iter().map(|(ns, plan)| (ns / best, plan)).collect();
+            } else {
+                plans.iter_mut().zip(of).for_each(|((worst, _), (ns, _))| *worst = worst.max(ns / best));
             }
         }
-        let best = plans.iter().map(|(_, ns)| *ns).fold(f64::INFINITY, f64::min);
-        let allowed =
-            |plan: &Self| if plan.longest() > TRUE_MAX { ABOUT_AS_FAST_LONG } else { ABOUT_AS_FAST };
-        let chosen = plans.iter().find(|(plan, ns)| *ns <= best * allowed(plan))?.0.longest();
-        let least = Schedule::least_ns(&plan(chosen)?, &chip.timing, whole, ROWS_MAX);
-        let lag = (least / Self::bound_ns(chip, whole, &longest)).max(1.0);
-        Some(Self { lag, ..Self::new(chip, means.cores, dtype, (k, n), chosen)? })
+        let step = about_as_fast(plans)?.longest();
+        block(step).map(|block| (step, block))
+    }
+
+    /// All that the chip has, whatever may be used of it now.
+    fn whole(chip: &Chip, means: Means) -> Means {
+        Means { cores: chip.cores, windows: true, ..means }
+    }
+
+    /// The NPU's shortest time of a prompt of [`ROWS_MAX`] rows, ns; longer by the part that is padding, which is streamed at
+    /// every token.
+    fn prompt_ns(&self, chip: &Chip, means: Means) -> f64 {
+        let padding = (self.longest() * self.segments.len()) as f64 / self.k as f64;
+        Schedule::least_ns(self, &chip.timing, means, ROWS_MAX) * padding
     }
 
     /// The NPU's time of a prompt of [`ROWS_MAX`] rows if segments needed not be of one length, ns: of the same number of
@@ -198,6 +271,27 @@ impl WeightPlan {
     }
 }
 
+/// Of plans of one matrix and what they cost, of those that are about as fast as the fastest, the one with the fewest segments.
+fn about_as_fast(plans: Vec<(f64, WeightPlan)>) -> Option<WeightPlan> {
+    let best = plans.iter().map(|(cost, _)| *cost).fold(f64::INFINITY, f64::min);
+    let allowed =
+        |plan: &WeightPlan| if plan.longest() > TRUE_MAX { ABOUT_AS_FAST_LONG } else { ABOUT_AS_FAST };
+    let near = plans.into_iter().filter(|(cost, plan)| *cost <= best * allowed(plan));
+    let fewer = |one: &(f64, WeightPlan), other: &(f64, WeightPlan)| {
+        one.1.segments.len().cmp(&other.1.segments.len()).then(one.0.total_cmp(&other.0))
+    };
+    near.min_by(fewer).map(|(_, plan)| plan)
+}
+
+/// The greatest common divisor.
+fn gcd(one: usize, other: usize) -> usize {
+    if other == 0 {
+        one
+    } else {
+        gcd(other, one % other)
+    }
+}
+
 /// The part of `core` when `cores` share `columns` columns, a multiple of `align`, evenly.
 fn share(columns: usize, core: usize, cores: usize, align: usize) -> Range<usize> {
     let at = |core: usize| columns / align * core / cores * align;
@@ -243,6 +337,30 @@ mod tests {
             prop_assert_eq!(plan.all_part_bytes().sum::<usize>(), plan.stack_bytes());
             prop_assert!(plan.slices.len() <= chip.cores);
         }
+    }
+
+    /// Whatever is chosen, blocks are whole parts of K and of segments.
+    #[test]
+    fn long_rows_are_cut_in_whole_blocks() {
+        let chip = Chip::by_name("rk3588").unwrap();
+        let means = Means { cores: 3, planes: 1, windows: true };
+        let within =
+            |len: usize| (1..=4).map(|parts| len / parts).find(|block| block % 128 == 0 && *block > 0);
+        for k in [4096, 5120, 6912, 8960, 9728, 13824, 18944] {
+            let (step, block) =
+                WeightPlan::in_blocks(chip, means, MatmulType::I8, k, usize::MAX, within).unwrap();
+            assert_eq!((k % block, step % block), (0, 0), "K = {k}: {step}, {block}");
+            for n in [256, 1536, 14336] {
+                let shape = (k, n);
+                let plan =
+                    WeightPlan::in_segments(chip, means, MatmulType::I8, shape, usize::MAX, step).unwrap();
+                assert_eq!((plan.longest(), plan.segments.len()), (step, k.div_ceil(step)));
+                assert_eq!(plan.segments.iter().map(|segment| segment.len).sum::<usize>(), k);
+                let fastest = WeightPlan::fastest(chip, means, MatmulType::I8, shape, usize::MAX).unwrap();
+                assert!(n < 1536 || plan.lag <= 1.15 * fastest.lag, "K = {k}: {} {}", plan.lag, fastest.lag);
+            }
+        }
+        assert!(WeightPlan::in_blocks(chip, means, MatmulType::I8, 4096, usize::MAX, |_| None).is_none());
     }
 
     #[test]

@@ -60,8 +60,20 @@ pub fn request(scheme: impl Into<Scheme>, layer: Option<u32>) -> Request {
 
 /// A weight of rows of `k` elements, on the NPU as `pipeline`.
 pub fn upload(engine: &mut Engine, pipeline: Pipeline, weight: &[f32], k: usize) -> NpuWeight {
+    upload_of(engine, pipeline, weight, k, 0)
+}
+
+/// The same, of a model of so many bytes.
+#[allow(dead_code)]
+pub fn upload_of(
+    engine: &mut Engine,
+    pipeline: Pipeline,
+    weight: &[f32],
+    k: usize,
+    models: usize,
+) -> NpuWeight {
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let (n, reader) = (weight.len() / k, RowReader::f32());
-    let request = request(pipeline, Some(3));
+    let request = Request { models, ..request(pipeline, Some(3)) };
     engine.upload(&Source { data: &data, reader, k, n, row_stride: k * 4 }, &request).unwrap()
 }

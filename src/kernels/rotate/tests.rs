@@ -6,7 +6,7 @@ use super::*;
 
 /// Signs of K alone, nothing padded.
 fn plain(k: usize) -> Recipe {
-    Recipe { k, layer: None, signs: Signs::Full, padded: false }
+    Recipe { k, layer: None, signs: Signs::Full, padded: false, block: None }
 }
 
 fn rotation(k: usize) -> Rotation {
@@ -44,13 +44,41 @@ fn the_widths_of_real_models_are_mixed_whole() {
     ] {
         let rotation = rotation(k);
         let got: Vec<usize> = rotation.paley.iter().map(|paley| paley.order()).collect();
-        assert_eq!((&got[..], rotation.is_full(), rotation.width()), (orders, true, k), "K = {k}");
+        assert_eq!((&got[..], rotation.block(), rotation.width()), (orders, k, k), "K = {k}");
     }
     // 43·4 = 172 is beyond both constructions, so blocks of 256 it is, or padding.
     let blocks = rotation(11008);
-    assert_eq!((blocks.power, blocks.is_full()), (256, false));
+    assert_eq!((blocks.power, blocks.block()), (256, 256));
     let padded = Rotation::new(&Recipe { padded: true, ..plain(11008) }).unwrap();
-    assert_eq!((padded.power, padded.k(), padded.width(), padded.is_full()), (16384, 11008, 16384, true));
+    assert_eq!((padded.power, padded.k(), padded.width(), padded.block()), (16384, 11008, 16384, 16384));
+}
+
+#[test]
+fn blocks_are_of_little_work_and_no_longer_than_they_may_be() {
+    for (len, block) in [
+        (1280, Some(1280)),
+        (1152, Some(1152)),
+        (1024, Some(1024)),
+        (896, Some(896)),
+        // 148·8 and 76·16 are more work than two blocks of a power of two, or none of them fit.
+        (1184, None),
+        (1216, None),
+        (768, Some(768)),
+        (512, Some(512)),
+        (256, Some(256)),
+        (224, None),
+        (255, None),
+        (0, None),
+    ] {
+        assert_eq!(Rotation::block_within(len), block, "{len}");
+    }
+    assert_eq!(Rotation::block_within(2048 * 3), Some(6144));
+    let blocks = Rotation::new(&Recipe { block: Some(1280), ..plain(8960) }).unwrap();
+    assert_eq!((blocks.order(), blocks.power, blocks.block(), blocks.width()), (20, 64, 1280, 8960));
+    for (k, block) in [(8960, 1), (8960, 0), (8960, 1281), (8960, 4096), (8960, 17920)] {
+        assert!(Rotation::new(&Recipe { block: Some(block), ..plain(k) }).is_none(), "{block} of {k}");
+    }
+    assert!(Rotation::new(&Recipe { block: Some(1280), padded: true, ..plain(8960) }).is_none());
 }
 
 #[test]
@@ -106,6 +134,7 @@ fn descriptions_tell_rotations_apart() {
         Recipe { signs: Signs::Shared, ..plain(576) },
         Recipe { padded: true, ..plain(576) },
         plain(8960),
+        Recipe { block: Some(1280), ..plain(8960) },
     ]
     .iter()
     .map(|recipe| Rotation::new(recipe).unwrap().describe())
@@ -118,6 +147,7 @@ fn descriptions_tell_rotations_apart() {
             "hadamard k=576 order=36 power=16 layer=none signs=shared",
             "hadamard k=576 order=1 power=1024 layer=none signs=full",
             "hadamard k=8960 order=20x28 power=16 layer=none signs=full",
+            "hadamard k=8960 order=20 power=64 layer=none signs=full",
         ]
     );
 }
@@ -127,11 +157,13 @@ proptest! {
     /// The fast transform is the matrix of the definition, and keeps products.
     #[test]
     fn rotated_rows_are_the_matrix_times_the_row(
-        half in 1usize..300, odd: bool, padded: bool, shared: bool, layer: Option<u32>, seed: u32,
+        half in 1usize..300, blocks in 1usize..4, odd: bool, padded: bool, shared: bool, layer: Option<u32>, seed: u32,
     ) {
-        let k = half * 2 + usize::from(odd && padded);
+        let blocks = if padded { 1 } else { blocks };
+        let k = half * 2 * blocks + usize::from(odd && padded);
         let signs = if shared { Signs::Shared } else { Signs::Full };
-        let rotation = Rotation::new(&Recipe { k, layer, signs, padded }).unwrap();
+        let block = (blocks > 1).then_some(half * 2);
+        let rotation = Rotation::new(&Recipe { k, layer, signs, padded, block }).unwrap();
         let mut state = seed;
         let mut numbers = || -> Vec<f32> {
             (0..k).map(|_| {
@@ -166,13 +198,19 @@ fn vectors_give_the_bits_of_plain_floats() {
         (8960, true),
         (33, true),
     ];
-    for (k, padded) in powers.chain(paley.map(|(order, power)| (order * power, false))).chain(more) {
-        let rotation = Rotation::new(&Recipe { padded, ..plain(k) }).unwrap();
+    let whole = powers.chain(paley.map(|(order, power)| (order * power, false))).chain(more);
+    let blocks = [(8960, 1280), (6912, 1152), (9728, 512)];
+    let blocks = blocks.map(|(k, block)| Recipe { block: Some(block), ..plain(k) });
+    for recipe in whole.map(|(k, padded)| Recipe { padded, ..plain(k) }).chain(blocks) {
+        let (k, rotation) = (recipe.k, Rotation::new(&recipe).unwrap());
         let row: Vec<f32> =
             (0..k as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8388608.0 - 1.0).collect();
         let got = apply(&rotation, &row);
-        let (mut want, mut scratch) = (vec![f32::NAN; rotation.width()], vec![f32::NAN; rotation.width()]);
-        transform::plain(rotation.shape(), &row, &mut want, &mut scratch);
+        let (mut want, mut scratch) = (vec![f32::NAN; rotation.width()], vec![f32::NAN; rotation.block()]);
+        let size = rotation.block();
+        for (index, (row, want)) in row.chunks(size).zip(want.chunks_mut(size)).enumerate() {
+            transform::plain(rotation.shape(index), row, want, &mut scratch);
+        }
         let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&got), bits(&want), "{}", rotation.describe());
     }
@@ -196,8 +234,11 @@ fn rotated_bits_are_fixed_for_ever() {
 /// Where rows are long, orders large and the tables many, too.
 #[test]
 fn long_rows_are_the_matrix_times_the_row() {
-    for (k, padded) in [(8960, false), (25600, false), (18944, false), (11008, true), (4096, false)] {
-        let rotation = Rotation::new(&Recipe { padded, ..plain(k) }).unwrap();
+    let whole = [(8960, false), (25600, false), (18944, false), (11008, true), (4096, false)];
+    let blocks = [(8960, 1280), (18944, 512), (14336, 1024)];
+    let blocks = blocks.map(|(k, block)| Recipe { block: Some(block), ..plain(k) });
+    for recipe in whole.map(|(k, padded)| Recipe { padded, ..plain(k) }).into_iter().chain(blocks) {
+        let (k, rotation) = (recipe.k, Rotation::new(&recipe).unwrap());
         let row: Vec<f32> =
             (0..k as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8388608.0 - 1.0).collect();
         let got = apply(&rotation, &row);

@@ -4,7 +4,7 @@
 //! floats: results are the same bits everywhere. Against exact arithmetic they are off by at most about
 //! 10⁻⁷·(log₂ p + m/4) of the row's root mean square.
 //!
-//! Bytes of a row: 8·K are read with the signs and 4·K written by the first six levels (NEON: five), then 4·K read
+//! Bytes of a block, of K elements: 8·K are read with the signs and 4·K written by the first six levels (NEON: five), then 4·K read
 //! and written by every three more, in the level-1 cache. Paley's part reads m/4 sums an output, m bytes, and is
 //! bound by that: at the 32 bytes a cycle of Cortex-A76, 140·64 takes 4.4 cycles an element, 20·28·16 takes 1.5, and
 //! as much again for its tables; 576 = 36·16 takes 1.1, and a Sylvester matrix alone about as much.
@@ -25,14 +25,14 @@ pub const STRIP: usize = 16;
 /// Vectors that are held in registers: three levels of butterflies for one load and store.
 const RADIX: usize = 8;
 
-/// What [`apply`] needs of a rotation.
+/// What [`apply`] needs of a block of a rotation.
 #[derive(Clone, Copy)]
 pub struct Shape<'a> {
     /// The Paley factors, the outermost first: none, one or two.
     pub paley: &'a [Arc<Paley>],
     /// The power of two.
     pub power: usize,
-    /// A factor for each element of the row that goes in.
+    /// A factor for each element that goes in.
     pub signs: &'a [f32],
 }
 
@@ -40,7 +40,7 @@ pub struct Shape<'a> {
 ///
 /// # Panics
 /// When `row` and the signs, or `out` and `scratch`, are not of one length, `row` is longer than `out`, `out` is
-/// not whole blocks of the power or not the orders times the power, or the power is none of two.
+/// not the orders times the power, or the power is none of two.
 pub fn apply(shape: Shape, row: &[f32], out: &mut [f32], scratch: &mut [f32]) {
     if shape.power < STRIP {
         return plain(shape, row, out, scratch);
@@ -86,9 +86,8 @@ unsafe fn transform<V: Lanes, const S: usize>(
 ) {
     let Shape { paley, power, signs } = shape;
     assert!(row.len() == signs.len() && out.len() == scratch.len() && row.len() <= out.len());
-    assert!(power.is_power_of_two() && out.len() % power == 0);
     let orders: usize = paley.iter().map(|paley| paley.order()).product();
-    assert!(paley.len() <= 2 && (paley.is_empty() || orders * power == out.len()));
+    assert!(power.is_power_of_two() && paley.len() <= 2 && orders * power == out.len());
     // Each Paley matrix goes from one to the other, the last one to `out`.
     let mixed = if paley.len() == 1 { &mut *scratch } else { &mut *out };
     // SAFETY: passed on; the lengths were checked just now.

@@ -1,0 +1,176 @@
+//! A product with what two others make, down of a feed-forward block: it begins before all of that is made.
+//!
+//! *By rows*: its first tile of rows is packed, and on the NPU, while the last tile of gate and up is still to be read.
+//!
+//! ```text
+//! CPU   …        | gate 0 and up 0 read and made one | its rows packed | gate 1 and up 1 read and … | …
+//! NPU   … gate 1 | up 1 ……………………………………………………………………………………………| down 0 ………………………………………| down 1
+//! ```
+//!
+//! *Woven*: gate and up are computed in parts of their columns, which are down's K. Where a segment of down needs no more of a
+//! row than its own elements, it is packed as soon as these are made, while they are in the cache; so batches of gate and
+//! up, and of down, go to the NPU in turns, and B of none of them is read more than once.
+//!
+//! ```text
+//! CPU   … | columns 0 read, made one and packed | columns 1 read and …      | down 0 read | …
+//! NPU   … | gate 1 | up 1 ……………………………………………………| down 0 | gate 2 | up 2 ………………………………| down 1 | …
+//! ```
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::block::{Block, PlaceOfC};
+use super::prepare::{grow, Known};
+use super::stream::{Room, Stream, UnderWay};
+use super::{Activations, Engine, Error, NpuWeight, Product};
+use crate::plan::{Batch, Joint, Schedule, ROWS_MAX};
+
+/// The rows that down is packed in: not those of the products before.
+const LOT: usize = 1;
+
+impl Stream<'_, '_> {
+    /// The first row under way of the two products from `first` on: what is made of those before is made.
+    fn makes(&self, first: usize) -> Option<usize> {
+        let UnderWay { flight, other } = self.under_way.as_ref()?;
+        (other.is_some() && flight.product == first).then(|| flight.block.first + flight.batch.rows.start)
+    }
+
+    /// Whether of the two products from `first` on something is under way.
+    pub(super) fn is_making(&self, first: usize) -> bool {
+        self.makes(first).is_some()
+    }
+}
+
+impl Engine {
+    /// How the product after two that are alike, from `index` on, is woven into them; `None` if it is not.
+    ///
+    /// Of no more rows than are prepared together: results of down, the last of which are written when all is made, may lie
+    /// over the rows of gate and up, which are all packed then.
+    pub(super) fn woven(&mut self, stream: &Stream, index: usize) -> Option<Joint> {
+        let pair = stream.pair(index).filter(|pair| pair.between.feeds)?;
+        let fed = stream.products.get(index + 2)?.as_ref()?;
+        let (one, rows) = (pair.of[0].weight, fed.activations.rows);
+        let may = rows <= ROWS_MAX && fed.activations.picks.is_none() && !self.is_for_cpu(fed.weight, rows);
+        let joint = if may { self.joint_schedule(one, Some(fed.weight), rows, true) } else { None };
+        joint.filter(|joint| joint.woven && joint.fed.is_some())
+    }
+
+    /// Does two products that are alike, from `index` on, what is made of them, and the product of that, which is woven in.
+    pub(super) fn weave(&mut self, stream: &mut Stream, index: usize, joint: Joint) -> Result<(), Error> {
+        let (Some(pair), Some(Product { weight: down, activations: made, .. }), Some(schedule)) =
+            (stream.pair(index), &stream.products[index + 2], joint.fed)
+        else {
+            return Ok(());
+        };
+        let ([one, other], down, made) = (pair.of.map(|product| product.weight), *down, *made);
+        let (part, known) = (pair.of[0].activations, Known::same(pair.of[0].same));
+        [one, other, down].iter().for_each(|weight| self.count_bytes(weight, part.rows));
+        stream.woven = Some(index + 2);
+        grow(&mut stream.room.sums, part.rows * down.plan.n);
+        let block = self.begin(one, 0, &part, 0, known, joint.pair, stream.room)?;
+        let mut batches = schedule.batches(&down.plan, part.rows).peekable();
+        let mut block_of_down = None;
+        for batch in joint.pair.batches(&one.plan, part.rows) {
+            let columns = batch.columns.clone();
+            self.advance_pair(stream, index, &part, block, batch)?;
+            // What is given next has the results of the batch under way read.
+            let mut there = columns.start;
+            while let Some(next) = batches.next_if(|next| next.k(&down.plan).end <= there) {
+                self.advance_woven(stream, index, &made, schedule, &mut block_of_down, next)?;
+                there = columns.end;
+            }
+        }
+        for next in batches {
+            if stream.is_making(index) {
+                self.settle(stream)?;
+            }
+            self.advance_woven(stream, index, &made, schedule, &mut block_of_down, next)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a batch of the product after two others, which is woven into them; what it reads of the rows is made.
+    fn advance_woven(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        made: &Activations,
+        schedule: Schedule,
+        block: &mut Option<Block>,
+        batch: Batch,
+    ) -> Result<(), Error> {
+        let (Some(between), Some(Product { weight, .. })) = (stream.between, &stream.products[index + 2])
+        else {
+            return Ok(());
+        };
+        let weight: &NpuWeight = weight;
+        let block = match *block {
+            Some(block) => block,
+            None => {
+                let part = Activations { data: &[], ..*made };
+                let begun = self.begin(weight, 0, &part, LOT, Known::Others, schedule, stream.room)?;
+                *block.insert(begun)
+            }
+        };
+        if stream.is_making(index) {
+            self.stats.rows_ahead.fetch_add(batch.rows.len() as u64, Relaxed);
+        }
+        {
+            // SAFETY: the elements that are read are made, and nobody writes to any meanwhile.
+            let data = unsafe { between.out.part(0..made.rows * made.stride) };
+            self.pack_batch(weight, &Activations { data, ..*made }, &block, &batch, stream.room)?;
+        }
+        let place = PlaceOfC::whole(stream.next_slot());
+        let next = self.give(weight, index + 2, block, batch, place)?;
+        self.follow(stream, UnderWay { flight: next, other: None })
+    }
+
+    /// Does the product `index`, which is with what the two before it make, each batch as soon as its rows are there.
+    pub(super) fn fed(&mut self, stream: &mut Stream, index: usize) -> Result<(), Error> {
+        let (Some(between), Some(Product { weight, activations, .. })) =
+            (stream.between, &stream.products[index])
+        else {
+            return Ok(());
+        };
+        let (weight, Activations { rows: all, stride, picks, .. }) = (*weight, *activations);
+        // As many rows are made, or will be.
+        let made = picks.map_or(all, |picks| picks.of());
+        if self.is_for_cpu(weight, all) {
+            self.settle(stream)?;
+            // SAFETY: these rows are made, and nobody writes to them any more.
+            let data = unsafe { between.out.part(0..made * stride) };
+            let activations = Activations { data, stride, rows: all, picks };
+            let Some(Product { out, routed, .. }) = &mut stream.products[index] else { return Ok(()) };
+            let Room { prepared, cpu, .. } = &mut *stream.room;
+            self.multiply_on_cpu(weight, &activations, false, &mut prepared[1], cpu, out)?;
+            *routed = true;
+            return Ok(());
+        }
+        self.count_bytes(weight, all);
+        for first in (0..all).step_by(ROWS_MAX) {
+            let rows = ROWS_MAX.min(all - first);
+            let pair = stream.pair(index - 2).map(|pair| pair.of[0].weight);
+            let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows, false));
+            let schedule = joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows));
+            // Nothing is read of them yet, and need not be there.
+            let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
+            let lot = usize::from(picks.is_some());
+            let block = self.begin(weight, first, &part, lot, Known::Others, schedule, stream.room)?;
+            for batch in schedule.batches(&weight.plan, rows) {
+                let end = first + batch.rows.end;
+                match stream.makes(index - 2) {
+                    Some(made) if made < end => self.settle(stream)?,
+                    Some(_) => {
+                        self.stats.rows_ahead.fetch_add(batch.rows.len() as u64, Relaxed);
+                    }
+                    None => (),
+                }
+                let there = if picks.is_some() { 0..made * stride } else { first * stride..end * stride };
+                // SAFETY: those of the rows that are read are made, and nobody writes to any meanwhile.
+                let data = unsafe { between.out.part(there) };
+                let part = Activations { data, ..part };
+                self.advance(stream, index, &part, block, batch)?;
+            }
+        }
+        Ok(())
+    }
+}

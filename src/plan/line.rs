@@ -1,0 +1,119 @@
+//! CPU, NPU and CPU again, which batches go through: when the results of a schedule are there, the CPU's part by what its
+//! memory lets through.
+
+use super::schedule::{Batch, Schedule};
+use super::search::Planned;
+
+/// Bytes of f32 rows that the CPU rotates and packs, and of results that it reads and writes, in a ns: a guess for four
+/// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
+const PACK_RATE: f64 = 6.0;
+const SCALE_RATE: f64 = 12.0;
+
+/// What batches are of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// One product.
+    Alone,
+    /// Two, read together.
+    Pair,
+    /// One with what is made of two before it.
+    Fed,
+    /// One with what is made of two that its batches come between.
+    Woven,
+}
+
+/// CPU, NPU and CPU again, which batches go through as [`crate::engine`] has them do, two of them under way at a time.
+#[derive(Debug, Clone, Default)]
+pub struct Line {
+    /// ns until each is done with what it was given.
+    cpu: f64,
+    npu: f64,
+    under_way: Option<Batched>,
+}
+
+/// A batch that the NPU was given.
+#[derive(Debug, Clone)]
+struct Batched {
+    /// When it is done, ns, and how long its results then take to be read.
+    done: f64,
+    read: f64,
+    /// The first of its rows, if something is made of them.
+    makes: Option<usize>,
+}
+
+/// The NPU's time of an element of K, a row and a column of a product, ns.
+fn rate(schedule: &Schedule, Planned { plan, .. }: Planned, rows: usize) -> f64 {
+    schedule.ns / (rows * plan.columns * plan.segments.len()) as f64
+}
+
+impl Line {
+    /// Takes the results of what is under way.
+    fn land(&mut self) {
+        if let Some(Batched { done, read, .. }) = self.under_way.take() {
+            self.cpu = self.cpu.max(done) + read;
+        }
+    }
+
+    /// Lets a batch through, whose product takes the NPU `rate`.
+    fn step(&mut self, batch: &Batch, Planned { plan, means }: Planned, rate: f64, kind: Kind) {
+        let products = if kind == Kind::Pair { 2.0 } else { 1.0 };
+        let sum = (plan.dtype.c().bytes(1) * means.planes) as f64;
+        // Results are written, and read before if other segments were added up; of two that are read together one is made.
+        let written = if kind == Kind::Pair { 4.0 } else { 8.0 };
+        let (rows, columns, segments) = (batch.rows.len(), batch.columns.len(), batch.segments.len());
+        let makes = self.under_way.as_ref().and_then(|under_way| under_way.makes);
+        if kind == Kind::Fed && makes.is_some_and(|first| batch.rows.end > first) {
+            self.land();
+        }
+        if batch.columns.start == 0 {
+            // A row is rotated and packed as far as it is needed; what is left is read again, unless each segment is by itself.
+            let again = batch.segments.start > 0 && kind != Kind::Woven;
+            let is_part = again || kind == Kind::Woven;
+            let elements = if is_part { segments * plan.longest() } else { plan.k };
+            self.cpu += (rows * elements) as f64 * if again { 2.0 } else { 4.0 } / PACK_RATE;
+        }
+        self.npu = self.npu.max(self.cpu) + products * (rows * columns * segments) as f64 * rate;
+        let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
+        let makes = (kind == Kind::Pair).then_some(batch.rows.start);
+        let next = Batched { done: self.npu, read, makes };
+        self.land();
+        self.under_way = Some(next);
+    }
+
+    /// Lets all batches of `rows` rows through.
+    pub fn run(&mut self, schedule: &Schedule, planned: Planned, rows: usize, kind: Kind) {
+        let rate = rate(schedule, planned, rows);
+        schedule.batches(planned.plan, rows).for_each(|batch| self.step(&batch, planned, rate, kind));
+    }
+
+    /// Lets all batches of two products through, and those of a third one between them, each as soon as its part of K is made.
+    pub fn weave(
+        &mut self,
+        (pair, of_pair): (&Schedule, Planned),
+        (fed, of_fed): (&Schedule, Planned),
+        rows: usize,
+    ) {
+        let [pair_rate, fed_rate] = [(pair, of_pair), (fed, of_fed)].map(|(of, plan)| rate(of, plan, rows));
+        let mut batches = fed.batches(of_fed.plan, rows).peekable();
+        for batch in pair.batches(of_pair.plan, rows) {
+            self.step(&batch, of_pair, pair_rate, Kind::Pair);
+            let mut there = batch.columns.start;
+            while let Some(next) = batches.next_if(|next| next.k(of_fed.plan).end <= there) {
+                self.step(&next, of_fed, fed_rate, Kind::Woven);
+                there = batch.columns.end;
+            }
+        }
+        for next in batches {
+            if self.under_way.as_ref().is_some_and(|under_way| under_way.makes.is_some()) {
+                self.land();
+            }
+            self.step(&next, of_fed, fed_rate, Kind::Woven);
+        }
+    }
+
+    /// ns until the results of all are there.
+    pub fn end(mut self) -> f64 {
+        self.land();
+        self.cpu
+    }
+}
