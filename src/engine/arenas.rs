@@ -156,10 +156,8 @@ mod tests {
             for first in [0, last] {
                 let last = last - first;
                 let (count, idle) = load(first, layers, &layer, last, true);
-                println!("{name}: {count} arenas, {idle} idle");
                 assert!(count <= 48 && idle < 0.03, "{name}: {count} arenas, {idle} idle");
                 let (count, idle) = load(first, layers, &layer, last, false);
-                println!("{name}: {count} arenas, {idle} idle, nothing known");
                 assert!(count <= 48 && idle < 0.16, "{name}, nothing known: {count} arenas, {idle} idle");
             }
         }

@@ -19,13 +19,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::block::{Block, PlaceOfC};
-use super::prepare::{grow, Known};
+use super::prepare::{grow, Known, LOT_BETWEEN};
 use super::stream::{Room, Stream, UnderWay};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::plan::{Batch, Joint, Schedule, ROWS_MAX};
-
-/// The rows that down is packed in: not those of the products before.
-const LOT: usize = 1;
 
 impl Stream<'_, '_> {
     /// The first row under way of the two products from `first` on: what is made of those before is made.
@@ -107,7 +104,8 @@ impl Engine {
             Some(block) => block,
             None => {
                 let part = Activations { data: &[], ..*made };
-                let begun = self.begin(weight, 0, &part, LOT, Known::Others, schedule, stream.room)?;
+                let begun =
+                    self.begin(weight, 0, &part, LOT_BETWEEN, Known::Others, schedule, stream.room)?;
                 *block.insert(begun)
             }
         };
@@ -141,7 +139,7 @@ impl Engine {
             let activations = Activations { data, stride, rows: all, picks };
             let Some(Product { out, routed, .. }) = &mut stream.products[index] else { return Ok(()) };
             let Room { prepared, cpu, .. } = &mut *stream.room;
-            self.multiply_on_cpu(weight, &activations, false, &mut prepared[1], cpu, out)?;
+            self.multiply_on_cpu(weight, &activations, false, &mut prepared[LOT_BETWEEN], cpu, out)?;
             *routed = true;
             return Ok(());
         }
@@ -153,7 +151,7 @@ impl Engine {
             let schedule = joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows));
             // Nothing is read of them yet, and need not be there.
             let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
-            let lot = usize::from(picks.is_some());
+            let lot = if picks.is_some() { LOT_BETWEEN } else { 0 };
             let block = self.begin(weight, first, &part, lot, Known::Others, schedule, stream.room)?;
             for batch in schedule.batches(&weight.plan, rows) {
                 let end = first + batch.rows.end;

@@ -25,9 +25,11 @@ thread_local! {
     static ROOM: RefCell<RowRoom> = RefCell::default();
 }
 
-/// Rows of as many kinds are prepared independently: those that products share, and those of experts' down, which come
-/// between products that share theirs.
+/// Rows of as many kinds are prepared independently: those that products share, and, in [`LOT_BETWEEN`], those of a down that
+/// comes between products that share theirs: experts', or one that is woven in.
 pub const LOTS: u64 = 2;
+/// See [`LOTS`].
+pub const LOT_BETWEEN: usize = 1;
 
 /// Rows that were taken up last.
 #[derive(Default)]

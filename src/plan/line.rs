@@ -67,10 +67,12 @@ impl Line {
         }
         if batch.columns.start == 0 {
             // A row is rotated and packed as far as it is needed; what is left is read again, unless each segment is by itself.
-            let again = batch.segments.start > 0 && kind != Kind::Woven;
-            let is_part = again || kind == Kind::Woven;
-            let elements = if is_part { segments * plan.longest() } else { plan.k };
-            self.cpu += (rows * elements) as f64 * if again { 2.0 } else { 4.0 } / PACK_RATE;
+            let (elements, bytes) = match kind {
+                Kind::Woven => (segments * plan.longest(), 4.0),
+                _ if batch.segments.start > 0 => (segments * plan.longest(), 2.0),
+                _ => (plan.k, 4.0),
+            };
+            self.cpu += (rows * elements) as f64 * bytes / PACK_RATE;
         }
         self.npu = self.npu.max(self.cpu) + products * (rows * columns * segments) as f64 * rate;
         let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
