@@ -18,6 +18,7 @@ fn main() {
     let mut table = Table::default();
     rows::into_native(&mut criterion, &mut table);
     rows::out_of_native(&mut criterion, &mut table);
+    rows::tiles_out_of_native(&mut criterion, &mut table);
     weights::convert(&mut criterion, &mut table);
     dot::products(&mut criterion, &mut table);
     criterion.final_summary();

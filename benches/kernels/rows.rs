@@ -24,6 +24,8 @@ fn rows_of(k: usize) -> usize {
 
 /// Rows that a thread takes at a time, as the engine has it.
 const ROWS: usize = 4;
+/// Rows and columns of a tile of C, as the engine has them.
+const TILE_OF_C: [usize; 2] = [256, 64];
 
 /// Rows of f32: rotated or not, one scale a row, then A.
 pub fn into_native(criterion: &mut Criterion, table: &mut Table) {
@@ -165,6 +167,37 @@ pub fn out_of_native(criterion: &mut Criterion, table: &mut Table) {
             unpack(pool, &nibbles, m, n, false, &mut out, kernel);
         });
     }
+}
+
+/// Sums of two segments, of rows as long as a feed-forward block's, tile by tile into a thread's room, as the engine reads
+/// what it makes something of. The bytes are those of C: more than caches hold.
+pub fn tiles_out_of_native(criterion: &mut Criterion, table: &mut Table) {
+    const SEGMENTS: usize = 2;
+    let [height, width] = TILE_OF_C;
+    let (m, n) = (512, 8960);
+    let c: Vec<i32> = numbers(SEGMENTS * m * n).iter().map(|value| (value * 1e6) as i32).collect();
+    let (row_scales, column_scales) = (vec![0.5; m], vec![0.25; n]);
+    let name = format!("{m}×{n} i32 results of {SEGMENTS} segments by tiles");
+    table.measure(criterion, &name, SEGMENTS * m * n * 4, Some(4.0), |pool| {
+        let work = |room: &mut Vec<f32>, tile: usize| {
+            let (row_start, column) = (tile % (m / height) * height, tile / (m / height) * width);
+            for (segment, c) in c.chunks_exact(m * n).enumerate() {
+                let results = Results {
+                    m,
+                    row_start,
+                    rows: height,
+                    columns: width,
+                    row_scales: &row_scales[row_start..row_start + height],
+                    column_scales: &column_scales[column..column + width],
+                    accumulate: segment > 0,
+                    stride: width,
+                };
+                unpack_c_i32(&c[column * m..], &results, room);
+            }
+        };
+        let room = || vec![0.0; height * width];
+        pool.install(|| (0..m * n / height / width).into_par_iter().for_each_init(room, work));
+    });
 }
 
 fn unpack<T: Sync>(

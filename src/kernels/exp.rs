@@ -2,6 +2,10 @@
 //!
 //! exp(x) = 2ⁿ · exp(x − n·ln 2) with n = x/ln 2 to the nearest, where ln 2 is taken in two parts, the first of so few
 //! bits that n times it is exact. Source: W. J. Cody, W. Waite, "Software Manual for the Elementary Functions", 1980.
+//!
+//! What is done with one element waits for itself all the time, and vectors of few elements ahead fit into a CPU: so sums and
+//! products are fused, which are rounded once everywhere (an x86-64 without FMA has them computed by a function, slowly), and
+//! the polynomial is taken in pairs of terms. Source: G. Estrin, "Organization of Computer Systems", 1960.
 
 use super::fast::ROUND;
 
@@ -9,20 +13,22 @@ use super::fast::ROUND;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in nine bits, and the rest of it.
 const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
-/// 1/n!: the series' next term is below 1.2·10⁻⁷ of the whole for |x| ≤ ½·ln 2.
-const SERIES: [f32; 7] = [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0];
+/// The polynomial through exp at the seven Chebyshev nodes of ±½·ln 2, in f32: what rounds to 1, 1 and ½ is 1/n! too.
+const SERIES: [f32; 7] = [1.0, 1.0, 0.5, 0.166_664_15, 0.041_666_35, 0.008_375_126, 0.001_394_110_8];
 
-/// exp(`x`) within 3·10⁻⁷ of itself for −87 ≤ x ≤ 88; 0 below −88, for −∞ too, and ∞ above 88.4. NaN gives some number.
+/// exp(`x`) within 2·10⁻⁷ of itself for −87 ≤ x ≤ 88; 0 below −88, for −∞ too, and ∞ above 88.4. NaN gives some number.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // In this order, so that a NaN becomes the bound.
     let x = if x > -88.2 { x } else { -88.2 };
     let x = if x < 88.7 { x } else { 88.7 };
-    let whole = x * LOG2_E + ROUND;
+    let whole = x.mul_add(LOG2_E, ROUND);
     let n = whole - ROUND;
-    let rest = x - n * LN_2[0] - n * LN_2[1];
-    let [c0, c1, c2, c3, c4, c5, c6] = SERIES;
-    let power = c0 + rest * (c1 + rest * (c2 + rest * (c3 + rest * (c4 + rest * (c5 + rest * c6)))));
+    let rest = (-n).mul_add(LN_2[1], (-n).mul_add(LN_2[0], x));
+    let square = rest * rest;
+    let pair = |at: usize| rest.mul_add(SERIES[at + 1], SERIES[at]);
+    let low = square.mul_add(pair(2), pair(0));
+    let power = (square * square).mul_add(square.mul_add(SERIES[6], pair(4)), low);
     // The low bits of `whole` are the integer; its other bits are shifted out. −127 gives a factor of 0, 128 one of ∞.
     power * f32::from_bits(whole.to_bits().wrapping_add(127) << 23)
 }
@@ -49,7 +55,7 @@ mod tests {
         #[test]
         fn exponentials_are_exponentials(x in prop_oneof![-200f32..88.0, -1f32..1.0]) {
             let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
-            prop_assert!((got - want).abs() <= want * 3e-7 + 2e-38, "exp({x}) is {want}, not {got}");
+            prop_assert!((got - want).abs() <= want * 2e-7 + 2e-38, "exp({x}) is {want}, not {got}");
         }
 
         #[test]

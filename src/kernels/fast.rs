@@ -303,31 +303,8 @@ pub(super) fn unpack_blocks<T: Sum, const BLOCK: usize, const PLANES: usize>(
     }
 }
 
-/// Rows at a time: their pieces of a column block are neighbours.
-const GROUP: usize = 16;
-/// As many columns before it is read, C is asked for.
-const AHEAD: usize = 64;
-
-/// Asks for the cache lines of `data`, which will be read soon.
-#[inline(always)]
-fn fetch<T>(data: &[T]) {
-    let bytes = data.as_ptr().cast::<u8>();
-    for at in (0..size_of_val(data)).step_by(64) {
-        let line = bytes.wrapping_add(at);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint, which reads nothing that the program sees.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as on x86-64. Its intrinsic is not stable.
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = line;
-    }
-}
+/// Columns of a strip: a cache line of the output, which is so written once, as a whole.
+const STRIP: usize = 16;
 
 #[inline(always)]
 fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMULATE: bool>(
@@ -337,51 +314,36 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
 ) {
     let Results { m, row_start, rows, columns, row_scales, column_scales, stride, .. } = *results;
     let low = if PLANES == 2 { m / 2 } else { 0 };
-    for first in (0..rows).step_by(GROUP) {
-        let group = rows.min(first + GROUP) - first;
-        // The group's elements of a block of columns, and those of its low plane.
-        let piece = |block: usize| {
-            let at = block * m + row_start + first;
-            [&c[at * BLOCK..][..group * BLOCK], &c[(at + low) * BLOCK..][..group * BLOCK]]
+    // The rows' elements of a block of columns, and those of its low plane: neighbours, so that a strip is read in a few streams.
+    let piece = |block: usize| {
+        let at = block * m + row_start;
+        [&c[at * BLOCK..][..rows * BLOCK], &c[(at + low) * BLOCK..][..rows * BLOCK]]
+    };
+    for (index, column_scales) in column_scales[..columns].chunks(STRIP).enumerate() {
+        let start = index * STRIP;
+        let out = &mut out[start..];
+        let Ok(column_scales) = <&[f32; STRIP]>::try_from(column_scales) else {
+            for (row, out) in out.chunks_mut(stride).take(rows).enumerate() {
+                for (i, (out, scale)) in out.iter_mut().zip(column_scales).enumerate() {
+                    let [high, low] = piece((start + i) / BLOCK).map(|piece| piece[row * BLOCK + i % BLOCK]);
+                    put::<ACCUMULATE>(out, high.to_f32::<PLANES>(low) * scale * row_scales[row]);
+                }
+            }
+            break;
         };
-        // A cache line of the output at a time, which is so written once, as a whole.
-        for (index, column_scales) in column_scales[..columns].chunks(16).enumerate() {
-            let start = index * 16;
-            let out = &mut out[first * stride + start..];
-            let Ok(column_scales) = <&[f32; 16]>::try_from(column_scales) else {
-                for (row, out) in out.chunks_mut(stride).take(group).enumerate() {
-                    for (i, (out, scale)) in out.iter_mut().zip(column_scales).enumerate() {
-                        let [high, low] =
-                            piece((start + i) / BLOCK).map(|piece| piece[row * BLOCK + i % BLOCK]);
-                        put::<ACCUMULATE>(out, high.to_f32::<PLANES>(low) * scale * row_scales[first + row]);
-                    }
-                }
-                break;
-            };
-            // What the units to come read lies in other pages, a few lines in each, which no hardware foresees.
-            let ahead = start + AHEAD;
-            if ahead + 16 <= columns {
-                for block in 0..16 / BLOCK {
-                    let [high, low] = piece(ahead / BLOCK + block);
-                    fetch(high);
-                    if PLANES == 2 {
-                        fetch(low);
-                    }
-                }
-            }
-            let mut pieces = [piece(start / BLOCK); 4];
-            for (block, piece_of) in pieces.iter_mut().enumerate().take(16 / BLOCK).skip(1) {
-                *piece_of = piece(start / BLOCK + block);
-            }
-            for row in 0..group {
-                let out: &mut [f32; 16] = (&mut out[row * stride..][..16]).try_into().expect("16 columns");
-                for (block, pieces) in pieces.iter().enumerate().take(16 / BLOCK) {
-                    let [high, low]: [&[T; BLOCK]; 2] = pieces
-                        .map(|piece| piece[row * BLOCK..][..BLOCK].try_into().expect("a block's columns"));
-                    for i in 0..BLOCK {
-                        let sum = high[i].to_f32::<PLANES>(low[i]) * column_scales[block * BLOCK + i];
-                        put::<ACCUMULATE>(&mut out[block * BLOCK + i], sum * row_scales[first + row]);
-                    }
+        let mut pieces = [piece(start / BLOCK); 4];
+        for (block, piece_of) in pieces.iter_mut().enumerate().take(STRIP / BLOCK).skip(1) {
+            *piece_of = piece(start / BLOCK + block);
+        }
+        for (row, row_scale) in row_scales[..rows].iter().enumerate() {
+            let out: &mut [f32; STRIP] =
+                (&mut out[row * stride..][..STRIP]).try_into().expect("a strip's columns");
+            for (block, pieces) in pieces.iter().enumerate().take(STRIP / BLOCK) {
+                let [high, low]: [&[T; BLOCK]; 2] =
+                    pieces.map(|piece| piece[row * BLOCK..][..BLOCK].try_into().expect("a block's columns"));
+                for i in 0..BLOCK {
+                    let sum = high[i].to_f32::<PLANES>(low[i]) * column_scales[block * BLOCK + i];
+                    put::<ACCUMULATE>(&mut out[block * BLOCK + i], sum * row_scale);
                 }
             }
         }
