@@ -12,7 +12,7 @@ use rknn_sys::{Binding, Context, Library, MatmulSpec, Operand};
 
 use super::Error;
 use crate::chip::CORES_MAX;
-use crate::cpus::{spin_until, spins};
+use crate::cpus::{be_brief, spin_until, spins};
 use crate::observe::{Held, Lane, Stats};
 use crate::plan::BATCH_MAX;
 
@@ -116,6 +116,8 @@ struct Shared {
 
 impl Shared {
     fn serve(&self, place: usize) {
+        // Between two runs it has next to nothing to do, for which the NPU waits.
+        be_brief();
         loop {
             spin_until(self.spins, || {
                 self.given.load(Ordering::Acquire) != self.finished.load(Ordering::Relaxed)
