@@ -13,13 +13,15 @@ use common::emulated::{emulator, engine, numbers, upload, upload_of};
 
 #[test]
 fn what_the_npu_failed_at_has_the_same_bits() {
-    // Of the runs below, every 29th fails. The emulator asks once; nothing else runs in this process.
-    std::env::set_var("RKNPU_EMU_FAULTS", "run@/29:submit");
+    // Of the runs below, every 47th fails. The emulator asks once; nothing else runs in this process.
+    std::env::set_var("RKNPU_EMU_FAULTS", "run@/47:submit");
     let library = emulator();
     products(&library);
-    // Two blocks of rows, of which the first is packed ahead; and one, of which a part of the columns is.
+    // Two blocks of rows, of which the first is packed ahead; one, of which a part of the columns is; and one of so many columns
+    // that results of down are read before the last ones are made.
     fed(&library, [true; 3], (256, 768, 530), 0);
     fed(&library, [true, false, false], (768, 5120, 200), 2 << 30);
+    fed(&library, [true, false, false], (512, 20480, 70), 5 << 28);
     expert_blocks(&library);
 }
 
