@@ -106,6 +106,8 @@ unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sy
                 return status;
             }
         }
-        group.finish()
+        let status = group.finish();
+        registered.device.count_graph();
+        status
     })
 }

@@ -187,6 +187,11 @@ impl Device {
         }
     }
 
+    /// Notes that a graph was computed.
+    pub fn count_graph(&self) {
+        self.stats.graphs.done(crate::allocations());
+    }
+
     /// Says who did the products so far, if that is asked for.
     pub fn show_ways(&self) {
         if let Some(line) = self.stats.ways() {

@@ -2,6 +2,7 @@
 
 mod activity;
 mod choices;
+mod graphs;
 pub mod log;
 mod quoted;
 mod report;

@@ -41,6 +41,10 @@ pub struct Report {
     threads_created: u64,
     contexts_created: u64,
     allocations: u64,
+    /// Graphs computed, the later ones of them, and the allocations since the others.
+    graphs: u64,
+    late_graphs: u64,
+    late_allocations: u64,
     attention: Attention,
     engine: Engine,
     /// Runs by pipeline, without those that had none.
@@ -119,6 +123,7 @@ impl Report {
     /// The report of a device by its counters.
     pub fn new(device: &str, description: &str, soc: &'static str, stats: &Stats) -> Self {
         let runs = |pipeline: Pipeline| stats.runs[pipeline.index()].load(Relaxed);
+        let (late_graphs, late_allocations) = stats.graphs.late();
         Self {
             device: device.to_owned(),
             description: description.to_owned(),
@@ -141,6 +146,9 @@ impl Report {
             threads_created: stats.threads_created.load(Relaxed),
             contexts_created: stats.contexts_created.load(Relaxed),
             allocations: crate::allocations(),
+            graphs: stats.graphs.count(),
+            late_graphs,
+            late_allocations,
             attention: Attention::new(stats),
             engine: Engine::new(stats),
             pipelines: Pipeline::ALL

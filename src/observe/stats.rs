@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::activity::Activity;
+use super::graphs::Graphs;
 use super::stages::{Stage, Stages};
 use super::trace::{Lane, Trace};
 use crate::plan::ROWS_MAX;
@@ -138,6 +139,8 @@ pub struct Stats {
     pub fds: Gauge,
     /// Bytes of the allocations alive.
     pub bytes: Gauge,
+    /// Graphs computed, and allocations meanwhile.
+    pub graphs: Graphs,
     /// Threads started so far.
     pub threads_created: AtomicU64,
     /// Contexts made so far.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::best::{Product, Search};
+use super::figures::Plugin;
 use super::host::Ran;
 use super::measure::{Measured, PROMPT, REPETITIONS, SMALL, SMALLS, TOKENS};
 use super::rows::Row;
@@ -85,7 +86,7 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
             .zip(busy)
             .filter(|(wait, busy)| wait + busy > 0.0)
             .map(|(wait, busy)| wait / (wait + busy)),
-        allocs_per_token: per_token("allocations"),
+        allocs_per_token: allocations_per_token(&tokens[1].plugin),
         threads_per_token: per_token("threads_created"),
         contexts_per_token: per_token("contexts_created"),
         contexts: whole(&prompts[1], "contexts"),
@@ -106,6 +107,13 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
 /// (figure of the second − figure of the first) / `count`.
 fn difference(ran: &[Ran; 2], count: f64, of: impl Fn(&Ran) -> Option<f64>) -> Option<f64> {
     Some((of(&ran[1])? - of(&ran[0])?) / count)
+}
+
+/// Allocations a token, of the later graphs of all that were generated.
+fn allocations_per_token(plugin: &Plugin) -> Option<f64> {
+    let a_graph =
+        plugin.number("late_allocations")? / plugin.number("late_graphs").filter(|late| *late > 0.0)?;
+    Some(a_graph * plugin.number("graphs")? / f64::from(TOKENS * REPETITIONS))
 }
 
 /// Tokens a second by the wall clock, without the first repetition, in which weights are converted.
@@ -165,7 +173,7 @@ fn decoded_bytes(tokens: &[Ran; 2]) -> f64 {
 mod tests {
     use serde_json::{json, Value};
 
-    use super::super::figures::{Core, Emulator, Plugin};
+    use super::super::figures::{Core, Emulator};
     use super::super::host::Memory;
     use super::*;
 
@@ -195,7 +203,7 @@ mod tests {
                 "wait_ns": 10 * times, "busy_ns": 90 * times, "activation_bytes": 600 * times, "result_bytes": 400 * times
             }})
         };
-        let tokens = |count: u64| json!({"tensors": [weight(count)], "allocations": 100 + 3 * count});
+        let tokens = |count: u64| json!({"tensors": [weight(count)], "graphs": 5 * count, "late_graphs": 20, "late_allocations": 12});
         Measured {
             prompts: [ran(1e6, &[9.0], stages(1)), ran(4e6, &[9.0, 5e8, 5e8, 5e8], stages(4))],
             tokens: [ran(1e6, &[1e9], tokens(16)), ran(5.8e6, &[1e9, 1e9, 1.5e9, 2e9], tokens(64))],

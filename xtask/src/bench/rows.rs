@@ -197,8 +197,8 @@ pub const GROUPS: [Group; 3] = [
     },
     Group {
         title: "What it takes",
-        text: "*Allocations*, *threads* and *contexts a token*: made while generating. *Contexts*, *descriptors* and *NPU \
-               MB*: the most at once. *Over weights*: how much more we hold than the weights' copies, NPU memory \
+        text: "*Allocations*, *threads* and *contexts a token*: made while generating, allocations for the later half of \
+               all tokens. *Contexts*, *descriptors* and *NPU MB*: the most at once. *Over weights*: how much more we hold than the weights' copies, NPU memory \
                and the pages of its own that the host has more with us than on the CPU alone. *Load*: a \
                process that loads the model, its converted weights from the disk's cache, and does one token, over the \
                same on the CPU alone without a mapping of the file (the median of three, real time). *Pacing*: real over modelled time of paced runs.",
