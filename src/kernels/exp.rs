@@ -3,9 +3,10 @@
 //! exp(x) = 2ⁿ · exp(x − n·ln 2) with n = x/ln 2 to the nearest, where ln 2 is taken in two parts, the first of so few
 //! bits that n times it is exact. Source: W. J. Cody, W. Waite, "Software Manual for the Elementary Functions", 1980.
 //!
-//! What is done with one element waits for itself all the time, and vectors of few elements ahead fit into a CPU: so sums and
-//! products are fused, which are rounded once everywhere (an x86-64 without FMA has them computed by a function, slowly), and
-//! the polynomial is taken in pairs of terms. Source: G. Estrin, "Organization of Computer Systems", 1960.
+//! The steps of one element are a chain, each of which waits for the one before, and a CPU looks only a few vectors ahead. So
+//! the chain is short: products and sums are fused, which rounds once on every machine (an x86-64 without FMA calls a function
+//! for it, and is slow), and the polynomial is taken in pairs of terms. Source: G. Estrin, "Organization of Computer Systems:
+//! The Fixed Plus Variable Structure Computer", 1960.
 
 use super::fast::ROUND;
 
