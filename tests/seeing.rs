@@ -15,17 +15,22 @@ fn tokens_are_the_same_whoever_does_them() {
     let (cpu, _, by_cpu) = generate(&lab, &[("RKNPU_DECODE", "cpu")]);
     let (auto, _, by_auto) = generate(&lab, &[]);
     assert_eq!((&npu, &npu), (&cpu, &auto));
-    let flops = |report: &serde_json::Value, who: &str| report[who].as_u64().unwrap();
-    assert_eq!((flops(&by_npu, "routed_flops"), flops(&by_npu, "fallbacks")), (0, 0), "{by_npu}");
-    assert!(flops(&by_npu, "npu_flops") > 0);
+    let number = |report: &serde_json::Value, name: &str| report[name].as_u64().unwrap();
+    assert_eq!((number(&by_npu, "routed_flops"), number(&by_npu, "fallbacks")), (0, 0), "{by_npu}");
+    assert!(number(&by_npu, "npu_flops") > 0);
     // All rows of this prompt are few.
-    assert_eq!((flops(&by_cpu, "npu_flops"), flops(&by_cpu, "fallbacks")), (0, 0));
-    assert_eq!(flops(&by_cpu, "routed_flops"), flops(&by_npu, "npu_flops"));
-    assert!(flops(&by_auto, "routed_flops") > 0);
+    assert_eq!((number(&by_cpu, "npu_flops"), number(&by_cpu, "fallbacks")), (0, 0));
+    assert_eq!(number(&by_cpu, "routed_flops"), number(&by_npu, "npu_flops"));
+    assert!(number(&by_auto, "routed_flops") > 0);
+    // Once all is known, nothing is allocated.
+    for by in [&by_npu, &by_cpu, &by_auto] {
+        assert!(number(by, "late_graphs") * 2 >= number(by, "graphs") && number(by, "graphs") > 100, "{by}");
+        assert_eq!(number(by, "late_allocations"), 0, "{by}");
+    }
     // A model of any size in a few arenas, which are full.
-    assert!(flops(&by_npu, "fds") <= 48 && flops(&by_npu, "contexts") <= 128, "{by_npu}");
-    let weights = by_npu["tensors"].as_array().unwrap().iter().map(|tensor| flops(tensor, "npu_bytes"));
-    let (weights, held): (u64, _) = (weights.sum(), flops(&by_npu, "npu_bytes"));
+    assert!(number(&by_npu, "fds") <= 48 && number(&by_npu, "contexts") <= 128, "{by_npu}");
+    let weights = by_npu["tensors"].as_array().unwrap().iter().map(|tensor| number(tensor, "npu_bytes"));
+    let (weights, held): (u64, _) = (weights.sum(), number(&by_npu, "npu_bytes"));
     assert!(held * 10 <= weights * 11, "{held} bytes of NPU memory for {weights} bytes of weights");
 }
 
