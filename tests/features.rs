@@ -14,8 +14,11 @@ use http::Server;
 use serde_json::{json, Value};
 
 const PROMPT: &str = "The three largest cities of Italy, with one sentence on each, are";
+/// It goes on as it began, whoever rounds how: in the eight bits of a cache, too, where the other one has two likeliest words.
+const STEADY: &str = "Rome, Florence, Venice; Rome, Florence, Venice; Rome, Florence, Venice; Rome,";
 
-/// A greedy continuation by the host's completion program with `more` arguments; with the plugin, its report too.
+/// A greedy continuation of [`PROMPT`], or of another one that is among `more` arguments, by the host's completion program; with
+/// the plugin, its report too.
 fn text(lab: &Lab, npu: bool, model: &Path, more: &[&str]) -> (String, Option<Value>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("report.json");
@@ -54,7 +57,7 @@ fn options_of_the_cache_and_of_loading_change_nothing() {
         // As the device that layers are offloaded to, with their cache in its buffers.
         &["-ngl", "99", "-ub", "8"],
     ] {
-        same_text(&lab, more);
+        same_text(&lab, &[more, &["-p", STEADY]].concat());
     }
 }
 
