@@ -54,6 +54,16 @@ fn big_of(capacities: &[(usize, u64)]) -> Option<Vec<usize>> {
 /// A slice of time of a thread that has little to do at once, ns: the shortest that Linux gives.
 const BRIEF: u64 = 100_000;
 
+/// How the calling thread is scheduled; `None` where Linux does not tell.
+fn attributes() -> Option<libc::sched_attr> {
+    // SAFETY: plain numbers, all of which may be zero.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    let size = std::mem::size_of_val(&attributes);
+    // SAFETY: the struct is writable for its size; 0 is the calling thread.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &mut attributes, size, 0) };
+    (got == 0).then_some(attributes)
+}
+
 /// Asks that the calling thread, which never works for long, need not wait until others have had their slices of time, some
 /// milliseconds, when it wakes up. Linux knows slices of a thread's own from 6.12 on, for which nobody needs a privilege; where
 /// it does not, or the thread is scheduled in another way than most, nothing changes.
@@ -61,12 +71,8 @@ const BRIEF: u64 = 100_000;
 /// Source: `man 2 sched_setattr`; Linux 6.12, "sched/eevdf: Use sched_attr::sched_runtime to set request/slice
 /// suggestion".
 pub fn be_brief() {
-    // SAFETY: plain numbers, all of which may be zero.
-    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-    let size = std::mem::size_of_val(&attributes);
-    // SAFETY: the struct is writable for its size; 0 is the calling thread.
-    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &mut attributes, size, 0) };
-    if got != 0 || attributes.sched_policy != libc::SCHED_OTHER as u32 {
+    let Some(mut attributes) = attributes() else { return };
+    if attributes.sched_policy != libc::SCHED_OTHER as u32 {
         return;
     }
     // All else, as how nice it is, stays as it is.
@@ -106,21 +112,12 @@ mod tests {
     /// Where Linux has no slices of a thread's own it tells none, and nothing changes.
     #[test]
     fn a_brief_thread_stays_as_nice_as_it_was() {
-        let attributes = || {
-            // SAFETY: plain numbers, all of which may be zero.
-            let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-            let size = std::mem::size_of_val(&attributes);
-            // SAFETY: the struct is writable for its size; 0 is the calling thread.
-            let code = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &mut attributes, size, 0) };
-            assert_eq!(code, 0);
-            attributes
-        };
-        let work = move || {
+        let work = || {
             // SAFETY: numbers; on Linux it is the calling thread that becomes nicer.
             assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 7) }, 0);
-            let before = attributes();
+            let before = attributes().unwrap();
             be_brief();
-            let after = attributes();
+            let after = attributes().unwrap();
             let all = |of: &libc::sched_attr| (of.sched_policy, of.sched_flags, of.sched_nice);
             assert_eq!((all(&after), after.sched_nice), (all(&before), 7));
             assert!(after.sched_runtime == BRIEF || before.sched_runtime == 0);
