@@ -27,6 +27,10 @@ fn tokens_are_the_same_whoever_does_them() {
         assert!(number(by, "late_graphs") * 2 >= number(by, "graphs") && number(by, "graphs") > 100, "{by}");
         assert_eq!(number(by, "late_allocations"), 0, "{by}");
     }
+    // Of each of the 30 layers Q, K and V go to the NPU together, then O, then gate, up and down; once a token the output.
+    let all = by_npu["tensors"].as_array().unwrap();
+    let output = all.iter().find(|tensor| tensor["name"] == "token_embd.weight").unwrap();
+    assert_eq!(number(&by_npu, "groups"), (3 * 30 + 1) * number(output, "calls"), "{by_npu}");
     // A model of any size in a few arenas, which are full.
     assert!(number(&by_npu, "fds") <= 48 && number(&by_npu, "contexts") <= 128, "{by_npu}");
     let weights = by_npu["tensors"].as_array().unwrap().iter().map(|tensor| number(tensor, "npu_bytes"));

@@ -298,7 +298,7 @@ typedef const char *(*ggml_op_name_fn)(int32_t op);
 typedef const char *(*ggml_glu_op_name_fn)(int32_t op);
 typedef const struct ggml_type_traits *(*ggml_get_type_traits_fn)(int32_t type);
 typedef int (*ggml_graph_n_nodes_fn)(struct ggml_cgraph *cgraph);
-typedef struct ggml_tensor *(*ggml_graph_node_fn)(struct ggml_cgraph *cgraph, int i);
+typedef struct ggml_tensor **(*ggml_graph_nodes_fn)(struct ggml_cgraph *cgraph);
 typedef struct ggml_context *(*ggml_init_fn)(struct ggml_init_params params);
 typedef void (*ggml_free_fn)(struct ggml_context *ctx);
 typedef size_t (*ggml_tensor_overhead_fn)(void);

@@ -102,7 +102,7 @@ functions! {
     op_name: ggml_op_name_fn = "ggml_op_name", "An op's name.";
     type_traits: ggml_get_type_traits_fn = "ggml_get_type_traits", "Block size and dequantiser of a type.";
     graph_n_nodes: ggml_graph_n_nodes_fn = "ggml_graph_n_nodes", "Nodes of a graph.";
-    graph_node: ggml_graph_node_fn = "ggml_graph_node", "One node of a graph.";
+    graph_nodes: ggml_graph_nodes_fn = "ggml_graph_nodes", "The nodes of a graph.";
     init: ggml_init_fn = "ggml_init", "A context for tensors and graphs.";
     free: ggml_free_fn = "ggml_free", "Frees that context.";
     tensor_overhead: ggml_tensor_overhead_fn = "ggml_tensor_overhead", "Bytes a tensor needs in a context.";
@@ -143,6 +143,10 @@ pub struct Ops {
     pub glu: Option<Glu>,
     /// No-ops that only change how a tensor is seen.
     pub views: [i32; 4],
+    /// What is done with a product's results: a bias added, or a factor for each column.
+    pub by_column: [i32; 2],
+    /// The same with one source of numbers: a norm, a factor for all, a rotation by positions.
+    pub by_row: [i32; 3],
 }
 
 /// Codes of activations times gates.
@@ -174,6 +178,8 @@ impl Ops {
             flash_attn_ext: find("FLASH_ATTN_EXT")?,
             glu: kind_name.and_then(|kind_name| Some(Glu::resolve(find("GLU")?, kind_name))),
             views: [find("RESHAPE")?, find("VIEW")?, find("PERMUTE")?, find("TRANSPOSE")?],
+            by_column: [find("ADD")?, find("MUL")?],
+            by_row: [find("RMS_NORM")?, find("SCALE")?, find("ROPE")?],
         })
     }
 }
@@ -337,14 +343,29 @@ mod tests {
             "RESHAPE",
             "MUL_MAT_ID",
             "FLASH_ATTN_EXT",
+            "ADD",
+            "SCALE",
+            "MUL",
+            "ROPE",
+            "RMS_NORM",
         ];
         let name = |op: i32| names[op as usize].to_owned();
         let ops = Ops::resolve(name, None::<fn(i32) -> String>).unwrap();
-        let views = [6, 2, 5, 4];
-        assert_eq!(ops, Ops { none: 0, mul_mat: 3, mul_mat_id: 7, flash_attn_ext: 8, glu: None, views });
-        let with = |op: i32| if op == 9 { "GLU".to_owned() } else { name(op) };
+        let (views, by_column, by_row) = ([6, 2, 5, 4], [9, 11], [13, 10, 12]);
+        let products = Ops {
+            none: 0,
+            mul_mat: 3,
+            mul_mat_id: 7,
+            flash_attn_ext: 8,
+            glu: None,
+            views,
+            by_column,
+            by_row,
+        };
+        assert_eq!(ops, products);
+        let with = |op: i32| if op == 14 { "GLU".to_owned() } else { name(op) };
         let kinds = |kind: i32| ["GEGLU", "SWIGLU", "other"][kind as usize].to_owned();
-        let glu = Glu { op: 9, kinds: [None, Some(0), Some(1)] };
+        let glu = Glu { op: 14, kinds: [None, Some(0), Some(1)] };
         assert_eq!(Ops::resolve(with, Some(kinds)), Some(Ops { glu: Some(glu), ..ops }));
         assert!(Ops::resolve(|_| String::new(), Some(kinds)).is_none());
     }

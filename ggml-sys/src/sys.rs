@@ -584,9 +584,8 @@ pub type ggml_get_type_traits_fn =
     ::core::option::Option<unsafe extern "C" fn(type_: i32) -> *const ggml_type_traits>;
 pub type ggml_graph_n_nodes_fn =
     ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph) -> ::core::ffi::c_int>;
-pub type ggml_graph_node_fn = ::core::option::Option<
-    unsafe extern "C" fn(cgraph: *mut ggml_cgraph, i: ::core::ffi::c_int) -> *mut ggml_tensor,
->;
+pub type ggml_graph_nodes_fn =
+    ::core::option::Option<unsafe extern "C" fn(cgraph: *mut ggml_cgraph) -> *mut *mut ggml_tensor>;
 pub type ggml_init_fn =
     ::core::option::Option<unsafe extern "C" fn(params: ggml_init_params) -> *mut ggml_context>;
 pub type ggml_free_fn = ::core::option::Option<unsafe extern "C" fn(ctx: *mut ggml_context)>;

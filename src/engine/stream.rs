@@ -100,6 +100,7 @@ impl Engine {
         flow: impl FnOnce(&mut Self, &mut Stream<'_, 'p>) -> Result<(), Error>,
     ) -> (Result<(), Error>, bool) {
         let started = Instant::now();
+        self.stats.groups.fetch_add(1, Relaxed);
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
         let mut stream =

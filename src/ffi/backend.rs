@@ -2,10 +2,11 @@
 
 use std::ffi::{c_char, c_int};
 
-use ggml_sys::sys;
+use ggml_sys::{sys, Host};
 
 use super::generation;
 use super::group::Group;
+use super::order::gather_products;
 use super::registry::{self, with_device};
 use super::shield;
 use crate::host::device::NAME;
@@ -42,7 +43,7 @@ pub fn create() -> sys::ggml_backend_t {
             graph_compute: Some(graph_compute),
             event_record: None,
             event_wait: None,
-            graph_optimize: None,
+            graph_optimize: Some(graph_optimize),
         },
         device: registered.c_device.get(),
         context: std::ptr::null_mut(),
@@ -93,13 +94,9 @@ pub unsafe extern "C" fn set_n_threads(_backend: sys::ggml_backend_t, threads: c
 unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph) -> i32 {
     shield("graph_compute", FAILED, || {
         let Some((state, registered)) = with_device() else { return FAILED };
-        let fns = &state.host.fns;
-        // SAFETY: the host's own graph.
-        let count = unsafe { (fns.graph_n_nodes.get())(graph) };
         let mut group = Group::new(state, registered, graph);
-        for index in 0..count {
-            // SAFETY: the index is below the number of nodes.
-            let node = unsafe { (fns.graph_node.get())(graph, index) };
+        // SAFETY: the host's own graph, whose nodes nobody puts elsewhere while it is computed.
+        for &mut node in unsafe { nodes(&state.host, graph) } {
             // SAFETY: a live node with allocated sources; the host computes nothing else with them meanwhile.
             let status = unsafe { group.take(node) };
             if status != SUCCESS {
@@ -110,4 +107,35 @@ unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sy
         registered.device.count_graph();
         status
     })
+}
+
+/// Called for each graph of ours before its tensors have memory.
+///
+/// # Safety
+/// `graph` is live, and so are its nodes and what they are of.
+pub unsafe extern "C" fn graph_optimize(
+    _backend: sys::ggml_backend_t,
+    graph: *mut sys::ggml_cgraph,
+    _params: *mut sys::ggml_backend_graph_optimize_params,
+) {
+    shield("graph_optimize", (), || {
+        let Some((state, _)) = with_device() else { return };
+        // SAFETY: the host's own graph, which it lets a backend put in order here; its tensors are live.
+        unsafe { gather_products(&state.host.ops, nodes(&state.host, graph)) };
+    });
+}
+
+/// A graph's nodes.
+///
+/// # Safety
+/// `graph` is live, and nobody else has its list of nodes, for as long as the result is used.
+unsafe fn nodes<'a>(host: &Host, graph: *mut sys::ggml_cgraph) -> &'a mut [*mut sys::ggml_tensor] {
+    let fns = &host.fns;
+    // SAFETY: by the contract.
+    let (first, count) = unsafe { ((fns.graph_nodes.get())(graph), (fns.graph_n_nodes.get())(graph)) };
+    match usize::try_from(count) {
+        // SAFETY: the host's list has so many.
+        Ok(count) if !first.is_null() => unsafe { std::slice::from_raw_parts_mut(first, count) },
+        _ => &mut [],
+    }
 }

@@ -4,6 +4,7 @@ use ggml_sys::{sys, Host};
 
 use super::host_copy::{empty, shape};
 use crate::engine::Activations;
+use crate::pool::PARALLEL_MIN;
 
 const FAILED: i32 = sys::GGML_HOST_STATUS_FAILED;
 /// The most nodes that are computed at once.
@@ -52,7 +53,7 @@ impl HostCpu {
             .filter(|device| !device.is_null())
     }
 
-    /// Makes the backend and tells it the threads, if that is still to be done; false when the host has no CPU.
+    /// Makes the backend, if that is still to be done; false when the host has no CPU.
     fn is_ready(&mut self, host: &Host) -> bool {
         if self.backend.is_null() {
             // SAFETY: the registry of the host that loaded us; null when it has no CPU.
@@ -62,9 +63,19 @@ impl HostCpu {
                 return false;
             }
         }
-        if self.threads != self.applied {
+        true
+    }
+
+    /// Makes the backend ready for work on so many elements: by one thread, where waking others takes longer than they save.
+    fn is_ready_for(&mut self, host: &Host, elements: usize) -> bool {
+        if !self.is_ready(host) {
+            return false;
+        }
+        // None before the host has said how many; its backend has a number of its own.
+        let threads = if elements < PARALLEL_MIN { self.threads.min(1) } else { self.threads };
+        if threads != self.applied {
             // SAFETY: a live backend of the host.
-            unsafe { self.apply_threads(host) };
+            unsafe { self.apply_threads(host, threads) };
         }
         true
     }
@@ -74,7 +85,9 @@ impl HostCpu {
     /// # Safety
     /// They are live nodes with allocated sources, which are computed already or among the nodes before.
     pub unsafe fn compute(&mut self, host: &Host, nodes: &[*mut sys::ggml_tensor]) -> i32 {
-        if !self.is_ready(host) {
+        // SAFETY: live by the contract; a source is null or live.
+        let elements = |node: &*mut sys::ggml_tensor| unsafe { most_elements(&**node) };
+        if !self.is_ready_for(host, nodes.iter().map(elements).sum()) {
             return FAILED;
         }
         if self.nodes.is_null() {
@@ -107,7 +120,7 @@ impl HostCpu {
         activations: &Activations,
         out: &mut [f32],
     ) -> bool {
-        if !self.is_ready(host) {
+        if !self.is_ready_for(host, (weight.ne[0] * weight.ne[1]) as usize) {
             return false;
         }
         if self.product.is_none() {
@@ -133,8 +146,8 @@ impl HostCpu {
     ///
     /// # Safety
     /// `self.backend` is live.
-    unsafe fn apply_threads(&mut self, host: &Host) {
-        self.applied = self.threads;
+    unsafe fn apply_threads(&mut self, host: &Host, threads: usize) {
+        self.applied = threads;
         // SAFETY: device and registration of a live backend are live; the function found has the type that the
         // host's header gives for this name.
         unsafe {
@@ -142,7 +155,7 @@ impl HostCpu {
             let found = (host.fns.reg_proc.get())(reg, c"ggml_backend_set_n_threads".as_ptr());
             let set: sys::ggml_backend_set_n_threads_fn = std::mem::transmute(found);
             if let Some(set) = set {
-                set(self.backend, i32::try_from(self.threads).unwrap_or(i32::MAX));
+                set(self.backend, i32::try_from(threads).unwrap_or(i32::MAX));
             }
         }
     }
@@ -160,6 +173,18 @@ impl SingleProduct {
         unsafe { (host.fns.graph_add_node.get())(graph, node) };
         Some(Self { graph, rows: Box::new(empty()), node })
     }
+}
+
+/// The most elements that a node reads or writes of one tensor.
+///
+/// # Safety
+/// Its sources are null or live.
+unsafe fn most_elements(node: &sys::ggml_tensor) -> usize {
+    let elements =
+        |tensor: &sys::ggml_tensor| tensor.ne.iter().map(|extent| (*extent).max(0) as usize).product();
+    // SAFETY: by the contract.
+    let sources = node.src.iter().filter_map(|source| unsafe { source.as_ref() });
+    sources.map(elements).fold(elements(node), usize::max)
 }
 
 /// An empty graph with room for so many nodes, which stays as long as the process, as the backend does.

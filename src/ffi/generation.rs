@@ -6,7 +6,16 @@ use std::ffi::c_void;
 use ggml_sys::host::Generation;
 use ggml_sys::{sys, Host};
 
+use super::backend::graph_optimize;
 use super::registry::Leaked;
+
+/// Puts a graph in order, as v2 and v3 have it.
+type OptimizeV2 = unsafe extern "C" fn(sys::ggml_backend_t, *mut sys::ggml_cgraph);
+type Optimize = unsafe extern "C" fn(
+    sys::ggml_backend_t,
+    *mut sys::ggml_cgraph,
+    *mut sys::ggml_backend_graph_optimize_params,
+);
 
 /// The version that a registration names.
 pub fn api_version(host: &Host) -> u32 {
@@ -77,10 +86,23 @@ pub unsafe fn context(host: &Host, buffer: sys::ggml_backend_buffer_t) -> *mut c
     }
 }
 
+/// Before v3 it is given no parameters.
+unsafe extern "C" fn graph_optimize_v2(backend: sys::ggml_backend_t, graph: *mut sys::ggml_cgraph) {
+    // SAFETY: by the host's contract, which is the same but for the parameters.
+    unsafe { graph_optimize(backend, graph, std::ptr::null_mut()) };
+}
+
 /// A backend, until [`free_backend`].
-pub fn backend(host: &Host, of: sys::ggml_backend) -> sys::ggml_backend_t {
-    if host.generation != Generation::V2 {
-        return Box::into_raw(Box::new(of));
+pub fn backend(host: &Host, mut of: sys::ggml_backend) -> sys::ggml_backend_t {
+    let two: OptimizeV2 = graph_optimize_v2;
+    match host.generation {
+        Generation::V3 => return Box::into_raw(Box::new(of)),
+        Generation::V2With2d => {
+            // SAFETY: v3's table but for this: the host calls what it finds here with two arguments, and we never do.
+            of.iface.graph_optimize = Some(unsafe { std::mem::transmute::<OptimizeV2, Optimize>(two) });
+            return Box::into_raw(Box::new(of));
+        }
+        Generation::V2 => (),
     }
     let sys::ggml_backend { guid, iface, device, context } = of;
     let iface = sys::ggml_backend_i_v2 {
@@ -97,8 +119,7 @@ pub fn backend(host: &Host, of: sys::ggml_backend) -> sys::ggml_backend_t {
         graph_compute: iface.graph_compute,
         event_record: iface.event_record,
         event_wait: iface.event_wait,
-        // It has one parameter less there, and we have none.
-        graph_optimize: None,
+        graph_optimize: Some(two),
     };
     Box::into_raw(Box::new(sys::ggml_backend_v2 { guid, iface, device, context })).cast()
 }

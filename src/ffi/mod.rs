@@ -7,9 +7,9 @@
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
 //! * [`attention`]: attention's nodes likewise;
 //! * [`generation`]: the tables as each generation of hosts has them;
-//! * [`group`]: a graph's nodes, those together that do not wait for each other; [`waiting`]: what these read and write; [`experts`]: nodes with
+//! * [`order`]: the order of a graph's nodes; [`group`]: a graph's nodes, those together that do not wait for each other; [`waiting`]: what these read and write; [`experts`]: nodes with
 //!   experts among them;
-//! * [`gated`]: what is made of the results of two products, part by part;
+//! * [`gated`]: what is made of the results of two products, part by part; [`epilogue`]: what becomes of one's;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
 //!
@@ -20,12 +20,14 @@ mod backend;
 mod buffer;
 mod cpu;
 mod device;
+mod epilogue;
 mod experts;
 pub mod exports;
 mod gated;
 mod generation;
 mod group;
 mod host_copy;
+mod order;
 mod registry;
 mod tensor;
 mod waiting;

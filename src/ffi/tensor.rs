@@ -3,7 +3,7 @@
 use ggml_sys::sys;
 
 use super::registry::State;
-use super::{attention, buffer};
+use super::{attention, buffer, epilogue};
 use crate::engine::Activations;
 use crate::host::device::{Device, HostWeight, Job};
 use crate::host::experts::ExpertProduct;
@@ -28,6 +28,7 @@ pub unsafe fn supports(state: &State, device: &Device, op: &sys::ggml_tensor) ->
             || (op.op == ops.flash_attn_ext
                 && attention::node(state, op).is_ok_and(|node| device.attends(&node)))
             || (ops.glu.is_some_and(|glu| glu.op == op.op) && is_between_products(state, device, op))
+            || epilogue::product(ops, op).is_some_and(|product| taken_product(state, device, product).is_ok())
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Report {
     contexts: u64,
     fds: u64,
     npu_bytes: u64,
+    /// Groups of products that went to the engine together.
+    groups: u64,
     /// Rows of activations rotated, and rows that an earlier product had rotated already.
     rows_rotated: u64,
     rows_shared: u64,
@@ -134,6 +136,7 @@ impl Report {
             contexts: stats.contexts.peak(),
             fds: stats.fds.peak(),
             npu_bytes: stats.bytes.peak(),
+            groups: stats.groups.load(Relaxed),
             rows_rotated: stats.rows_rotated.load(Relaxed),
             rows_shared: stats.rows_shared.load(Relaxed),
             rows_ahead: stats.rows_ahead.load(Relaxed),

@@ -124,6 +124,8 @@ pub struct Stats {
     pub cpu_flops: AtomicU64,
     /// Products that came to the plugin and were done by the CPU.
     pub fallbacks: AtomicU64,
+    /// Groups of products that went to the engine together.
+    pub groups: AtomicU64,
     /// Rows of activations that were rotated.
     pub rows_rotated: AtomicU64,
     /// Rows that an earlier product had rotated already.
