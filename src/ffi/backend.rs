@@ -96,7 +96,7 @@ unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sy
         let Some((state, registered)) = with_device() else { return FAILED };
         let mut group = Group::new(state, registered, graph);
         // SAFETY: the host's own graph, whose nodes nobody puts elsewhere while it is computed.
-        for &mut node in unsafe { nodes(&state.host, graph) } {
+        for &node in unsafe { &*nodes(&state.host, graph) } {
             // SAFETY: a live node with allocated sources; the host computes nothing else with them meanwhile.
             let status = unsafe { group.take(node) };
             if status != SUCCESS {
@@ -120,22 +120,21 @@ pub unsafe extern "C" fn graph_optimize(
 ) {
     shield("graph_optimize", (), || {
         let Some((state, _)) = with_device() else { return };
-        // SAFETY: the host's own graph, which it lets a backend put in order here; its tensors are live.
-        unsafe { gather_products(&state.host.ops, nodes(&state.host, graph)) };
+        // SAFETY: the host's own graph, which it lets a backend alone put in order here; its tensors are live.
+        unsafe { gather_products(&state.host.ops, &mut *nodes(&state.host, graph)) };
     });
 }
 
 /// A graph's nodes.
 ///
 /// # Safety
-/// `graph` is live, and nobody else has its list of nodes, for as long as the result is used.
-unsafe fn nodes<'a>(host: &Host, graph: *mut sys::ggml_cgraph) -> &'a mut [*mut sys::ggml_tensor] {
+/// `graph` is live.
+unsafe fn nodes(host: &Host, graph: *mut sys::ggml_cgraph) -> *mut [*mut sys::ggml_tensor] {
     let fns = &host.fns;
     // SAFETY: by the contract.
     let (first, count) = unsafe { ((fns.graph_nodes.get())(graph), (fns.graph_n_nodes.get())(graph)) };
     match usize::try_from(count) {
-        // SAFETY: the host's list has so many.
-        Ok(count) if !first.is_null() => unsafe { std::slice::from_raw_parts_mut(first, count) },
+        Ok(count) if !first.is_null() => std::ptr::slice_from_raw_parts_mut(first, count),
         _ => &mut [],
     }
 }

@@ -49,97 +49,15 @@ unsafe fn is_epilogue(ops: &Ops, node: &sys::ggml_tensor) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::host_copy::empty;
+mod tests {
+    use super::super::test_nodes::{graph, ops, Node};
     use super::*;
-
-    const NONE: i32 = 0;
-    const MUL_MAT: i32 = 1;
-    const VIEW: i32 = 2;
-    const ADD: i32 = 3;
-    const NORM: i32 = 4;
-    const OTHER: i32 = 5;
-
-    pub fn ops() -> Ops {
-        Ops {
-            none: NONE,
-            mul_mat: MUL_MAT,
-            mul_mat_id: 10,
-            flash_attn_ext: 11,
-            glu: None,
-            views: [VIEW, 12, 13, 14],
-            by_column: [ADD, 15],
-            by_row: [NORM, 16, 17],
-        }
-    }
-
-    /// A node of a graph: its op, the nodes that it reads, and the one whose data it has.
-    #[derive(Debug, Clone)]
-    pub struct Node {
-        op: i32,
-        sources: Vec<usize>,
-        of: Option<usize>,
-    }
-
-    impl Node {
-        pub fn product(rows: usize) -> Self {
-            Self { op: MUL_MAT, sources: vec![rows], of: None }
-        }
-
-        pub fn view(of: usize) -> Self {
-            Self { op: VIEW, sources: vec![of], of: Some(of) }
-        }
-
-        pub fn other(sources: &[usize]) -> Self {
-            Self { op: OTHER, sources: sources.to_vec(), of: None }
-        }
-
-        /// It writes over what it reads.
-        pub fn in_place(of: usize) -> Self {
-            Self { of: Some(of), ..Self::other(&[of]) }
-        }
-
-        fn with(op: i32, of: usize) -> Self {
-            Self { op, ..Self::other(&[of]) }
-        }
-
-        pub fn sources(&self) -> &[usize] {
-            &self.sources
-        }
-
-        pub fn is_view(&self) -> bool {
-            self.op == VIEW
-        }
-
-        pub fn is_product(&self) -> bool {
-            self.op == MUL_MAT
-        }
-    }
-
-    /// The nodes as tensors of f32, which name each other by their places. A product's rows are its second source.
-    pub fn graph(nodes: &[Node]) -> Vec<sys::ggml_tensor> {
-        let mut tensors: Vec<_> = nodes.iter().map(|_| empty()).collect();
-        let places: Vec<*mut sys::ggml_tensor> = tensors.iter_mut().map(|tensor| &raw mut *tensor).collect();
-        for (at, Node { op, sources, of }) in nodes.iter().enumerate() {
-            let root =
-                of.map(|of| if tensors[of].view_src.is_null() { places[of] } else { tensors[of].view_src });
-            let tensor = &mut tensors[at];
-            (tensor.op, tensor.ne, tensor.view_src) =
-                (*op, [8, 4, 1, 1], root.unwrap_or(std::ptr::null_mut()));
-            let first = usize::from(*op == MUL_MAT);
-            for (place, source) in tensor.src[first..].iter_mut().zip(sources) {
-                *place = places[*source];
-            }
-        }
-        tensors
-    }
 
     #[test]
     fn bias_norm_and_views_of_a_product_are_its_epilogue() {
-        let added = Node { sources: vec![2, 3], ..Node::with(ADD, 2) };
-        let bias = Node { op: NONE, ..Node::other(&[]) };
+        let (bias, added) = (Node::leaf(), Node::sum(2, 3));
         // A bias is added to heads, which are normed; the bias has more rows than one; a sum of two results; another op between.
-        let all = [Node::other(&[]), Node::product(0), Node::view(1), bias, added, Node::with(NORM, 4)];
+        let all = [Node::other(&[]), Node::product(0), Node::view(1), bias, added, Node::norm(4)];
         let of = |nodes: &[Node], ne: [i64; 4]| {
             let mut tensors = graph(nodes);
             if let Some(bias) = tensors.get_mut(3) {

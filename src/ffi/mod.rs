@@ -7,8 +7,9 @@
 //! * [`tensor`]: ggml's tensors as plain numbers and slices;
 //! * [`attention`]: attention's nodes likewise;
 //! * [`generation`]: the tables as each generation of hosts has them;
-//! * [`order`]: the order of a graph's nodes; [`group`]: a graph's nodes, those together that do not wait for each other; [`waiting`]: what these read and write; [`experts`]: nodes with
-//!   experts among them;
+//! * [`order`]: the order of a graph's nodes, before they have memory;
+//! * [`group`]: a graph's nodes, those together that do not wait for each other; [`waiting`]: what these read and write;
+//!   [`experts`]: nodes with experts among them;
 //! * [`gated`]: what is made of the results of two products, part by part; [`epilogue`]: what becomes of one's;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
@@ -30,6 +31,8 @@ mod host_copy;
 mod order;
 mod registry;
 mod tensor;
+#[cfg(test)]
+mod test_nodes;
 mod waiting;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};

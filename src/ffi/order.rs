@@ -70,7 +70,7 @@ fn root(tensor: &sys::ggml_tensor) -> *const sys::ggml_tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ffi::epilogue::tests::{graph, ops, Node};
+    use crate::ffi::test_nodes::{graph, ops, Node};
     use proptest::prelude::*;
 
     /// The nodes' places before, in their order after.
