@@ -329,10 +329,7 @@ impl Engine {
         let ticket = self.cores.ticket();
         if let Some((core, job)) = here {
             let stats = self.stats.clone();
-            stats.stage(Stage::Wait, || {
-                let own = self.cores.run_here(core, &job);
-                self.cores.wait(ticket).and(own)
-            })?;
+            stats.stage(Stage::Wait, || self.cores.run_here(core, &job))?;
         }
         Ok(Flight { product, block, batch, c, ticket })
     }
