@@ -22,7 +22,7 @@ use super::block::{Block, PlaceOfC};
 use super::prepare::{grow, Known, LOT_BETWEEN};
 use super::stream::{Room, Stream, UnderWay};
 use super::{Activations, Engine, Error, NpuWeight, Product};
-use crate::plan::{Batch, Joint, Schedule, ROWS_MAX};
+use crate::plan::{turns, Batch, Joint, Schedule, Turn, ROWS_MAX};
 
 impl Stream<'_, '_> {
     /// The first row under way of the two products from `first` on: what is made of those before is made.
@@ -64,23 +64,22 @@ impl Engine {
         stream.woven = Some(index + 2);
         grow(&mut stream.room.sums, part.rows * down.plan.n);
         let block = self.begin(one, 0, &part, 0, known, joint.pair, stream.room)?;
-        let mut batches = schedule.batches(&down.plan, part.rows).peekable();
         let mut block_of_down = None;
-        for batch in joint.pair.batches(&one.plan, part.rows) {
-            let columns = batch.columns.clone();
-            self.advance_pair(stream, index, &part, block, batch)?;
-            // What is given next has the results of the batch under way read.
-            let mut there = columns.start;
-            while let Some(next) = batches.next_if(|next| next.k(&down.plan).end <= there) {
-                self.advance_woven(stream, index, &made, schedule, &mut block_of_down, next)?;
-                there = columns.end;
-            }
-        }
-        for next in batches {
-            if stream.is_making(index) {
-                self.settle(stream)?;
-            }
-            self.advance_woven(stream, index, &made, schedule, &mut block_of_down, next)?;
+        for turn in turns((&joint.pair, &one.plan), (&schedule, &down.plan), part.rows) {
+            let batch = match turn {
+                Turn::Pair(batch) => {
+                    self.advance_pair(stream, index, &part, block, batch)?;
+                    continue;
+                }
+                Turn::Woven(batch) => batch,
+                Turn::Last(batch) => {
+                    if stream.is_making(index) {
+                        self.settle(stream)?;
+                    }
+                    batch
+                }
+            };
+            self.advance_woven(stream, index, &made, schedule, &mut block_of_down, batch)?;
         }
         Ok(())
     }

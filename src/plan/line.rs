@@ -3,6 +3,7 @@
 
 use super::schedule::{Batch, Schedule};
 use super::search::Planned;
+use super::weave::{turns, Turn};
 
 /// Bytes of f32 rows that the CPU rotates and packs, and of results that it reads and writes, in a ns: a guess for four
 /// big cores. Results come from memory, since the NPU does not write to the CPU's caches.
@@ -96,20 +97,17 @@ impl Line {
         rows: usize,
     ) {
         let [pair_rate, fed_rate] = [(pair, of_pair), (fed, of_fed)].map(|(of, plan)| rate(of, plan, rows));
-        let mut batches = fed.batches(of_fed.plan, rows).peekable();
-        for batch in pair.batches(of_pair.plan, rows) {
-            self.step(&batch, of_pair, pair_rate, Kind::Pair);
-            let mut there = batch.columns.start;
-            while let Some(next) = batches.next_if(|next| next.k(of_fed.plan).end <= there) {
-                self.step(&next, of_fed, fed_rate, Kind::Woven);
-                there = batch.columns.end;
+        for turn in turns((pair, of_pair.plan), (fed, of_fed.plan), rows) {
+            match turn {
+                Turn::Pair(batch) => self.step(&batch, of_pair, pair_rate, Kind::Pair),
+                Turn::Woven(batch) => self.step(&batch, of_fed, fed_rate, Kind::Woven),
+                Turn::Last(batch) => {
+                    if self.under_way.as_ref().is_some_and(|under_way| under_way.makes.is_some()) {
+                        self.land();
+                    }
+                    self.step(&batch, of_fed, fed_rate, Kind::Woven);
+                }
             }
-        }
-        for next in batches {
-            if self.under_way.as_ref().is_some_and(|under_way| under_way.makes.is_some()) {
-                self.land();
-            }
-            self.step(&next, of_fed, fed_rate, Kind::Woven);
         }
     }
 

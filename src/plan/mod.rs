@@ -2,7 +2,7 @@
 //!
 //! * [`WeightPlan`]: how a weight is cut, once, when it is converted;
 //! * [`Schedule`]: how a product of so many rows is run with it, in steps of all cores and batches of steps; [`Joint`]: how three that
-//!   belong together are; `search`: which is best; `line`: when its results are there;
+//!   belong together are; [`turns`]: in which order; `search`: which is best; `line`: when its results are there;
 //! * [`AttentionPlan`]: how the rows and positions of attention are cut;
 //! * `cost`: how long a run is believed to take, by which both are chosen;
 //! * `rows`: how numbers of rows are rounded.
@@ -16,10 +16,12 @@ mod line;
 mod rows;
 mod schedule;
 mod search;
+mod weave;
 mod weight;
 
 pub use attention::{AttentionPlan, AttentionShape, Stretch};
 pub use rows::ROWS_MAX;
 pub use schedule::{Batch, CoreRun, Cut, Means, Piece, Schedule, Step, BATCH_MAX};
 pub use search::{Fed, Joint, Planned};
+pub use weave::{turns, Turn};
 pub use weight::{Segment, Slice, WeightPlan};
