@@ -56,7 +56,7 @@ static void check_tables(ggml_backend_reg_t reg, ggml_backend_dev_t dev) {
 
     ggml_backend_t backend = ggml_backend_dev_init(dev, NULL);
     CHECK(backend->device == dev && strcmp(ggml_backend_name(backend), "RKNPU") == 0);
-    CHECK(!backend->iface.graph_optimize && !backend->iface.event_record && backend->iface.graph_compute);
+    CHECK(backend->iface.graph_optimize && !backend->iface.event_record && backend->iface.graph_compute);
     ggml_backend_synchronize(backend);
     ggml_backend_free(backend);
     printf("tables\n");
@@ -104,7 +104,7 @@ static void check_buffers(ggml_backend_dev_t dev) {
     printf("buffers\n");
 }
 
-/* A product, and an addition that only the CPU does, by the scheduler. */
+/* A product, its norm, the product once more, which is to come before the norm, and an addition that only the CPU does. */
 static void check_product(ggml_backend_dev_t dev, enum ggml_type type, bool experts) {
     ggml_backend_t backends[] = {
         ggml_backend_dev_init(dev, NULL),
@@ -153,15 +153,27 @@ static void check_product(ggml_backend_dev_t dev, enum ggml_type type, bool expe
     }
     struct ggml_tensor *product = experts ? ggml_mul_mat_id(of_graph, weight, rows, ids) : ggml_mul_mat(of_graph, weight, rows);
     CHECK(ggml_backend_dev_supports_op(dev, product));
-    struct ggml_tensor *sum = ggml_add(of_graph, product, product);
+    struct ggml_cgraph *graph = ggml_new_graph(of_graph);
+    struct ggml_tensor *normed = NULL, *again = product;
+    if (!experts) {
+        normed = ggml_rms_norm(of_graph, product, 1e-9f);
+        CHECK(ggml_backend_dev_supports_op(dev, normed));
+        ggml_set_output(normed);
+        ggml_build_forward_expand(graph, normed);
+        again = ggml_mul_mat(of_graph, weight, rows);
+    }
+    struct ggml_tensor *sum = ggml_add(of_graph, product, again);
     CHECK(!ggml_backend_dev_supports_op(dev, sum));
     ggml_set_output(sum);
-    struct ggml_cgraph *graph = ggml_new_graph(of_graph);
     ggml_build_forward_expand(graph, sum);
 
     ggml_backend_sched_t sched = ggml_backend_sched_new(backends, NULL, 2, 64, false, false);
     CHECK(ggml_backend_sched_alloc_graph(sched, graph));
     CHECK(ggml_backend_sched_get_tensor_backend(sched, product) == backends[0]);
+    if (normed) {
+        CHECK(ggml_backend_sched_get_tensor_backend(sched, normed) == backends[0]);
+        CHECK(ggml_graph_node(graph, 0) == product && ggml_graph_node(graph, 1) == again);
+    }
     float *activations = malloc(sizeof(float) * K * ROWS);
     int chosen[2 * ROWS] = {0};
     for (int i = 0; i < K * ROWS; i++) {
@@ -190,6 +202,20 @@ static void check_product(ggml_backend_dev_t dev, enum ggml_type type, bool expe
             error += pow(out[row * N + column] - want, 2);
             square += want * want;
         }
+    }
+    if (normed) {
+        float *norms = malloc(sizeof(float) * N * ROWS);
+        ggml_backend_tensor_get(normed, norms, 0, sizeof(float) * N * ROWS);
+        for (int row = 0; row < ROWS; row++) {
+            double squares = 0;
+            for (int column = 0; column < N; column++) {
+                squares += pow(out[row * N + column], 2);
+            }
+            for (int column = 0; column < N; column++) {
+                CHECK(fabs(norms[row * N + column] - out[row * N + column] / sqrt(squares / N)) < 1e-4);
+            }
+        }
+        free(norms);
     }
     printf("%s %s %g\n", experts ? "mul_mat_id" : "mul_mat", ggml_type_name(type), error / square);
 
