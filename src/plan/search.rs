@@ -19,7 +19,7 @@ const STACK_ROWS_MAX: usize = 512;
 /// worth more of the NPU's time where they then are read together. Of products that belong together one may take longer,
 /// `SLACK` times that of the first, if all of them do not, by the second.
 const NEARLY: [(Element, f64, f64); 3] =
-    [(Element::F16, 1.10, 1.16), (Element::I8, 1.06, 1.11), (Element::I4, 1.13, 1.16)];
+    [(Element::F16, 1.10, 1.16), (Element::I8, 1.065, 1.12), (Element::I4, 1.13, 1.16)];
 const SLACK: f64 = 2.0;
 /// The most parts of the columns, the fewest of them for a core, and the fewest rows where that is worth a look.
 const PARTS_MAX: usize = 8;
