@@ -73,9 +73,7 @@ impl Engine {
                 }
                 Turn::Woven(batch) => batch,
                 Turn::Last(batch) => {
-                    if stream.is_making(index) {
-                        self.settle(stream)?;
-                    }
+                    self.settle(stream)?;
                     batch
                 }
             };

@@ -102,9 +102,7 @@ impl Line {
                 Turn::Pair(batch) => self.step(&batch, of_pair, pair_rate, Kind::Pair),
                 Turn::Woven(batch) => self.step(&batch, of_fed, fed_rate, Kind::Woven),
                 Turn::Last(batch) => {
-                    if self.under_way.as_ref().is_some_and(|under_way| under_way.makes.is_some()) {
-                        self.land();
-                    }
+                    self.land();
                     self.step(&batch, of_fed, fed_rate, Kind::Woven);
                 }
             }

@@ -10,7 +10,7 @@ pub enum Turn {
     Pair(Batch),
     /// One of the third product. Its part of K is made by the batches of the two before the one under way.
     Woven(Batch),
-    /// The same, when the two have no more: the results of their last batch have to be read before.
+    /// The first of those that need the two's last batch, which is under way: its results have to be read before.
     Last(Batch),
 }
 
@@ -37,7 +37,10 @@ pub fn turns<'a>(
                 (made, given) = (batch.columns.start, batch.columns.end);
                 Some(Turn::Pair(batch))
             }
-            None => fed.next().map(Turn::Last),
+            None => {
+                made = given;
+                fed.next().map(Turn::Last)
+            }
         }
     })
 }
@@ -75,6 +78,7 @@ mod tests {
                     Turn::Last(batch) => (batch, true),
                 };
                 if is_last {
+                    prop_assert!(under_way.is_some(), "what is under way is the two's");
                     made = under_way.take().unwrap_or(made);
                 }
                 prop_assert!(given.k(&of_fed).end <= made, "{given:?} after {made} columns");
