@@ -208,7 +208,7 @@ impl Context {
             return refuse(Status::PARAM, format_args!("an operand of {largest:?} bytes is past 32 bits"));
         }
         let state = Mutex::new(State { rows: shapes[0], ..State::default() });
-        let share = Share::take(domain, chip.io_space)?;
+        let share = Share::take(domain, crate::faults::io_space(chip.io_space))?;
         Ok(Self { chip, product, shapes, b_layout, domain, _share: share, state })
     }
 
@@ -276,7 +276,7 @@ impl Context {
             let have = view.bytes;
             return refuse(Status::PARAM, format_args!("{name} takes {need} bytes, the memory has {have}"));
         }
-        view.allocation.charge(self.domain, self.chip.io_space)?;
+        view.allocation.charge(self.domain, crate::faults::io_space(self.chip.io_space))?;
         let converted = if name == "B" && self.b_layout != Layout::Native { need } else { 0 };
         let noted = view.clone();
         match name {
@@ -395,7 +395,7 @@ impl Context {
         } else {
             self.compute(&whole, (*core, on), (a, b, c), scratch)?;
         }
-        crate::clock::ran(self, shape, *core, [&*a].into_iter().chain(b.native()), c);
+        crate::clock::ran((self, self.domain), shape, *core, [&*a].into_iter().chain(b.native()), c);
         Ok(())
     }
 

@@ -2,12 +2,14 @@
 //!
 //! ```json
 //! {"times": "modelled", "paced": false, "soc": "rk3588", "fitted_to_published_figures": true, "total_ns": 0,
-//!  "any_core_busy_ns": 0, "cores": [{"core": 0, "busy_ns": 0, "last_run_ended_ns": 0}],
+//!  "any_core_busy_ns": 0, "domain_switches": 0, "cores": [{"core": 0, "busy_ns": 0, "last_run_ended_ns": 0}],
 //!  "calls": {"run": {"count": 0, "ns": 0}},
 //!  "runs": [{"type": "i8*i8->i32", "layout": "native", "m": 1, "k": 32, "n": 32, "runs": 1, "ns": 0,
 //!            "bytes": 0, "share_of_roofline": 0.5}]}
 //! ```
 //!
+//! `domain_switches` is how often a run was of another I/O domain than the one that ended before it, which takes no modelled
+//! time: what it takes is not published.
 //! Only calls that succeeded are in it. `any_core_busy_ns` is the time in which at least one core ran. `bytes` is the
 //! modelled traffic of all those runs. The roofline is the longer of the arithmetic at the core's peak
 //! and one pass over A, B and C at the rate of one core; its share is that time over the modelled one.
@@ -79,13 +81,22 @@ pub struct Tally {
     busy: Vec<Sum>,
     calls: BTreeMap<Kind, Sum>,
     shapes: BTreeMap<Shape, Sum>,
+    /// The I/O domain of the last run, and how often it was another one than before.
+    domain: Option<usize>,
+    domain_switches: u64,
 }
 
 impl Tally {
     /// Nothing yet, on that many cores.
     pub fn new(cores: usize) -> Self {
-        let covered = Covered::default();
-        Self { covered, busy: vec![Sum::default(); cores], calls: BTreeMap::new(), shapes: BTreeMap::new() }
+        Self {
+            covered: Covered::default(),
+            busy: vec![Sum::default(); cores],
+            calls: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            domain: None,
+            domain_switches: 0,
+        }
     }
 
     /// Counts one call.
@@ -101,6 +112,12 @@ impl Tally {
                 }
             }
         }
+    }
+
+    /// A run in that I/O domain ended.
+    pub fn ran_in(&mut self, domain: usize) {
+        self.domain_switches += u64::from(self.domain.is_some_and(|before| before != domain));
+        self.domain = Some(domain);
     }
 
     /// Everything that was added so far is all there is of its time.
@@ -148,6 +165,7 @@ impl Tally {
             "fitted_to_published_figures": timing.published,
             "total_ns": whole(line.latest()),
             "any_core_busy_ns": whole(self.covered.ns),
+            "domain_switches": self.domain_switches,
             "cores": cores.collect::<Vec<_>>(),
             "calls": calls,
             "runs": runs.collect::<Vec<_>>(),

@@ -7,13 +7,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use common::{in_child_on_rk3588, is_child};
+use common::{in_child_on_rk3588, is_child, spec, Rig};
 use npu_emulator::chip::CHIPS;
 use npu_emulator::clock::cost::{Shape, Timing, TIMINGS};
 use npu_emulator::clock::timeline::{Kind, Timeline, Touch, Work};
 use npu_emulator::controls::rknpu_emulator_clock_ns;
 use npu_emulator::exports::*;
-use rknn_sys::{sys, MatmulType};
+use rknn_sys::{sys, MatmulSpec, MatmulType};
 
 fn rk3588() -> &'static Timing {
     Timing::of(c"rk3588")
@@ -386,6 +386,35 @@ fn threads_on_three_cores_give_the_same_report_every_time() {
     for _ in 0..10 {
         assert_eq!(report(), first);
     }
+}
+
+/// Runs in the domains 0, 0, 1, 1, 0, 2.
+#[test]
+fn child_runs_in_several_domains() {
+    if !is_child() {
+        return;
+    }
+    let library = common::library();
+    let mut rigs = [0, 1, 2].map(|domain| {
+        let spec = MatmulSpec { domain, ..spec(MatmulType::I8, 1, 32, 32) };
+        let mut rig = Rig::new(&library, spec);
+        rig.write(&[1; 32], &[1; 32 * 32]);
+        rig
+    });
+    for domain in [0, 0, 1, 1, 0, 2] {
+        assert_eq!(rigs[domain].run(), [32.0; 32], "domain {domain}");
+    }
+}
+
+#[test]
+fn runs_in_another_domain_than_the_one_before_are_counted() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = file.path().to_str().expect("UTF-8");
+    let (passed, text) = in_child_on_rk3588("child_runs_in_several_domains", &[("RKNPU_EMU_REPORT", path)]);
+    assert!(passed, "{text}");
+    let report = std::fs::read(path).expect("written");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(report["domain_switches"], 3);
 }
 
 /// More calls than are kept before they are placed.

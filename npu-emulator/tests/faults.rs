@@ -338,6 +338,29 @@ fn a_core_or_a_type_that_is_switched_off_refuses() {
 }
 
 #[test]
+fn a_domain_serves_fewer_addresses_if_asked_to() {
+    let _turn = Faults::begin();
+    let library_has_room = |mb: u32| {
+        let small = Small::new(0);
+        // SAFETY: a live context; a zeroed plain struct; the memory is destroyed once.
+        unsafe {
+            let mut attr: rknn_sys::sys::rknn_matmul_tensor_attr = std::mem::zeroed();
+            attr.name[0] = b'A' as _;
+            let mem = rknn_create_mem2(small.ctx, u64::from(mb) * 1_000_000, 1);
+            let code = rknn_matmul_set_io_mem(small.ctx, mem, &mut attr);
+            assert_eq!(rknn_destroy_mem(small.ctx, mem), 0);
+            code
+        }
+    };
+    assert_eq!([5, 20].map(library_has_room), [0, 0]);
+    // A context has its part.
+    set("domain=5");
+    assert_eq!([4, 5, 20].map(library_has_room), [0, -4, -4]);
+    set("");
+    assert_eq!([5, 20].map(library_has_room), [0, 0]);
+}
+
+#[test]
 fn texts_that_do_not_parse_change_nothing_and_say_what_is_wrong() {
     let _turn = Faults::begin();
     let mut small = Small::new(0);
@@ -369,6 +392,10 @@ fn texts_that_do_not_parse_change_nothing_and_say_what_is_wrong() {
         "run:submit=3",
         "core",
         "core=x",
+        "domain",
+        "domain=0",
+        "domain=x",
+        "domain=99999999999999",
         "i8",
         "i8=0",
         "i8=on",

@@ -103,9 +103,9 @@ pub fn synced(view: &View, to_device: bool, bytes: usize) {
     record(|timing| Work::Host(Kind::Sync, timing.sync_ns.0 + timing.sync_ns.1 * bytes as f64), touch);
 }
 
-/// Notes a run of `context`, on the core that it is pinned to, which read `inputs` and wrote `output`.
+/// Notes a run of `context`, which is in that I/O domain, on the core that it is pinned to, which read `inputs` and wrote `output`.
 pub fn ran<'a>(
-    context: *const Context,
+    (context, domain): (*const Context, usize),
     shape: Shape,
     core: Option<usize>,
     inputs: impl IntoIterator<Item = &'a View>,
@@ -117,6 +117,9 @@ pub fn ran<'a>(
         reads: inputs.into_iter().map(range).collect(),
         writes: vec![range(output)],
     };
+    if let Some(clock) = &*CLOCK {
+        clock.lock().tally.ran_in(domain);
+    }
     record(|_| Work::Run(shape, core), touch);
 }
 

@@ -20,6 +20,7 @@
 //!        | native-b      NATIVE B is not laid out as believed
 //!        | native-ac     nor are NATIVE A and C (of more than one row)
 //!        | core=K        core K refuses: set_core_mask gives -5
+//!        | domain=MB     an I/O domain serves so many MB of addresses only, as one that is fragmented or in others' use
 //!        | type=CODE     create refuses the type with this code; type: f16, i8, i4 or typeN for the vendor's
 //!                        number N; CODE: -1 … -13, or off for -5
 //! ```
@@ -168,6 +169,11 @@ pub fn check_core(core: Option<usize>) -> Result<()> {
         Some(core) => happen(Status::PARAM, format_args!("core {core} does not take a context (quirk)")),
         None => Ok(()),
     }
+}
+
+/// Bytes of addresses that an I/O domain serves, where the chip says `chip`.
+pub fn io_space(chip: u64) -> u64 {
+    plan().quirks.domain.unwrap_or(chip)
 }
 
 /// Refuses a type that a quirk switched off, by the vendor's number.

@@ -197,19 +197,24 @@ fn outcome(text: &str) -> Result<What, String> {
 
 fn quirk(item: &str, quirks: &mut Quirks) -> Result<(), String> {
     match item.split_once('=') {
-        None => match item {
-            "views" => quirks.views = true,
-            "native-b" => quirks.native_b = true,
-            "native-ac" => quirks.native_ac = true,
-            _ => {
-                return Err(
-                    "neither CALL[@WHEN]:WHAT nor views, native-b, native-ac, core=K, TYPE=CODE".to_owned()
-                )
+        None => {
+            match item {
+                "views" => quirks.views = true,
+                "native-b" => quirks.native_b = true,
+                "native-ac" => quirks.native_ac = true,
+                _ => return Err(
+                    "neither CALL[@WHEN]:WHAT nor views, native-b, native-ac, core=K, domain=MB, TYPE=CODE"
+                        .to_owned(),
+                ),
             }
-        },
+        }
         Some(("core", core)) => {
             let core = core.parse().map_err(|_| format!("{core:?} is no core"))?;
             quirks.cores.push(core);
+        }
+        Some(("domain", mb)) => {
+            let bytes = positive(mb).and_then(|mb| mb.checked_mul(1_000_000));
+            quirks.domain = Some(bytes.ok_or_else(|| format!("{mb:?} is no number of MB"))?);
         }
         Some((name, value)) => {
             let kind = match name {

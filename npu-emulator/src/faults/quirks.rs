@@ -16,6 +16,8 @@ pub struct Quirks {
     pub native_ac: bool,
     /// Cores that no context can be pinned to.
     pub cores: Vec<usize>,
+    /// Bytes of addresses that a domain serves, fewer than the chip's.
+    pub domain: Option<u64>,
     /// Types that a create refuses, and the code.
     pub types: Vec<(i32, i32)>,
 }
