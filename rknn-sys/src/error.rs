@@ -53,6 +53,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether memory, or addresses in the I/O domain, are used up.
+    pub fn is_no_memory(&self) -> bool {
+        matches!(self, Self::NoMemory { .. } | Self::Call { code: sys::RKNN_ABI_ERR_MALLOC_FAIL, .. })
+    }
+}
+
 /// The vendor's name of a return code.
 pub fn code_name(code: i32) -> &'static str {
     match code {

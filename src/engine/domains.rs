@@ -3,12 +3,12 @@
 //! A domain serves about 3.9 GB of addresses (source: `docs/facts.md`), for weights, scratch and contexts together. A
 //! weight belongs to one domain, and so does every memory that is bound beside it. The domains are filled in the
 //! order in which they were named; each is opened when it is first needed, since what is not used cannot disturb
-//! another process.
+//! another process. One that refuses earlier, fragmented or in others' use, counts as full from then on.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-use rknn_sys::{Arena, Context, Library, Memory};
+use rknn_sys::{Arena, Context, Library, Memory, Operand};
 
 use super::arenas::{Known, Sizes};
 use super::domain_lock::DomainLock;
@@ -20,6 +20,10 @@ use crate::observe::{Held, Stats};
 
 /// The most bytes of weights in a domain: the rest of its addresses is for scratch memory and contexts.
 const WEIGHT_BYTES_MAX: usize = 3_300_000_000;
+
+/// Where products find no room in a domain, such a part of its weights goes to another one; nor is there room where there
+/// are not as many bytes left for scratch memory and contexts.
+const CROWDED: usize = 16;
 
 /// Weights begin at multiples of this in their arena: a page, so that no two share a cache line or a mapping.
 const PIECE_ALIGN: usize = 4096;
@@ -33,49 +37,105 @@ pub struct Domain {
     /// Memories of activations and results.
     pub scratch: Scratch,
     bytes: Arc<AtomicUsize>,
-    /// What weights are taken from.
-    arenas: Vec<(Arena, Held)>,
+    /// The most bytes of weights, as far as is known.
+    most: usize,
+    /// What weights are taken from, by numbers that all domains share.
+    arenas: Vec<(u64, Arena, Held)>,
     stats: Arc<Stats>,
     _held: Held,
 }
 
 impl Domain {
-    /// Memory of `bytes` bytes for a weight from an arena with room, if there is one.
-    fn take(&mut self, bytes: usize) -> Result<Option<Memory>, Error> {
-        for (arena, _) in self.arenas.iter_mut().rev() {
+    /// Memory of `bytes` bytes for a weight from an arena with room, if there is one, and the arena's number.
+    fn take(&mut self, bytes: usize) -> Result<Option<(Memory, u64)>, Error> {
+        for (number, arena, _) in self.arenas.iter_mut().rev() {
             if let Some(memory) = arena.take(bytes, PIECE_ALIGN)? {
-                return Ok(Some(memory));
+                return Ok(Some((memory, *number)));
             }
         }
         Ok(None)
     }
 
-    /// The same from a new arena of `wanted` bytes.
+    /// The same from a new arena of `wanted` bytes, number `number`.
     ///
     /// # Errors
-    /// The vendor's refusal of more memory.
-    fn take_anew(&mut self, bytes: usize, wanted: usize) -> Result<Memory, Error> {
-        self.release();
-        let arena = match Arena::allocate(&self.keeper, wanted) {
-            // Near the end of the memory there may be room for this one still.
-            Err(_) if wanted > bytes => Arena::allocate(&self.keeper, bytes),
-            arena => arena,
+    /// The vendor's refusal of more memory or addresses.
+    fn take_anew(
+        &mut self,
+        (bytes, wanted): (usize, usize),
+        number: u64,
+        tester: Context,
+    ) -> Result<Memory, Error> {
+        self.release_arenas();
+        let mut tester = Tester { context: tester, _held: Held::context(&self.stats) };
+        let mut make = |wanted| -> Result<(Arena, Memory), Error> {
+            let mut arena = Arena::allocate(&self.keeper, wanted)?;
+            let memory = arena.take(bytes, PIECE_ALIGN)?.ok_or(Error::Unusable)?;
+            tester.reaches(&memory)?;
+            Ok((arena, memory))
         };
-        let mut arena = arena?;
-        let memory = arena.take(bytes, PIECE_ALIGN)?.ok_or(Error::Unusable)?;
+        let (arena, memory) = match make(wanted) {
+            // Near the end of the memory there may be room for this one still.
+            Err(_) if wanted > bytes => make(bytes),
+            made => made,
+        }?;
         let held = Held::allocation(&self.stats, arena.bytes());
-        self.arenas.push((arena, held));
+        self.arenas.push((number, arena, held));
         Ok(memory)
+    }
+
+    /// Whether there are addresses for `bytes` more.
+    fn has_room(&self, bytes: usize, tester: Context) -> bool {
+        let mut tester = Tester { context: tester, _held: Held::context(&self.stats) };
+        let tested = self.keeper.allocate(bytes).and_then(|memory| tester.reaches(&memory));
+        !tested.is_err_and(|error| error.is_no_memory())
+    }
+
+    /// Counts it as full, and names its youngest arenas that make up a part of it.
+    fn give_up_arenas(&mut self) -> Vec<u64> {
+        let (mut left, mut numbers) = (self.arena_bytes(), Vec::new());
+        let least = left - left / CROWDED;
+        for (number, arena, _) in self.arenas.iter().rev() {
+            if left <= least {
+                break;
+            }
+            left -= arena.bytes();
+            numbers.push(*number);
+        }
+        self.most = left;
+        numbers
     }
 
     /// Bytes of its arenas.
     fn arena_bytes(&self) -> usize {
-        self.arenas.iter().map(|(arena, _)| arena.bytes()).sum()
+        self.arenas.iter().map(|(_, arena, _)| arena.bytes()).sum()
     }
 
-    /// Gives back the arenas that no weight is in.
+    /// Gives back the arenas that no weight is in. Without any weight it is no longer known to be full.
     pub fn release(&mut self) {
-        self.arenas.retain(|(arena, _)| !arena.is_free());
+        self.release_arenas();
+        if self.bytes.load(Relaxed) == 0 {
+            self.most = WEIGHT_BYTES_MAX;
+        }
+    }
+
+    fn release_arenas(&mut self) {
+        self.arenas.retain(|(_, arena, _)| !arena.is_free());
+    }
+}
+
+/// A context that memories are bound to for a moment: only then is it known whether the domain has addresses for them.
+struct Tester {
+    context: Context,
+    _held: Held,
+}
+
+impl Tester {
+    /// # Errors
+    /// No addresses; what else may be wrong, runs will tell.
+    fn reaches(&mut self, memory: &Memory) -> Result<(), rknn_sys::Error> {
+        let bound = self.context.bind(Operand::B, &memory.binding());
+        bound.or_else(|error| if error.is_no_memory() { Err(error) } else { Ok(()) })
     }
 }
 
@@ -114,6 +174,8 @@ pub struct Domains {
     models: usize,
     /// The sizes of those that came last.
     sizes: Sizes,
+    /// Arenas that were made.
+    arenas: u64,
 }
 
 impl Domains {
@@ -139,6 +201,7 @@ impl Domains {
             read: Arc::default(),
             models: 0,
             sizes: Sizes::default(),
+            arenas: 0,
         };
         domains.add(keeper);
         domains
@@ -155,10 +218,12 @@ impl Domains {
             scratch: Scratch::new(&keeper, self.cores, self.windows, &self.stats),
             keeper,
             bytes: Arc::default(),
+            most: WEIGHT_BYTES_MAX,
             arenas: Vec::new(),
             stats: self.stats.clone(),
             _held: Held::context(&self.stats),
         });
+        self.stats.domains.fetch_max(self.open.len() as u64, Relaxed);
     }
 
     /// Gives back the memory that no weight is in.
@@ -176,25 +241,73 @@ impl Domains {
         &mut self.open[place]
     }
 
-    /// Memory for a weight whose share of a domain is `share`, from an arena with room, or from a new one. The models that
-    /// are being loaded have `models` bytes of sources, as far as that is known.
+    /// Memory for a weight of `bytes`, made of `source` bytes, by `take`, and its share of the domain that it is in: the
+    /// first one with room that does not refuse it.
     ///
     /// # Errors
-    /// The vendor's refusal of more memory.
-    pub fn take(&mut self, share: &Share, models: usize) -> Result<Memory, Error> {
+    /// What the last domain's library said, or a new domain that cannot be opened.
+    pub fn place<T>(
+        &mut self,
+        bytes: usize,
+        source: usize,
+        mut take: impl FnMut(&mut Self, &Share) -> Result<T, Error>,
+    ) -> Result<(Share, T), Error> {
+        let mut refused = None;
+        loop {
+            let share = self.share(bytes, source)?;
+            match refused.take() {
+                // There is no further one.
+                Some((domain, error)) if domain == share.domain => return Err(error),
+                _ => {}
+            }
+            match take(self, &share) {
+                Ok(taken) => return Ok((share, taken)),
+                Err(error) if error.is_no_memory() => {
+                    let domain = &mut self.open[share.domain];
+                    domain.most = domain.bytes.load(Relaxed) - bytes;
+                    let (id, most) = (domain.id, domain.most);
+                    log!(Info, "I/O domain {id} has no room beside {most} bytes of weights: {error}");
+                    refused = Some((share.domain, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Memory for a weight whose share of a domain is `share`, from an arena with room, or from a new one, and the arena's
+    /// number. The models that are being loaded have `models` bytes of sources, as far as that is known.
+    ///
+    /// # Errors
+    /// The vendor's refusal of more memory or addresses.
+    pub fn take(&mut self, share: &Share, models: usize) -> Result<(Memory, u64), Error> {
         self.models = models;
         let (bytes, domain) = (share.bytes, &mut self.open[share.domain]);
         let pages = bytes.next_multiple_of(PIECE_ALIGN);
-        let memory = match domain.take(bytes)? {
-            Some(memory) => memory,
+        let taken = match domain.take(bytes)? {
+            Some(taken) => taken,
             None => {
-                let room = WEIGHT_BYTES_MAX.saturating_sub(domain.bytes.load(Relaxed)) + bytes;
+                let tester = smallest_context(&self.library, self.chip, domain.id)?;
+                let room = domain.most.saturating_sub(domain.bytes.load(Relaxed)) + bytes;
                 let wanted = self.sizes.next_arena(&self.known(pages)).min(room);
-                self.open[share.domain].take_anew(bytes, wanted)?
+                self.arenas += 1;
+                let number = self.arenas;
+                (self.open[share.domain].take_anew((bytes, wanted), number, tester)?, number)
             }
         };
         self.sizes.note(pages);
-        Ok(memory)
+        Ok(taken)
+    }
+
+    /// After a product found no room: the arenas whose weights are to go, so that the domains have some for scratch memory and
+    /// contexts again. These count as full from then on.
+    pub fn crowded(&mut self) -> Vec<u64> {
+        let (library, chip) = (&self.library, self.chip);
+        let is_crowded = |domain: &&mut Domain| {
+            let room = domain.arena_bytes() / CROWDED;
+            let tester = smallest_context(library, chip, domain.id);
+            domain.most < WEIGHT_BYTES_MAX || !tester.is_ok_and(|tester| domain.has_room(room, tester))
+        };
+        self.open.iter_mut().filter(is_crowded).flat_map(Domain::give_up_arenas).collect()
     }
 
     /// What is known when a weight of `bytes` comes.
@@ -219,8 +332,8 @@ impl Domains {
     ///
     /// # Errors
     /// A new domain that cannot be opened.
-    pub fn share(&mut self, bytes: usize, source: usize) -> Result<Share, Error> {
-        let fits = |domain: &Domain| domain.bytes.load(Relaxed) + bytes <= WEIGHT_BYTES_MAX;
+    fn share(&mut self, bytes: usize, source: usize) -> Result<Share, Error> {
+        let fits = |domain: &Domain| domain.bytes.load(Relaxed) + bytes <= domain.most;
         let place = match self.open.iter().position(fits) {
             Some(place) => place,
             None => {

@@ -123,6 +123,13 @@ pub enum Error {
     Thread(String),
 }
 
+impl Error {
+    /// Whether memory, or addresses in an I/O domain, are used up.
+    pub fn is_no_memory(&self) -> bool {
+        matches!(self, Self::Npu(error) if error.is_no_memory())
+    }
+}
+
 /// Pipeline, K and N, the longest segment allowed, and the segment that is asked for.
 type PlanKey = (Pipeline, (usize, usize), usize, Option<usize>);
 /// Pipeline, K and N, segment and rows.
@@ -276,6 +283,13 @@ impl Engine {
         self.cores.release();
         self.attention.release();
         self.domains.release();
+    }
+
+    /// After a product found no room: makes some where weights can be had elsewhere. The weights in the arenas of these
+    /// numbers are to be let go of.
+    pub fn make_room(&mut self) -> Vec<u64> {
+        self.release();
+        self.domains.crowded()
     }
 
     /// What the cores may do with weights of `pipeline`.

@@ -40,10 +40,13 @@ pub struct NpuWeight {
     b: Parts,
 }
 
+/// The windows into a stack that runs have asked for so far, by their columns.
+type Windows = Mutex<Vec<(Range<usize>, Window)>>;
+
 /// Where B lies.
 enum Parts {
-    /// One stack, see [`WeightPlan`], and the windows that runs have asked for so far.
-    Stack(Memory, Mutex<Vec<(Range<usize>, Window)>>),
+    /// One stack, see [`WeightPlan`], in the arena of that number.
+    Stack(Memory, u64, Windows),
     /// A memory for each part, in the order of [`WeightPlan::part`].
     Singly(Vec<(Memory, Held)>),
 }
@@ -59,10 +62,15 @@ impl NpuWeight {
         self.share.domain
     }
 
+    /// Whether it is in one of the arenas of these numbers.
+    pub fn is_in(&self, arenas: &[u64]) -> bool {
+        matches!(&self.b, Parts::Stack(_, arena, _) if arenas.contains(arena))
+    }
+
     /// What a context binds to read the columns of `run`, which begins in `segment`.
     pub(super) fn binding(&self, run: &CoreRun, segment: usize) -> Result<Binding, Error> {
         match &self.b {
-            Parts::Stack(memory, windows) => {
+            Parts::Stack(memory, _, windows) => {
                 let mut windows = windows.lock();
                 if let Some((_, window)) = windows.iter().find(|(columns, _)| *columns == run.columns) {
                     return Ok(window.binding());
@@ -88,7 +96,7 @@ impl NpuWeight {
     /// B as one stack, if it is one.
     pub(super) fn stack(&self) -> Option<&[u8]> {
         match &self.b {
-            Parts::Stack(memory, _) => Some(&memory.as_slice()[..self.plan.stack_bytes()]),
+            Parts::Stack(memory, ..) => Some(&memory.as_slice()[..self.plan.stack_bytes()]),
             Parts::Singly(_) => None,
         }
     }
@@ -98,7 +106,7 @@ impl Parts {
     /// The bytes of the parts, in the order of [`WeightPlan::part`].
     fn bytes(&mut self, plan: &WeightPlan) -> Vec<&mut [u8]> {
         match self {
-            Self::Stack(memory, _) => {
+            Self::Stack(memory, ..) => {
                 let mut rest = &mut memory.as_mut_slice()[..plan.stack_bytes()];
                 let mut parts: Vec<&mut [u8]> = Vec::new();
                 parts.resize_with(plan.slices.len() * plan.segments.len(), Default::default);
@@ -120,7 +128,7 @@ impl Parts {
 
     fn sync(&self) -> Result<(), Error> {
         match self {
-            Self::Stack(memory, _) => Ok(memory.sync_to_device()?),
+            Self::Stack(memory, ..) => Ok(memory.sync_to_device()?),
             Self::Singly(parts) => Ok(parts.iter().try_for_each(|(memory, _)| memory.sync_to_device())?),
         }
     }
@@ -134,8 +142,7 @@ impl Engine {
     pub fn upload(&mut self, source: &Source, request: &Request) -> Result<NpuWeight, Error> {
         let Chosen { pipeline, rotation, mut plan, error, level } = self.choose(source, request)?;
         loop {
-            let share = self.domains.share(plan.stack_bytes(), source.data.len())?;
-            let mut b = self.allocate(&plan, pipeline, &share, request.models)?;
+            let (share, mut b) = self.allocate(&plan, pipeline, source.data.len(), request.models)?;
             let mut scales = vec![1.0; plan.n * plan.segments.len()];
             let form = Form {
                 plan: &plan,
@@ -170,23 +177,26 @@ impl Engine {
         }
     }
 
-    /// Memory for B: a piece of an arena, or an allocation a part where pieces cannot be bound.
+    /// Memory for B, which is made of `source` bytes: a piece of an arena, or an allocation a part where pieces cannot be
+    /// bound.
     fn allocate(
         &mut self,
         plan: &WeightPlan,
         pipeline: Pipeline,
-        share: &Share,
+        source: usize,
         models: usize,
-    ) -> Result<Parts, Error> {
-        if means(&self.mode, pipeline, self.cores.count()).windows {
-            return Ok(Parts::Stack(self.domains.take(share, models)?, Mutex::default()));
-        }
-        let domain = self.domains.get_mut(share.domain);
-        let mut parts = Vec::new();
-        for bytes in plan.all_part_bytes() {
-            parts.push((domain.keeper.allocate(bytes)?, Held::allocation(&self.stats, bytes)));
-        }
-        Ok(Parts::Singly(parts))
+    ) -> Result<(Share, Parts), Error> {
+        let windows = means(&self.mode, pipeline, self.cores.count()).windows;
+        let stats = &self.stats;
+        self.domains.place(plan.stack_bytes(), source, |domains, share| {
+            if windows {
+                let (memory, arena) = domains.take(share, models)?;
+                return Ok(Parts::Stack(memory, arena, Windows::default()));
+            }
+            let keeper = &domains.get(share.domain).keeper;
+            let part = |bytes| Ok((keeper.allocate(bytes)?, Held::allocation(stats, bytes)));
+            Ok(Parts::Singly(plan.all_part_bytes().map(part).collect::<Result<_, Error>>()?))
+        })
     }
 }
 

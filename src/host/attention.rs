@@ -259,8 +259,9 @@ impl Device {
     pub fn attend(&self, name: &str, mut attention: Attention) -> bool {
         let started = Instant::now();
         let flops = attention.shape.flops();
-        let done = !self.given_up.load(Relaxed)
-            && match self.engine.lock().attend(&mut attention) {
+        let done = !self.given_up.load(Relaxed) && {
+            let mut engine = self.engine.lock();
+            match engine.attend(&mut attention) {
                 Ok(done) => {
                     self.failures.store(0, Relaxed);
                     if !done {
@@ -269,10 +270,11 @@ impl Device {
                     done
                 }
                 Err(error) => {
-                    self.note_failure(name, &error);
+                    self.note_failure(&mut engine, name, &error);
                     false
                 }
-            };
+            }
+        };
         self.stats.attention.count(done, flops, started);
         done
     }

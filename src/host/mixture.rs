@@ -209,7 +209,7 @@ impl Device {
                 }
             }
             if let Err(error) = engine.expert_blocks(&mut products, between) {
-                self.note_failure(jobs[0].first.name, &error);
+                self.note_failure(&mut engine, jobs[0].first.name, &error);
                 return Ok(false);
             }
             self.failures.store(0, Relaxed);

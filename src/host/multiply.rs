@@ -133,7 +133,7 @@ impl Device {
             // The output of each may have been begun, unless it was never the NPU's.
             Err(error) => {
                 engine.recover(products, between.as_deref());
-                self.note_failure(name, error);
+                self.note_failure(engine, name, error);
             }
         }
         let made = between.map_or(0, |between| between.done());
@@ -148,8 +148,20 @@ impl Device {
         }
     }
 
-    pub(super) fn note_failure(&self, name: &str, error: &Error) {
+    pub(super) fn note_failure(&self, engine: &mut Engine, name: &str, error: &Error) {
         log!(Warn, "the CPU does {name}: {error}");
+        if error.is_no_memory() {
+            let arenas = engine.make_room();
+            if !arenas.is_empty() {
+                log!(
+                    Info,
+                    "weights of {} arenas go to another I/O domain, for there is no room beside them",
+                    arenas.len()
+                );
+                self.weights.lock().forget(|weight| weight.npu.is_in(&arenas));
+                return;
+            }
+        }
         if self.failures.fetch_add(1, Relaxed) + 1 >= FAILURES_MAX && !self.given_up.swap(true, Relaxed) {
             log!(Error, "the NPU failed {FAILURES_MAX} times in a row: the CPU does everything from now on");
         }

@@ -10,7 +10,7 @@ use super::stages::Stage;
 use super::stats::{Stats, TensorStats};
 use crate::policy::Pipeline;
 
-/// What a device did in the life of the process. Contexts, fds and bytes are the peaks.
+/// What a device did in the life of the process. Contexts, domains, fds and bytes are the peaks.
 #[derive(Debug, Serialize)]
 pub struct Report {
     device: String,
@@ -20,6 +20,7 @@ pub struct Report {
     npu_flops: u64,
     cpu_flops: u64,
     contexts: u64,
+    domains: u64,
     fds: u64,
     npu_bytes: u64,
     /// Groups of products that went to the engine together.
@@ -134,6 +135,7 @@ impl Report {
             npu_flops: stats.npu_flops.load(Relaxed),
             cpu_flops: stats.cpu_flops.load(Relaxed),
             contexts: stats.contexts.peak(),
+            domains: stats.domains.load(Relaxed),
             fds: stats.fds.peak(),
             npu_bytes: stats.bytes.peak(),
             groups: stats.groups.load(Relaxed),

@@ -137,6 +137,8 @@ pub struct Stats {
     pub weights_loaded: AtomicU64,
     /// Contexts alive.
     pub contexts: Gauge,
+    /// The most I/O domains that were open.
+    pub domains: AtomicU64,
     /// Allocations alive; each is a file descriptor.
     pub fds: Gauge,
     /// Bytes of the allocations alive.

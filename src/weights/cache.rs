@@ -77,6 +77,11 @@ impl<W> Cache<W> {
         self.watched.iter().any(|watched| watched.start < range.end && range.start < watched.end)
     }
 
+    /// Forgets the copies that are to go, which are then made anew where they are asked for.
+    pub fn forget(&mut self, is_to_go: impl Fn(&W) -> bool) {
+        self.entries.retain(|_, weight| !weight.as_deref().is_some_and(&is_to_go));
+    }
+
     /// Forgets what overlaps the addresses `range`; tells whether anything did.
     pub fn invalidate(&mut self, range: &Range<usize>) -> bool {
         let before = self.entries.len();

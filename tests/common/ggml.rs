@@ -187,12 +187,34 @@ impl<'a> Product<'a> {
         ggml_type: c_int,
         (k, n, rows): (usize, usize, usize),
     ) -> Self {
-        let contexts = [ggml.context(), ggml.context()];
+        let context = ggml.context();
         // SAFETY: the host's functions on the host's live objects, as its headers say.
         unsafe {
-            let weight = (ggml.ggml_new_tensor_4d)(contexts[0], ggml_type, k as i64, n as i64, 1, 1);
-            let weights = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
+            let weight = (ggml.ggml_new_tensor_4d)(context, ggml_type, k as i64, n as i64, 1, 1);
+            let weights = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
             (ggml.ggml_backend_buffer_set_usage)(weights, WEIGHTS);
+            Self::of(ggml, backend, (context, weights, weight), (k, n, rows))
+        }
+    }
+
+    /// The same weight's product with other rows, on a backend of its own; not to outlive this one.
+    pub fn again(&self, rows: usize) -> Self {
+        let weight = (std::ptr::null_mut(), std::ptr::null_mut(), self.weight);
+        // SAFETY: the weight is live.
+        unsafe { Self::of(self.ggml, self.ggml.backend(), weight, (self.k, self.n, rows)) }
+    }
+
+    /// # Safety
+    /// The weight is a live tensor of K and N.
+    unsafe fn of(
+        ggml: &'a Ggml,
+        backend: sys::ggml_backend_t,
+        (context, weights, weight): (Context, sys::ggml_backend_buffer_t, Tensor),
+        (k, n, rows): (usize, usize, usize),
+    ) -> Self {
+        let contexts = [context, ggml.context()];
+        // SAFETY: the host's functions on the host's live objects, as its headers say.
+        unsafe {
             let activations = (ggml.ggml_new_tensor_4d)(contexts[1], F32, k as i64, rows as i64, 1, 1);
             let out = (ggml.ggml_mul_mat)(contexts[1], weight, activations);
             let graph = (ggml.ggml_new_graph)(contexts[1]);
@@ -202,18 +224,8 @@ impl<'a> Product<'a> {
             } else {
                 std::ptr::null_mut()
             };
-            Self {
-                ggml,
-                backend,
-                contexts,
-                buffers: [weights, compute],
-                weight,
-                activations,
-                out,
-                graph,
-                k,
-                n,
-            }
+            let buffers = [weights, compute];
+            Self { ggml, backend, contexts, buffers, weight, activations, out, graph, k, n }
         }
     }
 
