@@ -7,22 +7,26 @@ mod ggml;
 use std::ffi::c_int;
 
 use common::{lab, report, Lab};
-use ggml::{numbers, Ggml, Product};
+use ggml::{numbers, Ggml, Mixture, Product};
 
 const Q4_0: c_int = 2;
 const Q8_0: c_int = 8;
 const Q6_K: c_int = 14;
 const CPU: c_int = 0;
 
-/// Multiplies rows by a quantised weight of random numbers, on the device or, alone, by the host's CPU.
-fn product(ggml: &Ggml, on_cpu: bool, ggml_type: c_int, (k, n, rows): (usize, usize, usize)) -> Vec<f32> {
-    let backend = if on_cpu {
+/// The device, or the host's CPU alone.
+fn backend(ggml: &Ggml, on_cpu: bool) -> ggml_sys::sys::ggml_backend_t {
+    if on_cpu {
         // SAFETY: the host has a CPU; no parameters.
         unsafe { (ggml.ggml_backend_init_by_type)(CPU, std::ptr::null()) }
     } else {
         ggml.backend()
-    };
-    let product = Product::new(ggml, backend, ggml_type, (k, n, rows));
+    }
+}
+
+/// Multiplies rows by a quantised weight of random numbers, on the device or, alone, by the host's CPU.
+fn product(ggml: &Ggml, on_cpu: bool, ggml_type: c_int, (k, n, rows): (usize, usize, usize)) -> Vec<f32> {
+    let product = Product::new(ggml, backend(ggml, on_cpu), ggml_type, (k, n, rows));
     product.set_weight(&numbers(1, k * n));
     let activations = numbers(2, k * rows);
     // Twice: the second time everything is known.
@@ -69,8 +73,25 @@ fn few_rows_of_few_bits_have_the_hosts_own_results() {
         assert_eq!(difference < 1e-10, by_host, "{what}: {difference}");
         assert!(difference < 1e-3, "{what}: {difference}");
     }
-    // What the copies took is given back with their weights: the peak is that of the largest.
-    let largest = (2048 * 1024 / 256 * 210) as u64;
+    // Experts: one token's, few tokens', of which some share one, and as many as go to the NPU.
+    for (tokens, by_host) in [(1, 2), (3, 4), (20, 0)] {
+        let (k, n, experts, used) = (2048, 1024, 4, 2);
+        let ids: Vec<i32> = (0..used * tokens).map(|index| ((index + index / 2) % experts) as i32).collect();
+        let [got, want] = [false, true].map(|on_cpu| {
+            let mixture =
+                Mixture::new(&ggml, backend(&ggml, on_cpu), Q4_0, (k, n, experts), (used, 1, tokens));
+            mixture.set_weights(&numbers(1, k * n * experts));
+            mixture.run(&numbers(2, k * tokens), &ids).expect("the graph is computed")
+        });
+        let now = kept();
+        assert_eq!(now - before, by_host, "{tokens} tokens");
+        before = now;
+        let difference = difference(&got, &want);
+        assert_eq!(difference < 1e-10, by_host > 0, "{tokens} tokens: {difference}");
+        assert!(difference < 1e-3, "{tokens} tokens: {difference}");
+    }
+    // What the copies took is given back with their weights: the peak is that of the four experts.
+    let largest = (4 * 2048 * 1024 / 32 * 18) as u64;
     assert_eq!(report(&path)["kept_bytes"], largest);
 }
 

@@ -72,7 +72,7 @@ pub use self::experts::{Experts, Picks};
 pub use self::mixture::BLOCK;
 pub use self::pair::Between;
 pub use self::product::{Activations, Product, GROUP};
-pub use self::route::{Decode, Route};
+pub use self::route::{Decode, Route, ROWS_MAX as FEW};
 pub use self::weight::NpuWeight;
 
 /// Why the NPU did not do it.

@@ -210,7 +210,6 @@ pub unsafe fn expert_job<'a>(
     };
     // SAFETY: by this function's contract.
     let first = unsafe { host_weight(state, weight, &all[..each.weight_bytes()], each) };
-    let first = HostWeight { expert: true, ..first };
     let job = ExpertJob { first, all, stride: product.expert_stride, out };
     Some((job, Activations::new(rows, each.activation_stride(), each.rows)))
 }
@@ -304,7 +303,7 @@ unsafe fn host_weight<'a>(
     let (lent, buffer) = unsafe { (buffer::is_lent(tensor.buffer), buffer::addresses(place(tensor))) };
     let source = Source { data, reader, k, n, row_stride: product.weight_stride() };
     let name = weight_name(tensor);
-    HostWeight { name, source, constant, buffer, watched, lent, expert: false, computed: false }
+    HostWeight { name, source, constant, buffer, watched, lent, computed: false }
 }
 
 /// A weight's name up to what is no UTF-8.

@@ -77,8 +77,7 @@ impl Device {
             }
         };
         let weight = npu.map(|npu| {
-            let kept =
-                if host.constant && !host.expert { self.copies.of(&host.source, npu.bytes) } else { None };
+            let kept = if host.constant { self.copies.of(&host.source, npu.bytes) } else { None };
             Arc::new(Weight { npu, kept })
         });
         if host.constant {

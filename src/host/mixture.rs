@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::device::Device;
 use super::multiply::Counted;
 use super::weight::{HostWeight, Weight};
-use crate::engine::{Activations, Between, Experts, Product, BLOCK};
+use crate::engine::{Activations, Between, Engine, Experts, Product, BLOCK, FEW};
 use crate::observe::Done;
 use crate::pool::Divided;
 use crate::weights::Source;
@@ -50,6 +50,8 @@ pub struct MixtureRoom {
     experts: Experts,
     /// Those that have rows; empty between two nodes.
     order: Vec<AtWork>,
+    /// Rows, and results, of an expert that the host's kernels multiply by.
+    gathered: [Vec<f32>; 2],
 }
 
 /// An expert that has rows.
@@ -61,6 +63,8 @@ struct AtWork {
     weights: [Option<Arc<Weight>>; BLOCK],
     /// The products of its block that the CPU did as the cheaper way.
     routed: [bool; BLOCK],
+    /// Those that the host's kernels are to do over its own copy.
+    by_host: [bool; BLOCK],
 }
 
 impl<'a> ExpertJob<'a> {
@@ -69,6 +73,24 @@ impl<'a> ExpertJob<'a> {
         let source = self.first.source;
         let data = &self.all[expert * self.stride..][..source.data.len()];
         HostWeight { source: Source { data, ..source }, ..self.first }
+    }
+}
+
+impl<I> Mixture<'_, I> {
+    /// Which products of `rows` rows of an expert the host's kernels are to do. Only of few tokens: in a prompt an expert with
+    /// few rows has neighbours, which go to the NPU together.
+    fn by_host(
+        &self,
+        engine: &mut Engine,
+        weights: &[Option<Arc<Weight>>; BLOCK],
+        rows: usize,
+    ) -> [bool; BLOCK] {
+        let is_few = self.activations.rows <= FEW * self.rows;
+        weights.each_ref().map(|weight| {
+            let kept =
+                weight.as_deref().filter(|_| is_few).and_then(|weight| Some((weight, weight.kept.as_ref()?)));
+            kept.is_some_and(|(weight, kept)| engine.is_for_host(&weight.npu, rows, kept.copy.bytes()))
+        })
     }
 }
 
@@ -83,7 +105,7 @@ impl Device {
         mixture: &Mixture<I>,
     ) -> Result<[bool; NODES], i32> {
         let mut room = self.mixture.lock();
-        let MixtureRoom { experts, order } = &mut *room;
+        let MixtureRoom { experts, order, gathered } = &mut *room;
         order.clear();
         experts.gather(mixture.experts, mixture.used, mixture.rows, mixture.ids.clone())?;
         let mut done = jobs.each_ref().map(|job| job.is_some() && !self.given_up.load(Relaxed));
@@ -98,7 +120,8 @@ impl Device {
                 }
             }
             let domain = weights.iter().flatten().next().map_or(0, |weight| weight.npu.domain());
-            order.push(AtWork { domain, expert, weights, routed: [false; BLOCK] });
+            let by_host = mixture.by_host(&mut engine, &weights, experts.picks(expert).count());
+            order.push(AtWork { domain, expert, weights, routed: [false; BLOCK], by_host });
         }
         by_domain(order);
         let firsts = jobs.each_ref().map(|job| job.as_ref().map(|job| job.first));
@@ -109,7 +132,9 @@ impl Device {
             let started = Instant::now();
             let mut products = [const { None::<Product> }; STREAM];
             let mut ways = [Done::ByHost; STREAM];
-            for (AtWork { expert, weights, .. }, products) in some.iter().zip(products.chunks_mut(NODES)) {
+            for (AtWork { expert, weights, by_host, .. }, products) in
+                some.iter().zip(products.chunks_mut(NODES))
+            {
                 let picks = experts.picks(*expert);
                 let activations =
                     Activations { rows: picks.count(), picks: Some(picks), ..mixture.activations };
@@ -117,6 +142,9 @@ impl Device {
                     let (Some(weight), Some(out), true) = (&weights[node], &outs[node], done[node]) else {
                         continue;
                     };
+                    if by_host[node] {
+                        continue;
+                    }
                     let (weight, out, same) = (&weight.npu, out.after(0), !first);
                     *product =
                         Some(Product { weight, activations, same, out, routed: false, recovered: false });
@@ -124,15 +152,24 @@ impl Device {
                 }
             }
             self.run(&mut engine, &mut products, None, name, &mut ways);
-            let counted = products.iter().zip(ways).enumerate().filter_map(|(index, (product, done))| {
-                let rows = product.as_ref()?.activations.rows;
+            for (index, (product, way)) in products.iter().zip(&mut ways).enumerate() {
+                let Some(AtWork { expert, weights, by_host, .. }) = some.get(index / NODES) else { break };
+                let (node, picks) = (index % NODES, experts.picks(*expert));
+                if let (Some(weight), Some(job), true) =
+                    (&weights[node], &jobs[node], by_host[node] && done[node])
+                {
+                    let weight = (&**weight, [job.first.source.k, job.first.source.n]);
+                    let activations = Activations { picks: Some(picks), ..mixture.activations };
+                    *way = multiply_kept(&mut engine, weight, &activations, &job.out, gathered);
+                }
+                done[node] &= *way != Done::ByHost || product.is_none() && !by_host[node];
+            }
+            let counted = ways.into_iter().enumerate().filter_map(|(index, done)| {
+                let rows = experts.picks(some.get(index / NODES)?.expert).count();
                 // A node that is not done is counted as a whole.
                 (done != Done::ByHost).then_some(Counted { weight: firsts[index % NODES]?, rows, done })
             });
             self.count(started, counted);
-            for (index, (product, way)) in products.iter().zip(ways).enumerate() {
-                done[index % NODES] &= product.is_none() || way != Done::ByHost;
-            }
         }
         let left = firsts.iter().zip(done).filter_map(|(first, done)| {
             let rows = mixture.used * mixture.activations.rows / mixture.rows;
@@ -172,7 +209,7 @@ impl Device {
         between: &Between,
     ) -> Result<bool, i32> {
         let started = Instant::now();
-        let MixtureRoom { experts, order } = room;
+        let MixtureRoom { experts, order, .. } = room;
         experts.gather(mixture.experts, mixture.used, mixture.rows, mixture.ids.clone())?;
         let mut engine = self.engine.lock();
         for expert in 0..mixture.experts {
@@ -185,8 +222,12 @@ impl Device {
             if !engine.does_block([&gate.npu, &up.npu, &down.npu], rows) {
                 return Ok(false);
             }
+            let by_host = mixture.by_host(&mut engine, &weights, rows);
+            if by_host.contains(&true) {
+                return Ok(false);
+            }
             let domain = gate.npu.domain();
-            order.push(AtWork { domain, expert, weights, routed: [false; BLOCK] });
+            order.push(AtWork { domain, expert, weights, routed: [false; BLOCK], by_host });
         }
         by_domain(order);
         let made = mixture.used * mixture.activations.rows / mixture.rows;
@@ -232,6 +273,33 @@ impl Device {
     }
 }
 
+/// Multiplies the rows that are picked by the host's copy of their expert's weight; who did it. `gathered` is room.
+fn multiply_kept(
+    engine: &mut Engine,
+    (weight, [k, n]): (&Weight, [usize; 2]),
+    activations: &Activations,
+    out: &Divided<f32>,
+    [gathered, results]: &mut [Vec<f32>; 2],
+) -> Done {
+    let (Some(kept), Some(picks)) = (&weight.kept, activations.picks) else { return Done::ByHost };
+    let (started, rows, bytes) = (Instant::now(), picks.count(), kept.copy.bytes());
+    gathered.clear();
+    for from in picks.from(0..rows) {
+        gathered.extend_from_slice(&activations.data[*from as usize * activations.stride..][..k]);
+    }
+    results.resize(rows * n, 0.0);
+    if !kept.copy.multiply(&Activations::new(gathered, k, rows), results) {
+        return Done::ByHost;
+    }
+    for (to, row) in picks.to(0..rows).iter().zip(results.chunks_exact(n)) {
+        let to = *to as usize * n;
+        // SAFETY: each row of the output is one expert's.
+        unsafe { out.part(to..to + n) }.copy_from_slice(row);
+    }
+    engine.host_took(&weight.npu, rows, bytes, started.elapsed().as_nanos() as f64);
+    Done::Kept(weight.npu.pipeline, bytes)
+}
+
 /// Those of a domain together: going to another one concerns the whole NPU.
 fn by_domain(order: &mut [AtWork]) {
     order.sort_unstable_by_key(|at_work| (at_work.domain, at_work.expert));
@@ -245,7 +313,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_domain_is_gone_to_once(domains in proptest::collection::vec(0usize..4, 0..128)) {
-            let at_work = |(expert, domain)| AtWork { domain, expert, weights: Default::default(), routed: [false; BLOCK] };
+            let at_work = |(expert, domain)| AtWork { domain, expert, weights: Default::default(), routed: [false; BLOCK], by_host: [false; BLOCK] };
             let mut order: Vec<AtWork> = domains.iter().copied().enumerate().map(at_work).collect();
             by_domain(&mut order);
             let known: std::collections::BTreeSet<usize> = domains.iter().copied().collect();

@@ -30,8 +30,6 @@ pub struct HostWeight<'a> {
     pub watched: bool,
     /// Whether its bytes are the host's, such as a mapped file's, and not in a buffer of ours.
     pub lent: bool,
-    /// Whether it is one of a mixture's experts, of which the host's kernels get no copy.
-    pub expert: bool,
     /// Whether it is no weight but what the graph computes, or a cache: keys and values.
     pub computed: bool,
 }

@@ -63,6 +63,7 @@ host! {
     ggml_backend_buffer_clear: fn(sys::ggml_backend_buffer_t, u8);
     ggml_backend_tensor_set: fn(Tensor, *const c_void, usize, usize);
     ggml_backend_tensor_get: fn(*const sys::ggml_tensor, *mut c_void, usize, usize);
+    ggml_backend_supports_op: fn(sys::ggml_backend_t, *const sys::ggml_tensor) -> bool;
     ggml_backend_graph_compute: fn(sys::ggml_backend_t, *mut sys::ggml_cgraph) -> c_int;
     ggml_init: fn(sys::ggml_init_params) -> Context;
     ggml_free: fn(Context);
@@ -314,7 +315,7 @@ impl<'a> Mixture<'a> {
             let activations = tensor(contexts[1], F32, [k, rows, tokens]);
             let ids = tensor(contexts[1], I32, [used, tokens, 1]);
             let out = make(contexts[1], (ggml.ggml_mul_mat_id)(contexts[1], weights, activations, ids));
-            assert!((ggml.ggml_backend_dev_supports_op)(ggml.device(), out), "the plugin takes it");
+            assert!((ggml.ggml_backend_supports_op)(backend, out), "the backend takes it");
             let graph = (ggml.ggml_new_graph)(contexts[1]);
             (ggml.ggml_build_forward_expand)(graph, out);
             let compute = if tokens > 0 {
