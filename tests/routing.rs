@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use ggml_rknpu::engine::{Activations, Decode, Engine, Experts, NpuWeight, Product, GROUP};
+use ggml_rknpu::engine::{Activations, Decode, Engine, Experts, NpuWeight, Product, Route, GROUP};
 use ggml_rknpu::observe::Stats;
 use ggml_rknpu::policy::Pipeline;
 use ggml_rknpu::pool::Divided;
@@ -95,6 +95,85 @@ fn a_group_gives_what_its_products_give_alone() {
             }
             if rows <= 512 {
                 assert!(stats.rows_rotated.load(Relaxed) - rotated <= rows as u64, "rotated once");
+            }
+        }
+    }
+}
+
+/// The emulator takes far longer than an NPU would: where that is measured, the CPU gets products that by the formula alone are
+/// all the NPU's.
+#[test]
+fn an_npu_that_is_slower_than_believed_gets_fewer_products() {
+    let library = emulator();
+    let (k, n, rows) = (4096, 4096, 8);
+    let (mut engine, stats) = engine(&library, [true; 3], 2, Decode::Npu);
+    let weight = upload(&mut engine, Pipeline::W8A8, &numbers(1, k * n), k);
+    let x = numbers(2, k * rows);
+    let runs = || stats.runs[Pipeline::W8A8.index()].load(Relaxed);
+    let want = multiply(&mut engine, &weight, &x, k, rows);
+    let one = runs();
+    for (learns, all) in [(false, true), (true, false)] {
+        engine.set_route(Route::new(Decode::Auto, learns));
+        let before = runs();
+        for _ in 0..200 {
+            assert!(multiply(&mut engine, &weight, &x, k, rows) == want);
+        }
+        assert_eq!(runs() - before == 200 * one, all, "learns: {learns}");
+    }
+}
+
+/// Weights of the same rows that lie one after the other share their runs: fewer, with the same bits. 4096 bytes are 64 rows of
+/// 64 elements, so that all of these but the odd one have whole pages.
+#[test]
+fn products_that_are_run_together_have_the_bits_of_each_alone() {
+    let library = emulator();
+    for (pipeline, k, ns, cores) in [
+        (Pipeline::W8A8, 576, &[576, 192, 192][..], [true; 3]),
+        (Pipeline::W8A8, 576, &[576, 192, 192], [true, false, true]),
+        (Pipeline::W8A8, 1024, &[64, 512], [false, true, false]),
+        (Pipeline::W8A8, 2560, &[512, 256, 256, 64], [true; 3]),
+        (Pipeline::W16A16, 576, &[576, 192, 192], [true; 3]),
+        (Pipeline::W4A8, 1536, &[256, 128, 128], [true; 3]),
+        (Pipeline::W4A4, 1536, &[256, 128, 128], [true; 3]),
+        // Padding between two of them: the first two only.
+        (Pipeline::W8A8, 576, &[64, 96, 64], [true; 3]),
+    ] {
+        let (mut engine, stats) = engine(&library, cores, 2, Decode::Npu);
+        let weights: Vec<NpuWeight> = ns
+            .iter()
+            .enumerate()
+            .map(|(seed, n)| upload(&mut engine, pipeline, &numbers(seed as u32, k * n), k))
+            .collect();
+        for rows in [1, 2, 7, 16, 17, 130, 512, 700] {
+            let mut x = numbers(9, k * rows);
+            if rows == 7 {
+                x[3 * k + 5] = f32::NAN;
+            }
+            let runs = || stats.runs[pipeline.index()].load(Relaxed);
+            let before = runs();
+            let want: Vec<Vec<u32>> =
+                weights.iter().map(|weight| multiply(&mut engine, weight, &x, k, rows)).collect();
+            let singly = runs() - before;
+            let mut outs: Vec<Vec<f32>> = ns.iter().map(|n| vec![0.0; n * rows]).collect();
+            let mut products: [Option<Product>; GROUP] = Default::default();
+            for (index, (weight, out)) in weights.iter().zip(&mut outs).enumerate() {
+                let (activations, out) = (Activations::new(&x, k, rows), Divided::new(out));
+                let same = index > 0;
+                products[index] =
+                    Some(Product { weight, activations, same, out, routed: false, recovered: false });
+            }
+            engine.products(&mut products, None).unwrap();
+            let together = runs() - before - singly;
+            let what = format!("{pipeline:?}, {k}x{ns:?} on {cores:?}, {rows} rows");
+            for (index, (out, want)) in outs.iter().zip(&want).enumerate() {
+                let alike = |(got, want): (&f32, &u32)| {
+                    got.to_bits() == *want || got.is_nan() && f32::from_bits(*want).is_nan()
+                };
+                assert!(out.iter().zip(want).all(alike), "{what}: product {index}");
+            }
+            assert!(together <= singly, "{what}: {together} runs instead of {singly}");
+            if rows <= 16 {
+                assert!(together < singly, "{what}: {together} runs instead of {singly}");
             }
         }
     }

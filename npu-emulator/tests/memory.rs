@@ -9,7 +9,7 @@ use common::{on_chip, product, spec, Random, Rig, CHILD};
 use npu_emulator::exports::*;
 use npu_emulator::memory::DOMAINS;
 use rknn_sys::sys::{self, rknn_tensor_mem};
-use rknn_sys::{Context, Error, Layout, MatmulSpec, MatmulType, Operand};
+use rknn_sys::{Arena, Context, Error, Layout, MatmulSpec, MatmulType, Operand};
 
 const TO: i32 = 1;
 const FROM: i32 = 2;
@@ -100,6 +100,44 @@ fn views_bind_and_sync_their_own_range_and_outlive_the_whole() {
     assert!(c.as_slice().iter().all(|byte| *byte == 0x55), "a sync of A does not touch C");
     c.sync_from_device().expect("sync");
     assert!(c.as_slice().chunks(4).all(|c| c == (64i32 * 3 * -2).to_le_bytes()));
+}
+
+/// Two pieces of an arena of which one follows the other are one operand.
+#[test]
+fn a_window_goes_on_in_the_piece_that_follows() {
+    let library = common::library();
+    let shape = spec(MatmulType::I8, 1, 32, 64);
+    let keeper = Arc::new(Context::create(&library, shape).expect("create"));
+    let mut context = Context::create(&library, shape).expect("create");
+    let mut arena = Arena::allocate(&keeper, 4096 + 3 * 1024).expect("an arena");
+    let mut piece = |align| arena.take(1024, align).expect("no refusal").expect("room");
+    let (mut one, mut two, far) = (piece(1), piece(1), piece(4096));
+    assert_eq!(
+        [one.is_followed_by(&two), two.is_followed_by(&one), two.is_followed_by(&far)],
+        [true, false, false]
+    );
+    one.as_mut_slice().fill(1);
+    two.as_mut_slice().fill(2);
+    for piece in [&one, &two] {
+        piece.sync_to_device().expect("sync");
+    }
+    let (mut a, mut c) = (keeper.allocate(32).expect("A"), keeper.allocate(64 * 4).expect("C"));
+    a.as_mut_slice().fill(3);
+    a.sync_to_device().expect("sync");
+    // Columns 0 to 63 of both, and, of no more than the first has, as any window.
+    let b = one.window_onwards(&(0..2048)).expect("a window");
+    for (operand, binding) in
+        [(Operand::A, a.binding()), (Operand::B, b.binding()), (Operand::C, c.binding())]
+    {
+        context.bind(operand, &binding).expect("bind");
+    }
+    context.run().expect("run");
+    c.sync_from_device().expect("sync");
+    let sums: Vec<i32> = c.as_slice().chunks(4).map(|c| i32::from_le_bytes(c.try_into().unwrap())).collect();
+    assert_eq!(sums, [[96; 32], [192; 32]].concat());
+    assert!(one.window_onwards(&(512..1024)).is_ok());
+    assert!(one.window_onwards(&(0..1 << 20)).is_err() && one.window_onwards(&(2048..2048)).is_err());
+    assert!(a.window_onwards(&(0..64)).is_err(), "nothing follows what is no piece");
 }
 
 #[test]

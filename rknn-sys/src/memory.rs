@@ -165,6 +165,36 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Whether `next` begins where this ends, in the same allocation.
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        let parents = self.raw.parent.as_ref().zip(next.raw.parent.as_ref());
+        parents.is_some_and(|(one, other)| Arc::ptr_eq(one, other))
+            && self.raw.offset + self.raw.bytes == next.raw.offset
+    }
+
+    /// As [`Self::window`], but the part may reach beyond the memory, into what follows it in its allocation: for contexts to
+    /// read only.
+    ///
+    /// # Errors
+    /// As of [`Self::window`]; of a memory that is no view, as [`Self::window`].
+    pub fn window_onwards(&self, range: &Range<usize>) -> Result<Window, Error> {
+        let Some(parent) = self.raw.parent.as_ref().filter(|_| range.end > self.raw.bytes) else {
+            return self.window(range);
+        };
+        let from = self.raw.offset - parent.offset;
+        let within = from + range.start..from + range.end;
+        if range.start >= range.end || within.end > parent.bytes {
+            return Err(Error::Range {
+                what: "the end of a window",
+                value: range.end as u64,
+                expected: format!("{} to {}", range.start + 1, parent.bytes - from),
+            });
+        }
+        Ok(Window { raw: Arc::new(view(parent, &within)?) })
+    }
+}
+
 /// A part of a [`Memory`] as contexts and syncs see it; it gives no access to the bytes.
 pub struct Window {
     raw: Arc<Raw>,

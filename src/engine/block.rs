@@ -1,7 +1,9 @@
 //! Rows that are prepared together: the slot of activations that they are in, its pieces, and the batches that are given to the
 //! cores.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use rknn_sys::MatmulSpec;
 
@@ -12,7 +14,7 @@ use super::scratch::{Piece, SLOTS};
 use super::stream::Room;
 use super::{Activations, Engine, Error, NpuWeight};
 use crate::observe::Stage;
-use crate::plan::{Batch, CoreRun, Cut, Schedule, Step};
+use crate::plan::{Batch, CoreRun, Cut, Schedule, Step, WeightPlan};
 
 /// Pieces of A begin at multiples of this.
 const PIECE_ALIGN: usize = 4096;
@@ -86,6 +88,42 @@ pub(super) struct Flight {
     pub(super) batch: Batch,
     pub(super) c: PlaceOfC,
     pub(super) ticket: Ticket,
+    pub(super) of: Option<Of>,
+}
+
+/// Of which columns a product is whose weight is run together with others.
+#[derive(Clone)]
+pub(super) struct Of {
+    /// The plan of all of them.
+    pub(super) plan: Arc<WeightPlan>,
+    /// The first of its columns of a segment.
+    pub(super) first: usize,
+}
+
+impl Flight {
+    /// What the runs are of: the product's weight, or that and others.
+    pub(super) fn plan<'a>(&'a self, weight: &'a NpuWeight) -> &'a WeightPlan {
+        self.of.as_ref().map_or(&weight.plan, |of| &of.plan)
+    }
+
+    /// The same runs for the next product.
+    pub(super) fn of_next(&self, of: Option<Of>) -> Self {
+        Self { product: self.product + 1, batch: self.batch.clone(), of, ..*self }
+    }
+
+    /// The columns of the product's stack among those of the runs.
+    pub(super) fn stack(&self, weight: &NpuWeight) -> Range<usize> {
+        let segments = weight.plan.segments.len();
+        let first = segments * self.of.as_ref().map_or(0, |of| of.first);
+        first..first + segments * weight.plan.columns
+    }
+
+    /// The product's columns that the batch has, none of padding.
+    pub(super) fn columns(&self, weight: &NpuWeight) -> Range<usize> {
+        let first = self.of.as_ref().map_or(0, |of| of.first);
+        let at = |column: usize| column.saturating_sub(first).min(weight.plan.n);
+        at(self.batch.columns.start)..at(self.batch.columns.end)
+    }
 }
 
 /// Where the runs of a batch leave their results: each core's in a slot, one after the other.
@@ -279,7 +317,7 @@ impl Engine {
         })
     }
 
-    /// Gives the runs of a batch to the cores.
+    /// Gives the runs of a batch to the cores: of the product's weight, or of that and others, which follow it.
     pub(super) fn give(
         &mut self,
         weight: &NpuWeight,
@@ -287,8 +325,10 @@ impl Engine {
         block: Block,
         batch: Batch,
         place: PlaceOfC,
+        together: Option<&Arc<WeightPlan>>,
     ) -> Result<Flight, Error> {
-        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+        let means = self.means(weight.pipeline);
+        let plan: &WeightPlan = together.map_or(&weight.plan, |together| together);
         let runs = |step: &Step| block.schedule.runs(plan, means, step);
         let (mut steps, mut bytes) = (0, 0);
         for step in batch.steps() {
@@ -331,6 +371,7 @@ impl Engine {
             let stats = self.stats.clone();
             stats.stage(Stage::Wait, || self.cores.run_here(core, &job))?;
         }
-        Ok(Flight { product, block, batch, c, ticket })
+        let of = together.map(|plan| Of { plan: plan.clone(), first: 0 });
+        Ok(Flight { product, block, batch, c, ticket, of })
     }
 }

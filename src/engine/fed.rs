@@ -20,15 +20,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::block::{Block, PlaceOfC};
 use super::prepare::{grow, Known, LOT_BETWEEN};
-use super::stream::{Room, Stream, UnderWay};
+use super::stream::{Room, Stream, UnderWay, With};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::plan::{turns, Batch, Joint, Schedule, Turn, ROWS_MAX};
 
 impl Stream<'_, '_> {
     /// The first row under way of the two products from `first` on: what is made of those before is made.
     fn makes(&self, first: usize) -> Option<usize> {
-        let UnderWay { flight, other } = self.under_way.as_ref()?;
-        (other.is_some() && flight.product == first).then(|| flight.block.first + flight.batch.rows.start)
+        let UnderWay { flight, with } = self.under_way.as_ref()?;
+        (matches!(with, With::Alike(_)) && flight.product == first)
+            .then(|| flight.block.first + flight.batch.rows.start)
     }
 
     /// Whether of the two products from `first` on something is under way.
@@ -62,6 +63,7 @@ impl Engine {
         let (part, known) = (pair.of[0].activations, Known::same(pair.of[0].same));
         [one, other, down].iter().for_each(|weight| self.count_bytes(weight, part.rows));
         stream.woven = Some(index + 2);
+        stream.asked.add(2.0 * joint.pair.ns + schedule.ns, part.rows);
         grow(&mut stream.room.sums, part.rows * down.plan.n);
         let block = self.begin(one, 0, &part, 0, known, joint.pair, stream.room)?;
         let mut block_of_down = None;
@@ -115,8 +117,8 @@ impl Engine {
             self.pack_batch(weight, &Activations { data, ..*made }, &block, &batch, stream.room)?;
         }
         let place = PlaceOfC::whole(stream.next_slot());
-        let next = self.give(weight, index + 2, block, batch, place)?;
-        self.follow(stream, UnderWay { flight: next, other: None })
+        let next = self.give(weight, index + 2, block, batch, place, None)?;
+        self.follow(stream, UnderWay { flight: next, with: With::Others(0) })
     }
 
     /// Does the product `index`, which is with what the two before it make, each batch as soon as its rows are there.
@@ -146,6 +148,7 @@ impl Engine {
             let pair = stream.pair(index - 2).map(|pair| pair.of[0].weight);
             let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows, false));
             let schedule = joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows));
+            stream.asked.add(schedule.ns, rows);
             // Nothing is read of them yet, and need not be there.
             let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
             let lot = if picks.is_some() { LOT_BETWEEN } else { 0 };

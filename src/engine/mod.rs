@@ -15,6 +15,7 @@
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
 //! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both; [`fed`]: the product of that;
+//! * [`together`]: products whose weights lie one after the other, in the same runs;
 //! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together, and
 //!   the batches of them that are given to the cores; [`land`]: where each of these ends.
 //!
@@ -42,6 +43,7 @@ mod results;
 mod route;
 mod scratch;
 mod stream;
+mod together;
 mod weight;
 
 use std::collections::HashMap;
@@ -55,6 +57,7 @@ use self::core::Cores;
 use self::domain_lock::DomainLock;
 use self::domains::Domains;
 use self::stream::Room;
+use self::together::{Together, TogetherKey};
 use crate::chip::Chip;
 use crate::cpus::pin;
 use crate::kernels::rotate::{Recipe, Rotation};
@@ -163,6 +166,7 @@ pub struct Engine {
     blocks: HashMap<(Pipeline, usize), Option<(usize, usize)>>,
     schedules: HashMap<ScheduleKey, Schedule>,
     joint_schedules: HashMap<JointKey, Option<Joint>>,
+    together: HashMap<TogetherKey, Option<Together>>,
     /// Who does products of few rows.
     route: Route,
     /// When the last product ended, for the trace.
@@ -220,6 +224,7 @@ impl Engine {
             blocks: HashMap::new(),
             schedules: HashMap::new(),
             joint_schedules: HashMap::new(),
+            together: HashMap::new(),
             route: Route::new(Decode::Npu, false),
             last_product: None,
             rotations: HashMap::new(),

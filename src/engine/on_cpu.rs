@@ -40,7 +40,7 @@ pub struct CpuRoom {
 }
 
 /// Whether our kernels multiply by this weight: of its pipeline, and all in one memory.
-fn has_kernel(weight: &NpuWeight) -> bool {
+pub(super) fn has_kernel(weight: &NpuWeight) -> bool {
     !matches!(weight.pipeline, Pipeline::W8A16 | Pipeline::W4A16) && weight.stack().is_some()
 }
 

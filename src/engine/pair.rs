@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::block::{Block, PlaceOfC};
 use super::prepare::Known;
 use super::product::blocks;
-use super::stream::{Stream, UnderWay};
+use super::stream::{Stream, UnderWay, With};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
@@ -72,17 +72,14 @@ impl<'p> Stream<'_, 'p> {
     }
 }
 
-/// Whether two weights have the same rows for theirs, and are cut and run alike.
-fn same_form(one: &NpuWeight, other: &NpuWeight) -> bool {
+/// Whether two weights have the same rows for theirs.
+pub(super) fn same_rows(one: &NpuWeight, other: &NpuWeight) -> bool {
     let same_rotation = match (&one.rotation, &other.rotation) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,
         _ => false,
     };
-    same_rotation
-        && one.plan == other.plan
-        && one.pipeline == other.pipeline
-        && one.share.domain == other.share.domain
+    same_rotation && one.pipeline == other.pipeline && one.share.domain == other.share.domain
 }
 
 impl Engine {
@@ -95,7 +92,9 @@ impl Engine {
 
     /// Whether the NPU does products of two weights with the same rows, so many, alike.
     pub(super) fn run_alike(&mut self, [one, other]: [&NpuWeight; 2], rows: usize) -> bool {
-        same_form(one, other) && ![one, other].into_iter().any(|weight| self.is_for_cpu(weight, rows))
+        same_rows(one, other)
+            && one.plan == other.plan
+            && ![one, other].into_iter().any(|weight| self.is_for_cpu(weight, rows))
     }
 
     /// Does two products that are alike, from `index` on, batch by batch in turns, and what is made of them as their results
@@ -109,8 +108,13 @@ impl Engine {
         [one, other].iter().for_each(|weight| self.count_bytes(weight, activations.rows));
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
+            if let Some(together) = self.pair_together([one, other], part.rows) {
+                self.run_pair_together(stream, index, first, &part, known, &together)?;
+                continue;
+            }
             let joint = self.joint_schedule(one, fed, part.rows, false);
             let schedule = joint.map_or_else(|| self.schedule(one, part.rows), |joint| joint.pair);
+            stream.asked.add(2.0 * schedule.ns, part.rows);
             let block = self.begin(one, first, &part, 0, known, schedule, stream.room)?;
             if joint.is_none() {
                 self.read_in_turns(stream, index, &part, block)?;
@@ -137,9 +141,9 @@ impl Engine {
         self.pack_batch(one, part, &block, &batch, stream.room)?;
         let slot = stream.next_slot();
         let mut give = |at: usize, weight| {
-            self.give(weight, index + at, block, batch.clone(), PlaceOfC::shared(slot, at, 2))
+            self.give(weight, index + at, block, batch.clone(), PlaceOfC::shared(slot, at, 2), None)
         };
-        let next = UnderWay { flight: give(0, one)?, other: Some(give(1, other)?) };
+        let next = UnderWay { flight: give(0, one)?, with: With::Alike(give(1, other)?) };
         self.follow(stream, next)
     }
 

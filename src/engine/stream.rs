@@ -19,6 +19,7 @@ use super::on_cpu::CpuRoom;
 use super::pair::Between;
 use super::prepare::{Known, Prepared, LOTS};
 use super::product::{blocks, Activations, Product, GROUP};
+use super::route::ROWS_MAX as FEW;
 use super::scratch::SLOTS;
 use super::{Engine, Error, NpuWeight};
 use crate::observe::Lane;
@@ -56,19 +57,52 @@ pub(super) struct Stream<'s, 'p> {
     /// The product that is woven into two others.
     pub(super) woven: Option<usize>,
     pub(super) under_way: Option<UnderWay>,
+    pub(super) asked: Asked,
     pub(super) room: &'s mut Room,
 }
 
-/// What the NPU was given last: a batch of a product, or the same one of each product of a pair.
+/// What the NPU was given of a stream.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// What it takes by the formula, ns.
+    ns: f64,
+    /// The most rows of a product.
+    rows: usize,
+}
+
+impl Asked {
+    /// Notes what takes so many ns, of so many rows.
+    pub(super) fn add(&mut self, ns: f64, rows: usize) {
+        self.ns += ns;
+        self.rows = self.rows.max(rows);
+    }
+}
+
+/// What the NPU was given last: a batch of a product.
 pub(super) struct UnderWay {
     pub(super) flight: Flight,
-    pub(super) other: Option<Flight>,
+    pub(super) with: With,
+}
+
+/// What else came with it.
+// In a box it would be an allocation for each batch.
+#[allow(clippy::large_enum_variant)]
+pub(super) enum With {
+    /// The same batch of the other product of a pair.
+    Alike(Flight),
+    /// So many of the products that follow, in the same runs.
+    Others(usize),
 }
 
 impl Stream<'_, '_> {
     /// The slot for the results of the next batch: that of the batch under way is still to be read.
     pub(super) fn next_slot(&self) -> usize {
         self.under_way.as_ref().map_or(0, |under_way| (under_way.flight.c.slot + 1) % SLOTS)
+    }
+
+    /// The columns of a product's weight, those of padding counted.
+    pub(super) fn columns(&self, product: usize) -> usize {
+        self.products[product].as_ref().map_or(0, |product| product.weight.plan.columns)
     }
 }
 
@@ -103,10 +137,17 @@ impl Engine {
         self.stats.groups.fetch_add(1, Relaxed);
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
-        let mut stream =
-            Stream { products, between, made: false, woven: None, under_way: None, room: &mut room };
+        let mut stream = Stream {
+            products,
+            between,
+            made: false,
+            woven: None,
+            under_way: None,
+            asked: Asked::default(),
+            room: &mut room,
+        };
         let mut result = flow(self, &mut stream).and_then(|()| self.settle(&mut stream));
-        let made = stream.made;
+        let (made, asked) = (stream.made, stream.asked);
         if result.is_err() {
             // Nothing may be under way in memories that others will use.
             let _ = self.cores.drain();
@@ -116,7 +157,12 @@ impl Engine {
             result = self.cores.drain();
         }
         self.room = room;
-        self.stats.products_ns.fetch_add(started.elapsed().as_nanos() as u64, Relaxed);
+        let ns = started.elapsed().as_nanos() as u64;
+        self.stats.products_ns.fetch_add(ns, Relaxed);
+        let is_routed = |product: &Product| product.routed;
+        if (1..=FEW).contains(&asked.rows) && result.is_ok() && !products.iter().flatten().any(is_routed) {
+            self.route.npu_took(asked.ns, ns as f64);
+        }
         if self.stats.trace.is_on() {
             if let Some(ended) = self.last_product.replace(Instant::now()) {
                 self.stats.trace.gap(Lane::Host, ended, started);
@@ -160,8 +206,7 @@ impl Engine {
                 self.pair(stream, index)?;
                 index += 2;
             } else if stream.between.and_then(Between::fed) != Some(index) {
-                self.one(stream, index)?;
-                index += 1;
+                index += self.some(stream, index)?;
             } else if stream.made || stream.is_making(index - 2) {
                 self.fed(stream, index)?;
                 index += 1;
@@ -172,6 +217,15 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Does the product at `index`, and with it those after it that are run together with it; how many.
+    fn some(&mut self, stream: &mut Stream, index: usize) -> Result<usize, Error> {
+        let end = stream.between.map_or(stream.products.len(), |between| between.first.max(index + 1));
+        match self.together(&stream.products[index..end]) {
+            Some((count, together)) => self.run_together(stream, index, count, &together).map(|()| count),
+            None => self.one(stream, index).map(|()| 1),
+        }
     }
 
     /// Does one product; its last batch is under way when this returns.
@@ -190,6 +244,7 @@ impl Engine {
         for (first, part) in blocks(activations) {
             let same = activations.is_same(same, first);
             let schedule = self.schedule(weight, part.rows);
+            stream.asked.add(schedule.ns, part.rows);
             let block = self.begin(weight, first, &part, 0, Known::same(same), schedule, stream.room)?;
             for batch in block.schedule.batches(&weight.plan, part.rows) {
                 self.advance(stream, index, &part, block, batch)?;
@@ -210,8 +265,8 @@ impl Engine {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
         self.pack_batch(weight, part, &block, &batch, stream.room)?;
-        let next = self.give(weight, index, block, batch, PlaceOfC::whole(stream.next_slot()))?;
-        self.follow(stream, UnderWay { flight: next, other: None })
+        let next = self.give(weight, index, block, batch, PlaceOfC::whole(stream.next_slot()), None)?;
+        self.follow(stream, UnderWay { flight: next, with: With::Others(0) })
     }
 
     /// Takes the results of what was under way before `next`.

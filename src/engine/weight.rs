@@ -67,7 +67,8 @@ impl NpuWeight {
         matches!(&self.b, Parts::Stack(_, arena, _) if arenas.contains(arena))
     }
 
-    /// What a context binds to read the columns of `run`, which begins in `segment`.
+    /// What a context binds to read the columns of `run`, which begins in `segment`; of a stack they may go on in that of the next
+    /// weight, if this one [is before](Self::is_before) it.
     pub(super) fn binding(&self, run: &CoreRun, segment: usize) -> Result<Binding, Error> {
         match &self.b {
             Parts::Stack(memory, _, windows) => {
@@ -76,7 +77,7 @@ impl NpuWeight {
                     return Ok(window.binding());
                 }
                 let at = |column| self.plan.column_bytes(column);
-                let window = memory.window(&(at(run.columns.start)..at(run.columns.end)))?;
+                let window = memory.window_onwards(&(at(run.columns.start)..at(run.columns.end)))?;
                 let binding = window.binding();
                 windows.push((run.columns.clone(), window));
                 Ok(binding)
@@ -85,6 +86,16 @@ impl NpuWeight {
                 let part = parts.get(self.plan.part(run.core, segment));
                 part.map(|(memory, _)| memory.binding()).ok_or(Error::Unusable)
             }
+        }
+    }
+
+    /// Whether its stack ends where that of `next` begins, so that one run may read columns of both.
+    pub(super) fn is_before(&self, next: &Self) -> bool {
+        match (&self.b, &next.b) {
+            (Parts::Stack(memory, ..), Parts::Stack(next, ..)) => {
+                memory.bytes() == self.plan.stack_bytes() && memory.is_followed_by(next)
+            }
+            _ => false,
         }
     }
 

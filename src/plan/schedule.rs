@@ -138,6 +138,14 @@ impl CoreRun {
         plan.dtype.c().bytes(self.m * self.columns.len())
     }
 
+    /// What it computes of the columns `of` of its stack, as a run of a stack of these alone, and the first of its own
+    /// columns that does; `None` if it has none of them.
+    pub fn within(&self, of: &Range<usize>) -> Option<(Self, usize)> {
+        let (start, end) = (self.columns.start.max(of.start), self.columns.end.min(of.end));
+        let columns = start.saturating_sub(of.start)..end.saturating_sub(of.start);
+        (start < end).then(|| (Self { columns, ..self.clone() }, start - self.columns.start))
+    }
+
     /// The pieces of a run that is part of `step`, the segments ascending.
     pub fn pieces<'a>(&'a self, plan: &'a WeightPlan, step: &Step) -> impl Iterator<Item = Piece> + 'a {
         let (first, rows) = (step.segments.start, self.rows.len());

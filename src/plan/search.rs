@@ -159,19 +159,43 @@ impl Schedule {
     /// results are there first; later by a part is as good as the NPU's time shorter by as large a part. What the CPU does
     /// before the first batch and after the last one nobody hides, nor what it does for longer than the NPU.
     pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
+        // One row, one segment: always possible.
+        let one = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
+        Self::best_within(plan, timing, means, rows, 0.0, |_| true).unwrap_or(one)
+    }
+
+    /// The same of weights that are run [`WeightPlan::together`]: it takes all segments at once, and may keep the NPU for as long
+    /// as the products do one by one, `singly`, in ns. `None` if there is none.
+    pub fn best_together(
+        plan: &WeightPlan,
+        timing: &Timing,
+        means: Means,
+        rows: usize,
+        singly: f64,
+    ) -> Option<Self> {
+        let is_whole = |schedule: &Self| schedule.group() == plan.segments.len() && schedule.ns <= singly;
+        Self::best_within(plan, timing, means, rows, singly, is_whole)
+    }
+
+    /// The best of those that `may` be, and keep the NPU for about as short as possible, or for `most` ns at most.
+    fn best_within(
+        plan: &WeightPlan,
+        timing: &Timing,
+        means: Means,
+        rows: usize,
+        most: f64,
+        may: impl Fn(&Self) -> bool,
+    ) -> Option<Self> {
         let planned = Planned { plan, means };
         let cost = |schedule: &Self| {
             let mut line = Line::default();
             line.run(schedule, planned, rows, Kind::Alone);
             line.end() * schedule.ns
         };
-        let most = Limits::new(planned, timing, rows).alone();
+        let most = Limits::new(planned, timing, rows).alone().max(most);
         let candidates = Self::candidates(planned, timing, rows, Wanted::ALONE, most);
-        let best = candidates.into_iter().map(|schedule| (cost(&schedule), schedule));
-        let best = best.min_by(|one, other| one.0.total_cmp(&other.0));
-        // One row, one segment: always possible.
-        let one = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
-        best.map_or(one, |(_, best)| best)
+        let best = candidates.into_iter().filter(may).map(|schedule| (cost(&schedule), schedule));
+        best.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, best)| best)
     }
 
     /// Those that keep the NPU for at most so many ns.
@@ -354,6 +378,78 @@ mod tests {
             }
             prop_assert!(columns.iter().all(|count| *count == n), "each column once");
             prop_assert!(done.iter().all(|count| *count > 0));
+        }
+    }
+
+    proptest! {
+        /// Runs of several weights as one: each column of each segment of each weight once for each row, where all segments
+        /// of a step and all columns of a batch are.
+        #[test]
+        fn weights_as_one_are_covered_once(
+            chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..6000,
+            ns in proptest::collection::vec(1usize..3000, 2..5), rows in 1usize..200, segment_max in 300usize..4000,
+        ) {
+            let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
+            let plans: Option<Vec<WeightPlan>> =
+                ns.iter().map(|n| WeightPlan::new(chip, chip.cores, dtype, (k, *n), segment_max)).collect();
+            let Some(plans) = plans else { return Ok(()) };
+            let means = Means { cores: chip.cores, planes: 1, windows: true };
+            let singly: f64 = plans.iter().map(|plan| Schedule::best(plan, &chip.timing, means, rows).ns).sum();
+            let whole = WeightPlan::together(plans.iter(), chip.cores).unwrap();
+            prop_assert_eq!(whole.stack_bytes(), plans.iter().map(WeightPlan::stack_bytes).sum::<usize>());
+            let Some(schedule) = Schedule::best_together(&whole, &chip.timing, means, rows, singly) else { return Ok(()) };
+            prop_assert!(schedule.ns <= singly);
+            let segments = whole.segments.len();
+            let mut first = 0;
+            for plan in &plans {
+                let stack = first * segments..(first + plan.columns) * segments;
+                let mut done = vec![0u8; rows * segments * plan.n];
+                for batch in schedule.batches(&whole, rows) {
+                    for step in batch.steps() {
+                        prop_assert_eq!(step.segments.len(), segments);
+                        for run in schedule.runs(&whole, means, &step) {
+                            let Some((own, at)) = run.within(&stack) else { continue };
+                            prop_assert_eq!(run.columns.start + at, stack.start + own.columns.start);
+                            for piece in own.pieces(plan, &step) {
+                                for row in own.rows.clone() {
+                                    let row = (step.rows.start + row) * segments + piece.segment;
+                                    piece.columns.clone().for_each(|column| done[row * plan.n + column] += 1);
+                                }
+                            }
+                        }
+                    }
+                }
+                prop_assert!(done.iter().all(|times| *times == 1), "{:?}", schedule);
+                first += plan.columns;
+            }
+        }
+    }
+
+    /// Q, K and V, and gate and up, of published models; of longer rows in several segments.
+    #[test]
+    fn one_row_of_neighbours_is_one_run_a_core() {
+        let chip = Chip::by_name("rk3588").unwrap();
+        let means = Means { cores: 3, planes: 1, windows: true };
+        for (k, ns) in
+            [(576, &[576, 192, 192][..]), (1536, &[1536, 256, 256]), (1536, &[8960; 2]), (4096, &[14_336; 2])]
+        {
+            let plan = |n: &usize| WeightPlan::new(chip, 3, MatmulType::I8, (k, *n), 1280).unwrap();
+            let plans: Vec<WeightPlan> = ns.iter().map(plan).collect();
+            for rows in [1, 4] {
+                let singly: f64 =
+                    plans.iter().map(|plan| Schedule::best(plan, &chip.timing, means, rows).ns).sum();
+                let whole = WeightPlan::together(plans.iter(), 3).unwrap();
+                let best = Schedule::best_together(&whole, &chip.timing, means, rows, singly);
+                // What is multiplied in vain writes C too: of many segments only one row is worth it.
+                let Some(best) = best else {
+                    assert!(rows * whole.segments.len() > 8, "K = {k}, {rows} rows");
+                    continue;
+                };
+                assert_eq!(best.steps(&whole, rows).count(), 1, "K = {k}, {rows} rows");
+                // Each other weight costs a run less.
+                let saved = (ns.len() - 1) as f64 * chip.timing.run_ns;
+                assert!(best.ns <= singly - 0.9 * saved, "K = {k}, {rows} rows: {} of {singly}", best.ns);
+            }
         }
     }
 

@@ -110,6 +110,16 @@ impl WeightPlan {
             })
             .collect();
 
+        Some(Self::of_segments(dtype, limits, (k, n), segments, cores))
+    }
+
+    fn of_segments(
+        dtype: MatmulType,
+        limits: TypeLimits,
+        (k, n): (usize, usize),
+        segments: Vec<Segment>,
+        cores: usize,
+    ) -> Self {
         let units = n.div_ceil(limits.n_align);
         let cores = cores.min(units);
         let columns = units * limits.n_align;
@@ -119,7 +129,23 @@ impl WeightPlan {
                 Slice { core, start: share.start, len: share.end.min(n) - share.start, padded: share.len() }
             })
             .collect();
-        Some(Self { dtype, limits, k, n, segments, slices, columns, lag: 1.0 })
+        Self { dtype, limits, k, n, segments, slices, columns, lag: 1.0 }
+    }
+
+    /// The plan of several weights that are cut alike but for N, and whose stacks lie one after the other, as of one: its columns
+    /// are those of all of them, with the columns of padding. Of several segments its stack is in another order than theirs
+    /// are: only what takes all of it at once is the same. `None` if they are not cut alike.
+    pub fn together<'a>(plans: impl Iterator<Item = &'a Self>, cores: usize) -> Option<Self> {
+        let mut plans = plans.peekable();
+        let first = *plans.peek()?;
+        let mut n = 0;
+        for plan in plans {
+            if plan.dtype != first.dtype || plan.segments != first.segments {
+                return None;
+            }
+            n += plan.columns;
+        }
+        Some(Self::of_segments(first.dtype, first.limits, (first.k, n), first.segments.clone(), cores))
     }
 
     /// The fastest plan for prompts of [`ROWS_MAX`] rows: segments as long as `segment_max` and the chip allow, or

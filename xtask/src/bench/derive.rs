@@ -1,6 +1,6 @@
 //! A row from what was measured: differences of processes, so that first uses, set-up and conversion are not in them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::best::{Product, Search};
 use super::figures::Plugin;
@@ -62,6 +62,7 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         prefill_tokens: PROMPT,
         prefill_npu_ns,
         prefill_roofline_share: bound.map(|bound| bound.best_ns / prefill_npu_ns),
+        prefill_together_share: bound.map(|bound| bound.together_ns / prefill_npu_ns),
         prefill_peak_share: bound.map(|bound| bound.peak_ns / prefill_npu_ns),
         prefill_paced_tokens_per_second: per_second(&prompts[1], PROMPT),
         decode_npu_ns,
@@ -131,6 +132,8 @@ fn median(samples: &[f64]) -> Option<f64> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Bound {
     best_ns: f64,
+    /// The same if products of the same rows are run as one where that is shorter.
+    together_ns: f64,
     peak_ns: f64,
 }
 
@@ -139,8 +142,17 @@ struct Bound {
 fn bound(prompts: &[Ran; 2], search: &Search) -> Option<Bound> {
     let first: HashMap<String, f64> =
         prompts[0].plugin.weights().into_iter().map(|weight| (weight.name, weight.npu_flops)).collect();
-    let mut known: HashMap<Product, Bound> = HashMap::new();
-    let mut sum = Bound { best_ns: 0.0, peak_ns: 0.0 };
+    let mut known: HashMap<Product, f64> = HashMap::new();
+    let mut best = |product: Product| match known.get(&product) {
+        Some(ns) => Some(*ns),
+        None => {
+            let ns = search.best(product)?.ns;
+            known.insert(product, ns);
+            Some(ns)
+        }
+    };
+    let mut sum = Bound { best_ns: 0.0, together_ns: 0.0, peak_ns: 0.0 };
+    let mut neighbours: BTreeMap<(String, Product), Vec<Product>> = BTreeMap::new();
     for weight in prompts[1].plugin.weights() {
         let flops = weight.npu_flops - first.get(&weight.name).copied().unwrap_or(0.0);
         let rows = flops / f64::from(REPETITIONS - 1) / (2.0 * weight.k as f64 * weight.n as f64);
@@ -149,18 +161,39 @@ fn bound(prompts: &[Ran; 2], search: &Search) -> Option<Bound> {
             continue;
         }
         let product = Product::of(&weight.pipeline, rows, (weight.k, weight.n))?;
-        let bound = match known.get(&product) {
-            Some(bound) => *bound,
-            None => {
-                let bound = Bound { best_ns: search.best(product)?.ns, peak_ns: search.peak_ns(product)? };
-                known.insert(product, bound);
-                bound
+        sum.best_ns += best(product)?;
+        sum.peak_ns += search.peak_ns(product)?;
+        neighbours.entry((same_rows(&weight.name), Product { n: 0, ..product })).or_default().push(product);
+    }
+    for products in neighbours.into_values() {
+        let one = |some: &[Product]| Product { n: some.iter().map(|product| product.n).sum(), ..some[0] };
+        // Cut in any places, of each of which one bit tells.
+        let cuts = 0..1usize << (products.len() - 1);
+        let ns = cuts.map(|cuts| {
+            let mut parts = vec![Vec::new()];
+            for (at, product) in products.iter().enumerate() {
+                if at > 0 && cuts >> (at - 1) & 1 == 1 {
+                    parts.push(Vec::new());
+                }
+                parts.last_mut()?.push(*product);
             }
-        };
-        sum.best_ns += bound.best_ns;
-        sum.peak_ns += bound.peak_ns;
+            parts.iter().map(|part| best(one(part))).sum::<Option<f64>>()
+        });
+        sum.together_ns += ns.collect::<Option<Vec<f64>>>()?.into_iter().fold(f64::INFINITY, f64::min);
     }
     (sum.best_ns > 0.0).then_some(sum)
+}
+
+/// What the names of a layer's weights with the same rows have in common; of any other its own name.
+fn same_rows(name: &str) -> String {
+    for (common, of) in
+        [("attn_qkv", &["attn_q.", "attn_k.", "attn_v."][..]), ("ffn_in", &["ffn_gate.", "ffn_up."])]
+    {
+        if let Some(own) = of.iter().find(|own| name.contains(*own)) {
+            return name.replace(own, common);
+        }
+    }
+    name.to_owned()
 }
 
 /// Bytes of the copies of all weights that take part in a token.
@@ -221,6 +254,7 @@ mod tests {
         let product = Product { code: 2, rows: 512, k: 1024, n: 1024 };
         let search = Search::on("rk3588").unwrap();
         assert_eq!(row.prefill_roofline_share, Some(search.best(product).unwrap().ns / 1e6));
+        assert_eq!(row.prefill_together_share, row.prefill_roofline_share, "it is alone");
         assert_eq!(row.prefill_peak_share, Some(product.operations() / 6150.0 / 1e6));
         assert_eq!(row.prefill_paced_tokens_per_second, Some(1024.0));
         assert_eq!(row.decode_paced_tokens_per_second, Some(16.0 / 1.5));
@@ -249,6 +283,28 @@ mod tests {
         assert!(super::row(&bare, 10.0).unwrap_err().to_string().contains("nothing to measure"));
         bare.prompts[1].emulator.soc = "rk1".into();
         assert!(super::row(&bare, 10.0).unwrap_err().to_string().contains("\"rk1\""));
+    }
+
+    #[test]
+    fn products_of_the_same_rows_are_one_where_that_is_shorter() {
+        let weight = |name: &str, n: u64, times: u64| json!({"name": name, "k": 576, "n": n, "pipeline": "W8A8", "npu_bytes": 1, "npu_flops": times * 512 * 2 * 576 * n});
+        let tensors = |times: u64| {
+            let names = [
+                ("blk.3.attn_q.weight", 576),
+                ("blk.3.attn_k.weight", 192),
+                ("blk.4.attn_v.weight", 192),
+                ("blk.3.ffn_up.weight", 64),
+            ];
+            ran(1.0, &[], json!({"tensors": names.map(|(name, n)| weight(name, n, times))}))
+        };
+        let search = Search::on("rk3588").unwrap();
+        let bound = bound(&[tensors(1), tensors(u64::from(REPETITIONS))], &search).unwrap();
+        let ns = |n: usize| search.best(Product { code: 2, rows: 512, k: 576, n }).unwrap().ns;
+        let near = |got: f64, want: f64| (got - want).abs() < 1.0;
+        assert!(near(bound.best_ns, ns(576) + 2.0 * ns(192) + ns(64)), "{bound:?}");
+        // Q and K of a layer; V is another one's.
+        assert!(ns(768) < ns(576) + ns(192));
+        assert!(near(bound.together_ns, ns(768) + ns(192) + ns(64)), "{bound:?}");
     }
 
     #[test]

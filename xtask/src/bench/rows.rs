@@ -27,6 +27,9 @@ pub struct Row {
     pub prefill_npu_ns: f64,
     /// The best schedules' time over it.
     pub prefill_roofline_share: Option<f64>,
+    /// The same if products of the same rows are run as one where that is shorter.
+    #[serde(default)]
+    pub prefill_together_share: Option<f64>,
     /// The arithmetic's time at all cores' peak over it.
     pub prefill_peak_share: Option<f64>,
     /// By the wall clock of paced runs.
@@ -165,12 +168,14 @@ pub const GROUPS: [Group; 3] = [
         title: "Prefill",
         text: "A prompt of 512 tokens. *Modelled ms*: the time in which at least one core ran. *Of the best*: the time \
                of the best schedule of each product (exhaustive search: K segments, tiles of rows, splits over cores) \
-               over it. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: comparing, rotating, packing, syncing \
+               over it, which products that are run together may be faster than; *as one*: over it the best with products of the \
+               same rows run as one, where that is shorter. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: comparing, rotating, packing, syncing \
                and scaling, in units of copying all activations and results once, as fast as *memcpy* copied before and \
                after. *Idle*: the part of the time within products in which no core ran. *Paced*: the wall clock, CPU of this machine + modelled NPU.",
         columns: &[
             ("modelled ms", |row| number(Some(row.prefill_npu_ns / 1e6), 1)),
             ("of the best", |row| percent(row.prefill_roofline_share)),
+            ("as one", |row| percent(row.prefill_together_share)),
             ("of the peak", |row| percent(row.prefill_peak_share)),
             ("passes", |row| number(row.host_memcpy_passes, 2)),
             ("memcpy GB/s", |row| number(Some(row.memcpy_gb_per_second), 1)),
@@ -277,6 +282,7 @@ pub mod tests {
             threads: 2,
             prefill_npu_ns: 12_340_000.0,
             prefill_roofline_share: share,
+            prefill_together_share: share,
             prefill_peak_share: share.map(|share| share / 2.0),
             decode_npu_ns: 1e6,
             rows_ratio: [(2, 1.0), (16, 1.5)].into(),
@@ -293,12 +299,12 @@ pub mod tests {
             let lengths: Vec<usize> = block[1..].iter().map(|line| line.chars().count()).collect();
             assert_eq!(lengths, [lengths[0]; 3], "{text}");
         }
-        assert!(text.contains("12.3       45.6 %       22.8 %"), "{text}");
+        assert!(text.contains("12.3       45.6 %  45.6 %       22.8 %"), "{text}");
         assert!(text.contains("1.00   –   –  1.50"), "{text}");
         let markdown = GROUPS[0].markdown(&rows);
         let bars: Vec<usize> = markdown.lines().map(|line| line.matches('|').count()).collect();
-        assert_eq!(bars, [11; 4], "{markdown}");
-        assert!(markdown.contains("| a-longer-name | Q8_0 | default | 12.3 | – | – |"), "{markdown}");
+        assert_eq!(bars, [12; 4], "{markdown}");
+        assert!(markdown.contains("| a-longer-name | Q8_0 | default | 12.3 | – | – | – |"), "{markdown}");
     }
 
     #[test]

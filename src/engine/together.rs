@@ -1,0 +1,151 @@
+//! Products of the same rows whose weights lie one after the other, as one: Q, K and V, and, of few rows, gate and up. A run
+//! costs as much as half a megabyte of weights, so that one token's are fewer and fuller.
+//!
+//! A run then has columns of several weights. Of each segment's columns those of a weight are together, so that where there
+//! are several segments all of them are to be in one run.
+
+use std::sync::Arc;
+
+use super::block::{Of, PlaceOfC};
+use super::on_cpu::{has_kernel, is_exact};
+use super::pair::same_rows;
+use super::prepare::Known;
+use super::product::{blocks, GROUP};
+use super::route::ROWS_MAX as FEW;
+use super::stream::{Stream, UnderWay, With};
+use super::{schedule_key, Activations, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
+use crate::plan::{Schedule, WeightPlan};
+
+/// The first weight and how many rows, and the columns of all of them.
+pub(super) type TogetherKey = (ScheduleKey, [usize; GROUP]);
+
+/// Weights as one.
+#[derive(Clone)]
+pub(super) struct Together {
+    plan: Arc<WeightPlan>,
+    schedule: Schedule,
+}
+
+impl Engine {
+    /// How the first of the products, and as many as possible after it, are run together; `None` if it is alone.
+    pub(super) fn together(&mut self, products: &[Option<Product>]) -> Option<(usize, Together)> {
+        let Some(Some(Product { weight, activations, .. })) = products.first() else { return None };
+        let rows = activations.rows;
+        let mut weights = [*weight; GROUP];
+        let mut count = 1;
+        for next in products[1..].iter().take(GROUP - 1) {
+            let Some(next) = next else { break };
+            if !next.same || next.activations.rows != rows || !follows(weights[count - 1], next.weight) {
+                break;
+            }
+            weights[count] = next.weight;
+            count += 1;
+        }
+        let weights = &weights[..count];
+        if count == 1 || activations.picks.is_some() {
+            return None;
+        }
+        // As one weight they may be the NPU's though none is by itself; but only integers are the same whoever does them.
+        let exact = is_exact(weight.pipeline);
+        if !exact && weights.iter().any(|weight| self.is_for_cpu(weight, rows)) {
+            return None;
+        }
+        let together = self.as_one(weights, rows)?;
+        let (plan, ns) = (&together.plan, together.schedule.ns);
+        let may_be_cpus = exact && rows <= FEW && has_kernel(weight);
+        if may_be_cpus && self.route.is_cpu(plan, &self.chip.timing, rows, ns, exact) {
+            return None;
+        }
+        Some((count, together))
+    }
+
+    /// The same of a pair.
+    pub(super) fn pair_together(&mut self, [one, other]: [&NpuWeight; 2], rows: usize) -> Option<Together> {
+        // Of more rows gate and up are run in parts.
+        let may = rows <= FEW && follows(one, other);
+        if may {
+            self.as_one(&[one, other], rows)
+        } else {
+            None
+        }
+    }
+
+    /// How weights that follow each other are run as one, if that takes no longer.
+    fn as_one(&mut self, weights: &[&NpuWeight], rows: usize) -> Option<Together> {
+        let mut columns = [0; GROUP];
+        columns.iter_mut().zip(weights).for_each(|(columns, weight)| *columns = weight.plan.columns);
+        let (first, means) = (weights[0], self.means(weights[0].pipeline));
+        let key = (schedule_key(first, rows), columns);
+        if let Some(known) = self.together.get(&key) {
+            return known.clone();
+        }
+        if self.together.len() >= SCHEDULES_MAX {
+            self.together.clear();
+        }
+        let singly: f64 = weights.iter().map(|weight| self.schedule(weight, rows).ns).sum();
+        let plan = WeightPlan::together(weights.iter().map(|weight| &weight.plan), means.cores);
+        let together = plan.filter(|_| means.windows).and_then(|plan| {
+            let schedule = Schedule::best_together(&plan, &self.chip.timing, means, rows, singly)?;
+            Some(Together { plan: Arc::new(plan), schedule })
+        });
+        self.together.insert(key, together.clone());
+        together
+    }
+
+    /// Does `count` products from `index` on; their last batch is under way when this returns.
+    pub(super) fn run_together(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        count: usize,
+        Together { plan, schedule }: &Together,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, activations, same, .. }) = &stream.products[index] else { return Ok(()) };
+        let (weight, activations, same) = (*weight, *activations, *same);
+        for product in stream.products[index..index + count].iter().flatten() {
+            self.count_bytes(product.weight, activations.rows);
+        }
+        for (first, part) in blocks(activations) {
+            let known = Known::same(activations.is_same(same, first));
+            stream.asked.add(schedule.ns, part.rows);
+            let block = self.begin(weight, first, &part, 0, known, *schedule, stream.room)?;
+            for batch in schedule.batches(plan, part.rows) {
+                self.pack_batch(weight, &part, &block, &batch, stream.room)?;
+                let place = PlaceOfC::whole(stream.next_slot());
+                let flight = self.give(weight, index, block, batch, place, Some(plan))?;
+                self.follow(stream, UnderWay { flight, with: With::Others(count - 1) })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does some rows of two products that are alike, from `index` on; these are under way when this returns.
+    pub(super) fn run_pair_together(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        first: usize,
+        part: &Activations,
+        known: Known,
+        Together { plan, schedule }: &Together,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
+        let weight = *weight;
+        stream.asked.add(schedule.ns, part.rows);
+        let block = self.begin(weight, first, part, 0, known, *schedule, stream.room)?;
+        for batch in schedule.batches(plan, part.rows) {
+            self.pack_batch(weight, part, &block, &batch, stream.room)?;
+            let place = PlaceOfC::whole(stream.next_slot());
+            let flight = self.give(weight, index, block, batch, place, Some(plan))?;
+            let of = Some(Of { plan: plan.clone(), first: weight.plan.columns });
+            let other = flight.of_next(of);
+            self.follow(stream, UnderWay { flight, with: With::Alike(other) })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the stack of a weight with the same rows, in the same segments, follows that of the other one.
+fn follows(one: &NpuWeight, next: &NpuWeight) -> bool {
+    one.is_before(next) && same_rows(one, next) && one.plan.segments == next.plan.segments
+}
