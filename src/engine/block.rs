@@ -88,12 +88,12 @@ pub(super) struct Flight {
     pub(super) batch: Batch,
     pub(super) c: PlaceOfC,
     pub(super) ticket: Ticket,
-    pub(super) of: Option<Of>,
+    pub(super) portion: Option<Portion>,
 }
 
-/// Of which columns a product is whose weight is run together with others.
+/// The columns of a product whose weight is run together with others.
 #[derive(Clone)]
-pub(super) struct Of {
+pub(super) struct Portion {
     /// The plan of all of them.
     pub(super) plan: Arc<WeightPlan>,
     /// The first of its columns of a segment.
@@ -103,24 +103,31 @@ pub(super) struct Of {
 impl Flight {
     /// What the runs are of: the product's weight, or that and others.
     pub(super) fn plan<'a>(&'a self, weight: &'a NpuWeight) -> &'a WeightPlan {
-        self.of.as_ref().map_or(&weight.plan, |of| &of.plan)
+        self.portion.as_ref().map_or(&weight.plan, |portion| &portion.plan)
     }
 
-    /// The same runs for the next product.
-    pub(super) fn of_next(&self, of: Option<Of>) -> Self {
-        Self { product: self.product + 1, batch: self.batch.clone(), of, ..*self }
+    /// The same runs for the next product, after the `columns` of this one.
+    pub(super) fn of_next(&self, columns: usize) -> Self {
+        let next = |portion: &Portion| Portion { plan: portion.plan.clone(), first: portion.first + columns };
+        let portion = self.portion.as_ref().map(next);
+        Self { product: self.product + 1, batch: self.batch.clone(), portion, ..*self }
+    }
+
+    /// The first of the product's columns of a segment.
+    fn first(&self) -> usize {
+        self.portion.as_ref().map_or(0, |portion| portion.first)
     }
 
     /// The columns of the product's stack among those of the runs.
     pub(super) fn stack(&self, weight: &NpuWeight) -> Range<usize> {
         let segments = weight.plan.segments.len();
-        let first = segments * self.of.as_ref().map_or(0, |of| of.first);
+        let first = segments * self.first();
         first..first + segments * weight.plan.columns
     }
 
     /// The product's columns that the batch has, none of padding.
     pub(super) fn columns(&self, weight: &NpuWeight) -> Range<usize> {
-        let first = self.of.as_ref().map_or(0, |of| of.first);
+        let first = self.first();
         let at = |column: usize| column.saturating_sub(first).min(weight.plan.n);
         at(self.batch.columns.start)..at(self.batch.columns.end)
     }
@@ -371,7 +378,7 @@ impl Engine {
             let stats = self.stats.clone();
             stats.stage(Stage::Wait, || self.cores.run_here(core, &job))?;
         }
-        let of = together.map(|plan| Of { plan: plan.clone(), first: 0 });
-        Ok(Flight { product, block, batch, c, ticket, of })
+        let portion = together.map(|plan| Portion { plan: plan.clone(), first: 0 });
+        Ok(Flight { product, block, batch, c, ticket, portion })
     }
 }

@@ -1,6 +1,6 @@
 //! What a batch's runs computed, into the rows of the output: of one product, or of two and of what is made of both.
 
-use super::block::{Flight, Of};
+use super::block::Flight;
 use super::pair::Pair;
 use super::results::{Computed, Reading, Two, RUNS_MAX};
 use super::stream::{Room, Stream, UnderWay, With};
@@ -22,9 +22,7 @@ impl Engine {
         };
         self.land_one(stream, &flight);
         for _ in 0..more {
-            let columns = stream.columns(flight.product);
-            flight.product += 1;
-            flight.of = flight.of.map(|of| Of { first: of.first + columns, ..of });
+            flight = flight.of_next(stream.columns(flight.product));
             self.land_one(stream, &flight);
         }
         Ok(())
@@ -59,7 +57,7 @@ impl Engine {
     fn land_both(&mut self, stream: &mut Stream, flights: [Flight; 2]) -> Result<(), Error> {
         let [one, other] = &flights;
         let Some(Pair { of: [first, second], between }) = stream.pair(one.product) else { return Ok(()) };
-        if other.of.is_none() {
+        if other.portion.is_none() {
             self.arrive(second.weight, other)?;
         }
         let stats = self.stats.clone();

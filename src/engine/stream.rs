@@ -222,10 +222,13 @@ impl Engine {
     /// Does the product at `index`, and with it those after it that are run together with it; how many.
     fn some(&mut self, stream: &mut Stream, index: usize) -> Result<usize, Error> {
         let end = stream.between.map_or(stream.products.len(), |between| between.first.max(index + 1));
-        match self.together(&stream.products[index..end]) {
-            Some((count, together)) => self.run_together(stream, index, count, &together).map(|()| count),
-            None => self.one(stream, index).map(|()| 1),
+        let count = self.together(&stream.products[index..end]);
+        if count > 1 {
+            self.run_together(stream, index, count)?;
+        } else {
+            self.one(stream, index)?;
         }
+        Ok(count)
     }
 
     /// Does one product; its last batch is under way when this returns.
@@ -242,13 +245,28 @@ impl Engine {
         }
         self.count_bytes(weight, activations.rows);
         for (first, part) in blocks(activations) {
-            let same = activations.is_same(same, first);
-            let schedule = self.schedule(weight, part.rows);
-            stream.asked.add(schedule.ns, part.rows);
-            let block = self.begin(weight, first, &part, 0, Known::same(same), schedule, stream.room)?;
-            for batch in block.schedule.batches(&weight.plan, part.rows) {
-                self.advance(stream, index, &part, block, batch)?;
-            }
+            let known = Known::same(activations.is_same(same, first));
+            self.one_block(stream, index, first, &part, known)?;
+        }
+        Ok(())
+    }
+
+    /// Does some rows of a product, from `first` on.
+    pub(super) fn one_block(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        first: usize,
+        part: &Activations,
+        known: Known,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
+        let weight = *weight;
+        let schedule = self.schedule(weight, part.rows);
+        stream.asked.add(schedule.ns, part.rows);
+        let block = self.begin(weight, first, part, 0, known, schedule, stream.room)?;
+        for batch in block.schedule.batches(&weight.plan, part.rows) {
+            self.advance(stream, index, part, block, batch)?;
         }
         Ok(())
     }

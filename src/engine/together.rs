@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::block::{Of, PlaceOfC};
+use super::block::PlaceOfC;
 use super::on_cpu::{has_kernel, is_exact};
 use super::pair::same_rows;
 use super::prepare::Known;
@@ -14,7 +14,7 @@ use super::product::{blocks, GROUP};
 use super::route::ROWS_MAX as FEW;
 use super::stream::{Stream, UnderWay, With};
 use super::{schedule_key, Activations, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
-use crate::plan::{Schedule, WeightPlan};
+use crate::plan::{Schedule, WeightPlan, ROWS_MAX};
 
 /// The first weight and how many rows, and the columns of all of them.
 pub(super) type TogetherKey = (ScheduleKey, [usize; GROUP]);
@@ -27,12 +27,11 @@ pub(super) struct Together {
 }
 
 impl Engine {
-    /// How the first of the products, and as many as possible after it, are run together; `None` if it is alone.
-    pub(super) fn together(&mut self, products: &[Option<Product>]) -> Option<(usize, Together)> {
-        let Some(Some(Product { weight, activations, .. })) = products.first() else { return None };
+    /// How many of the products, from the first on, are run together; 1 if it is alone.
+    pub(super) fn together(&mut self, products: &[Option<Product>]) -> usize {
+        let Some(Some(Product { weight, activations, .. })) = products.first() else { return 1 };
         let rows = activations.rows;
-        let mut weights = [*weight; GROUP];
-        let mut count = 1;
+        let (mut weights, mut count) = ([*weight; GROUP], 1);
         for next in products[1..].iter().take(GROUP - 1) {
             let Some(next) = next else { break };
             if !next.same || next.activations.rows != rows || !follows(weights[count - 1], next.weight) {
@@ -42,21 +41,20 @@ impl Engine {
             count += 1;
         }
         let weights = &weights[..count];
-        if count == 1 || activations.picks.is_some() {
-            return None;
-        }
         // As one weight they may be the NPU's though none is by itself; but only integers are the same whoever does them.
         let exact = is_exact(weight.pipeline);
-        if !exact && weights.iter().any(|weight| self.is_for_cpu(weight, rows)) {
-            return None;
-        }
-        let together = self.as_one(weights, rows)?;
+        let may = count > 1
+            && activations.picks.is_none()
+            && (exact || !weights.iter().any(|weight| self.is_for_cpu(weight, rows)));
+        let Some(together) = (if may { self.as_one(weights, rows.min(ROWS_MAX)) } else { None }) else {
+            return 1;
+        };
         let (plan, ns) = (&together.plan, together.schedule.ns);
         let may_be_cpus = exact && rows <= FEW && has_kernel(weight);
         if may_be_cpus && self.route.is_cpu(plan, &self.chip.timing, rows, ns, exact) {
-            return None;
+            return 1;
         }
-        Some((count, together))
+        count
     }
 
     /// The same of a pair.
@@ -98,21 +96,32 @@ impl Engine {
         stream: &mut Stream,
         index: usize,
         count: usize,
-        Together { plan, schedule }: &Together,
     ) -> Result<(), Error> {
         let Some(Product { weight, activations, same, .. }) = &stream.products[index] else { return Ok(()) };
         let (weight, activations, same) = (*weight, *activations, *same);
-        for product in stream.products[index..index + count].iter().flatten() {
-            self.count_bytes(product.weight, activations.rows);
+        let mut weights = [weight; GROUP];
+        for (weight, product) in
+            weights.iter_mut().zip(stream.products[index..index + count].iter().flatten())
+        {
+            *weight = product.weight;
+            self.count_bytes(weight, activations.rows);
         }
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
+            // The last rows may be so few that it is not worth it.
+            let Some(Together { plan, schedule }) = self.as_one(&weights[..count], part.rows) else {
+                for at in 0..count {
+                    let known = if at > 0 { Known::same(true) } else { known };
+                    self.one_block(stream, index + at, first, &part, known)?;
+                }
+                continue;
+            };
             stream.asked.add(schedule.ns, part.rows);
-            let block = self.begin(weight, first, &part, 0, known, *schedule, stream.room)?;
-            for batch in schedule.batches(plan, part.rows) {
+            let block = self.begin(weight, first, &part, 0, known, schedule, stream.room)?;
+            for batch in schedule.batches(&plan, part.rows) {
                 self.pack_batch(weight, &part, &block, &batch, stream.room)?;
                 let place = PlaceOfC::whole(stream.next_slot());
-                let flight = self.give(weight, index, block, batch, place, Some(plan))?;
+                let flight = self.give(weight, index, block, batch, place, Some(&plan))?;
                 self.follow(stream, UnderWay { flight, with: With::Others(count - 1) })?;
             }
         }
@@ -137,8 +146,7 @@ impl Engine {
             self.pack_batch(weight, part, &block, &batch, stream.room)?;
             let place = PlaceOfC::whole(stream.next_slot());
             let flight = self.give(weight, index, block, batch, place, Some(plan))?;
-            let of = Some(Of { plan: plan.clone(), first: weight.plan.columns });
-            let other = flight.of_next(of);
+            let other = flight.of_next(weight.plan.columns);
             self.follow(stream, UnderWay { flight, with: With::Alike(other) })?;
         }
         Ok(())
