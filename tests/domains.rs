@@ -22,21 +22,17 @@ const Q8_0: i32 = 8;
 /// Set in a process that a test has started: how often the last graph is computed.
 const REPEATS: &str = "RKNPU_TEST_REPEATS";
 
-/// The reports, ours and the emulator's, of a test of this file in a process of its own, with these faults.
-fn in_process(test: &str, repeats: u32, environment: &[(&str, &str)]) -> [serde_json::Value; 2] {
+/// The reports, ours and the emulator's, of a test of this file in a process of its own, with these faults; and what it said.
+fn in_process(test: &str, repeats: u32, environment: &[(&str, &str)]) -> ([serde_json::Value; 2], String) {
     let folder = tempfile::tempdir().unwrap();
     let [ours, emulators] = ["ours.json", "emulators.json"].map(|name| folder.path().join(name));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(REPEATS, repeats.to_string());
     command.env("RKNPU_REPORT", &ours).env("RKNPU_EMU_REPORT", &emulators).env("RKNPU_DECODE", "npu");
     let output = command.envs(environment.iter().copied()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    [&ours, &emulators].map(|path: &PathBuf| common::report(path))
+    let [out, said] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{said}");
+    ([&ours, &emulators].map(|path: &PathBuf| common::report(path)), said)
 }
 
 /// How often the last graph is computed, and the host; `None` where no test has started this process.
@@ -70,7 +66,7 @@ fn experts_are_ordered_by_domain() {
     let _turn = TURN.lock();
     for (cores, most) in [("0", 2), ("0-2", 2 * 5)] {
         let environment = [("RKNPU_EMU_FAULTS", "domain=40"), ("RKNPU_CORES", cores)];
-        let [once, often] = [1, 11].map(|repeats| in_process("child_has_experts", repeats, &environment));
+        let [once, often] = [1, 11].map(|repeats| in_process("child_has_experts", repeats, &environment).0);
         for [ours, _] in [&once, &often] {
             assert_eq!((&ours["domains"], &ours["fallbacks"]), (&2.into(), &0.into()), "{cores}");
         }
@@ -118,15 +114,22 @@ fn weights_make_room_for_products() {
         return;
     }
     let _turn = TURN.lock();
-    let environment = [("RKNPU_EMU_FAULTS", "domain=24")];
-    let failed = |repeats| {
-        let [ours, _] = in_process("child_has_long_prompts", repeats, &environment);
-        ours["fallbacks"].as_u64().unwrap()
+    let run = |domains, repeats| {
+        let environment =
+            [("RKNPU_EMU_FAULTS", "domain=24"), ("RKNPU_DOMAINS", domains), ("RKNPU_LOG", "info")];
+        let ([ours, _], said) = in_process("child_has_long_prompts", repeats, &environment);
+        let moved = said.matches("there is no room beside them").count() as u64;
+        (ours["fallbacks"].as_u64().unwrap(), moved, ours["npu_runs"].as_u64().unwrap())
     };
-    // One for each domain that has no room.
-    let fallbacks = failed(1);
-    assert!((1..4).contains(&fallbacks), "{fallbacks} products failed");
-    assert_eq!(failed(3), fallbacks, "products that fail later");
+    // One product for each domain that has no room.
+    let (fallbacks, moved, _) = run("0-3", 1);
+    assert!((1..4).contains(&fallbacks) && moved == fallbacks, "{fallbacks} products failed, {moved} times");
+    let (later, ..) = run("0-3", 3);
+    assert_eq!(later, fallbacks, "products that fail later");
+    // Where there is no other one, the CPU multiplies by the weights that had to go, and the NPU by the others.
+    let [once, often] = [1, 3].map(|repeats| run("0", repeats));
+    assert_eq!((once.1, often.1), (1, 1), "weights go once");
+    assert!(once.0 > 4 && often.2 > once.2, "{once:?} and {often:?}: products by the CPU, times, and runs");
 }
 
 #[test]

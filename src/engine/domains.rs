@@ -254,12 +254,11 @@ impl Domains {
     ) -> Result<(Share, T), Error> {
         let mut refused = None;
         loop {
-            let share = self.share(bytes, source)?;
-            match refused.take() {
-                // There is no further one.
-                Some((domain, error)) if domain == share.domain => return Err(error),
-                _ => {}
-            }
+            let share = match (self.share(bytes, source), refused) {
+                (Ok(share), _) => share,
+                // What the last one said tells more than that there is no further one.
+                (Err(_), Some(error)) | (Err(error), None) => return Err(error),
+            };
             match take(self, &share) {
                 Ok(taken) => return Ok((share, taken)),
                 Err(error) if error.is_no_memory() => {
@@ -267,7 +266,7 @@ impl Domains {
                     domain.most = domain.bytes.load(Relaxed) - bytes;
                     let (id, most) = (domain.id, domain.most);
                     log!(Info, "I/O domain {id} has no room beside {most} bytes of weights: {error}");
-                    refused = Some((share.domain, error));
+                    refused = Some(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -331,7 +330,7 @@ impl Domains {
     /// whose library then has the last word.
     ///
     /// # Errors
-    /// A new domain that cannot be opened.
+    /// A new domain that cannot be opened; no room, where the library has said so already.
     fn share(&mut self, bytes: usize, source: usize) -> Result<Share, Error> {
         let fits = |domain: &Domain| domain.bytes.load(Relaxed) + bytes <= domain.most;
         let place = match self.open.iter().position(fits) {
@@ -342,6 +341,10 @@ impl Domains {
                         let keeper = smallest_context(&self.library, self.chip, id)?;
                         self.add(Arc::new(keeper));
                     }
+                }
+                let last = &self.open[self.open.len() - 1];
+                if last.most < WEIGHT_BYTES_MAX && !fits(last) {
+                    return Err(Error::NoRoom { bytes });
                 }
                 self.open.len() - 1
             }

@@ -118,6 +118,12 @@ pub enum Error {
         /// The domain.
         domain: u8,
     },
+    /// All domains that may be used are full.
+    #[error("no I/O domain has room for {bytes} bytes more")]
+    NoRoom {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// The file that guards the domains cannot be used.
     #[error("the I/O domains cannot be locked: {0}")]
     Lock(String),
@@ -167,6 +173,8 @@ pub struct Engine {
     schedules: HashMap<ScheduleKey, Schedule>,
     joint_schedules: HashMap<JointKey, Option<Joint>>,
     together: HashMap<TogetherKey, Option<Together>>,
+    /// Weights were let go of to make room, which is there when the last of them is.
+    makes_room: bool,
     /// Who does products of few rows.
     route: Route,
     /// When the last product ended, for the trace.
@@ -225,6 +233,7 @@ impl Engine {
             schedules: HashMap::new(),
             joint_schedules: HashMap::new(),
             together: HashMap::new(),
+            makes_room: false,
             route: Route::new(Decode::Npu, false),
             last_product: None,
             rotations: HashMap::new(),
@@ -294,6 +303,7 @@ impl Engine {
     /// numbers are to be let go of.
     pub fn make_room(&mut self) -> Vec<u64> {
         self.release();
+        self.makes_room = true;
         self.domains.crowded()
     }
 

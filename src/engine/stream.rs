@@ -135,6 +135,9 @@ impl Engine {
     ) -> (Result<(), Error>, bool) {
         let started = Instant::now();
         self.stats.groups.fetch_add(1, Relaxed);
+        if std::mem::take(&mut self.makes_room) {
+            self.domains.release();
+        }
         // Taken for the time of the products, so that it grows once and is never allocated again.
         let mut room = std::mem::take(&mut self.room);
         let mut stream = Stream {
