@@ -314,3 +314,40 @@ fn what_the_npu_does_not_do_is_left_to_the_cpu() {
     assert!(Node::new(ggml, &Case { tokens: 1, ..CASE }).is_none(), "one token");
     assert!(Node::new(ggml, &Case { cache: F32, ..CASE }).is_none(), "a cache of f32");
 }
+
+/// A prompt of several batches, whose cache grows over pieces and batches, once and three times: nothing is made after the
+/// first. Runs are paced, and compute nothing.
+#[test]
+fn contexts_descriptors_and_memory_stay_what_the_first_prompt_took() {
+    let Some(lab) = common::lab("contexts, descriptors and memory stay what the first prompt took") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let took = |times: &str| {
+        let path = folder.path().join(times);
+        let mut bench = lab.npu("llama-bench", "rk3588");
+        bench.arg("-m").arg(lab.model("F16")).args([
+            "-fa",
+            "on",
+            "-p",
+            "2500",
+            "-n",
+            "0",
+            "-t",
+            "2",
+            "--no-warmup",
+        ]);
+        bench.args(["-r", times]).env("RKNPU_ATTENTION", "npu").env("RKNPU_EMU_PACE", "1");
+        common::output(bench.env("RKNPU_PROBE", "off").env("RKNPU_REPORT", &path));
+        let report = common::report(&path);
+        let nodes = report["attention"]["nodes"].as_u64().unwrap();
+        (
+            ["contexts", "contexts_created", "fds", "npu_bytes", "threads_created"]
+                .map(|name| report[name].clone()),
+            nodes,
+        )
+    };
+    let (once, often) = (took("1"), took("3"));
+    assert_eq!(once.0, often.0);
+    assert!(once.1 >= 30 * 5 && often.1 == 3 * once.1, "{} and {} nodes of attention", once.1, often.1);
+}
