@@ -271,6 +271,8 @@ impl Schedule {
     /// Bytes of C of a core's batch, at most.
     fn c_bytes(&self, plan: &WeightPlan, means: Means, rows: usize) -> usize {
         let Some(step) = self.steps(plan, rows).next() else { return 0 };
+        // Of the last part, which is the widest.
+        let step = Step { columns: self.part(plan, self.parts - 1), ..step };
         let bytes = self.runs(plan, means, &step).map(|run| run.c_bytes(plan)).max().unwrap_or(0);
         self.batch * bytes
     }
