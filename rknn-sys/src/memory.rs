@@ -154,18 +154,9 @@ impl Memory {
     /// # Errors
     /// [`Error::Range`] for a range that is empty or out of bounds, [`Error::NoMemory`] from the library.
     pub fn window(&self, range: &Range<usize>) -> Result<Window, Error> {
-        if range.start >= range.end || range.end > self.raw.bytes {
-            return Err(Error::Range {
-                what: "the end of a window",
-                value: range.end as u64,
-                expected: format!("{} to {}", range.start + 1, self.raw.bytes),
-            });
-        }
-        Ok(Window { raw: Arc::new(view(&self.raw, range)?) })
+        window(&self.raw, 0, range)
     }
-}
 
-impl Memory {
     /// Whether `next` begins where this ends, in the same allocation.
     pub fn is_followed_by(&self, next: &Self) -> bool {
         let parents = self.raw.parent.as_ref().zip(next.raw.parent.as_ref());
@@ -182,17 +173,20 @@ impl Memory {
         let Some(parent) = self.raw.parent.as_ref().filter(|_| range.end > self.raw.bytes) else {
             return self.window(range);
         };
-        let from = self.raw.offset - parent.offset;
-        let within = from + range.start..from + range.end;
-        if range.start >= range.end || within.end > parent.bytes {
-            return Err(Error::Range {
-                what: "the end of a window",
-                value: range.end as u64,
-                expected: format!("{} to {}", range.start + 1, parent.bytes - from),
-            });
-        }
-        Ok(Window { raw: Arc::new(view(parent, &within)?) })
+        window(parent, self.raw.offset - parent.offset, range)
     }
+}
+
+/// The part `range` of what begins at `from` in `of`.
+fn window(of: &Arc<Raw>, from: usize, range: &Range<usize>) -> Result<Window, Error> {
+    if range.start >= range.end || from + range.end > of.bytes {
+        return Err(Error::Range {
+            what: "the end of a window",
+            value: range.end as u64,
+            expected: format!("{} to {}", range.start + 1, of.bytes - from),
+        });
+    }
+    Ok(Window { raw: Arc::new(view(of, &(from + range.start..from + range.end))?) })
 }
 
 /// A part of a [`Memory`] as contexts and syncs see it; it gives no access to the bytes.

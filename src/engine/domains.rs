@@ -64,10 +64,9 @@ impl Domain {
         &mut self,
         (bytes, wanted): (usize, usize),
         number: u64,
-        tester: Context,
+        mut tester: Tester,
     ) -> Result<Memory, Error> {
         self.release_arenas();
-        let mut tester = Tester { context: tester, _held: Held::context(&self.stats) };
         let mut make = |wanted| -> Result<(Arena, Memory), Error> {
             let mut arena = Arena::allocate(&self.keeper, wanted)?;
             let memory = arena.take(bytes, PIECE_ALIGN)?.ok_or(Error::Unusable)?;
@@ -85,8 +84,7 @@ impl Domain {
     }
 
     /// Whether there are addresses for `bytes` more.
-    fn has_room(&self, bytes: usize, tester: Context) -> bool {
-        let mut tester = Tester { context: tester, _held: Held::context(&self.stats) };
+    fn has_room(&self, bytes: usize, mut tester: Tester) -> bool {
         let tested = self.keeper.allocate(bytes).and_then(|memory| tester.reaches(&memory));
         !tested.is_err_and(|error| error.is_no_memory())
     }
@@ -131,6 +129,11 @@ struct Tester {
 }
 
 impl Tester {
+    fn new(library: &Library, chip: &Chip, domain: &Domain) -> Result<Self, Error> {
+        let context = smallest_context(library, chip, domain.id)?;
+        Ok(Self { context, _held: Held::context(&domain.stats) })
+    }
+
     /// # Errors
     /// No addresses; what else may be wrong, runs will tell.
     fn reaches(&mut self, memory: &Memory) -> Result<(), rknn_sys::Error> {
@@ -285,7 +288,7 @@ impl Domains {
         let taken = match domain.take(bytes)? {
             Some(taken) => taken,
             None => {
-                let tester = smallest_context(&self.library, self.chip, domain.id)?;
+                let tester = Tester::new(&self.library, self.chip, domain)?;
                 let room = domain.most.saturating_sub(domain.bytes.load(Relaxed)) + bytes;
                 let wanted = self.sizes.next_arena(&self.known(pages)).min(room);
                 self.arenas += 1;
@@ -303,8 +306,9 @@ impl Domains {
         let (library, chip) = (&self.library, self.chip);
         let is_crowded = |domain: &&mut Domain| {
             let room = domain.arena_bytes() / CROWDED;
-            let tester = smallest_context(library, chip, domain.id);
-            domain.most < WEIGHT_BYTES_MAX || !tester.is_ok_and(|tester| domain.has_room(room, tester))
+            let has_room =
+                || Tester::new(library, chip, domain).is_ok_and(|tester| domain.has_room(room, tester));
+            domain.most < WEIGHT_BYTES_MAX || !has_room()
         };
         self.open.iter_mut().filter(is_crowded).flat_map(Domain::give_up_arenas).collect()
     }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::{Block, PlaceOfC};
+use super::block::{Block, Flight, PlaceOfC};
 use super::prepare::Known;
 use super::product::blocks;
 use super::stream::{Stream, UnderWay, With};
@@ -109,7 +109,8 @@ impl Engine {
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
             if let Some(together) = self.pair_together([one, other], part.rows) {
-                self.run_pair_together(stream, index, first, &part, known, &together)?;
+                let with = |flight: &Flight| With::Alike(flight.of_next(one.plan.columns));
+                self.run_block(stream, index, (first, &part), known, &together, with)?;
                 continue;
             }
             let joint = self.joint_schedule(one, fed, part.rows, false);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::block::PlaceOfC;
+use super::block::{Flight, PlaceOfC};
 use super::on_cpu::{has_kernel, is_exact};
 use super::pair::same_rows;
 use super::prepare::Known;
@@ -109,34 +109,28 @@ impl Engine {
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
             // The last rows may be so few that it is not worth it.
-            let Some(Together { plan, schedule }) = self.as_one(&weights[..count], part.rows) else {
+            let Some(together) = self.as_one(&weights[..count], part.rows) else {
                 for at in 0..count {
                     let known = if at > 0 { Known::same(true) } else { known };
                     self.one_block(stream, index + at, first, &part, known)?;
                 }
                 continue;
             };
-            stream.asked.add(schedule.ns, part.rows);
-            let block = self.begin(weight, first, &part, 0, known, schedule, stream.room)?;
-            for batch in schedule.batches(&plan, part.rows) {
-                self.pack_batch(weight, &part, &block, &batch, stream.room)?;
-                let place = PlaceOfC::whole(stream.next_slot());
-                let flight = self.give(weight, index, block, batch, place, Some(&plan))?;
-                self.follow(stream, UnderWay { flight, with: With::Others(count - 1) })?;
-            }
+            self.run_block(stream, index, (first, &part), known, &together, |_| With::Others(count - 1))?;
         }
         Ok(())
     }
 
-    /// Does some rows of two products that are alike, from `index` on; these are under way when this returns.
-    pub(super) fn run_pair_together(
+    /// Does some rows, from `first` on, of the product `index` and those that are run `with` it; these are under way when this
+    /// returns.
+    pub(super) fn run_block(
         &mut self,
         stream: &mut Stream,
         index: usize,
-        first: usize,
-        part: &Activations,
+        (first, part): (usize, &Activations),
         known: Known,
         Together { plan, schedule }: &Together,
+        with: impl Fn(&Flight) -> With,
     ) -> Result<(), Error> {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
@@ -146,8 +140,8 @@ impl Engine {
             self.pack_batch(weight, part, &block, &batch, stream.room)?;
             let place = PlaceOfC::whole(stream.next_slot());
             let flight = self.give(weight, index, block, batch, place, Some(plan))?;
-            let other = flight.of_next(weight.plan.columns);
-            self.follow(stream, UnderWay { flight, with: With::Alike(other) })?;
+            let with = with(&flight);
+            self.follow(stream, UnderWay { flight, with })?;
         }
         Ok(())
     }

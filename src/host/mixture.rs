@@ -86,11 +86,9 @@ impl<I> Mixture<'_, I> {
         rows: usize,
     ) -> [bool; BLOCK] {
         let is_few = self.activations.rows <= FEW * self.rows;
-        weights.each_ref().map(|weight| {
-            let kept =
-                weight.as_deref().filter(|_| is_few).and_then(|weight| Some((weight, weight.kept.as_ref()?)));
-            kept.is_some_and(|(weight, kept)| engine.is_for_host(&weight.npu, rows, kept.copy.bytes()))
-        })
+        weights
+            .each_ref()
+            .map(|weight| weight.as_deref().is_some_and(|weight| is_few && weight.is_for_host(engine, rows)))
     }
 }
 
@@ -281,23 +279,22 @@ fn multiply_kept(
     out: &Divided<f32>,
     [gathered, results]: &mut [Vec<f32>; 2],
 ) -> Done {
-    let (Some(kept), Some(picks)) = (&weight.kept, activations.picks) else { return Done::ByHost };
-    let (started, rows, bytes) = (Instant::now(), picks.count(), kept.copy.bytes());
+    let Some(picks) = activations.picks else { return Done::ByHost };
+    let rows = picks.count();
     gathered.clear();
     for from in picks.from(0..rows) {
         gathered.extend_from_slice(&activations.data[*from as usize * activations.stride..][..k]);
     }
     results.resize(rows * n, 0.0);
-    if !kept.copy.multiply(&Activations::new(gathered, k, rows), results) {
-        return Done::ByHost;
+    let done = weight.by_host(engine, &Activations::new(gathered, k, rows), results);
+    if done != Done::ByHost {
+        for (to, row) in picks.to(0..rows).iter().zip(results.chunks_exact(n)) {
+            let to = *to as usize * n;
+            // SAFETY: each row of the output is one expert's.
+            unsafe { out.part(to..to + n) }.copy_from_slice(row);
+        }
     }
-    for (to, row) in picks.to(0..rows).iter().zip(results.chunks_exact(n)) {
-        let to = *to as usize * n;
-        // SAFETY: each row of the output is one expert's.
-        unsafe { out.part(to..to + n) }.copy_from_slice(row);
-    }
-    engine.host_took(&weight.npu, rows, bytes, started.elapsed().as_nanos() as f64);
-    Done::Kept(weight.npu.pipeline, bytes)
+    done
 }
 
 /// Those of a domain together: going to another one concerns the whole NPU.

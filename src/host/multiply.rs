@@ -80,19 +80,18 @@ impl Device {
         for (((job, weight), product), by_host) in
             jobs.iter_mut().zip(&weights).zip(&mut products).zip(&mut by_host)
         {
-            let (Some(job), Some(Weight { npu: weight, kept })) = (job, weight.as_deref()) else {
+            let (Some(job), Some(weight)) = (job, weight.as_deref()) else {
                 unbroken = false;
                 continue;
             };
-            let rows = job.activations.rows;
-            *by_host = kept.as_ref().is_some_and(|kept| engine.is_for_host(weight, rows, kept.copy.bytes()));
+            *by_host = weight.is_for_host(&mut engine, job.activations.rows);
             if *by_host {
                 unbroken = false;
                 continue;
             }
             let same = job.same && unbroken;
             unbroken = true;
-            let (activations, out) = (job.activations, job.out.after(0));
+            let (weight, activations, out) = (&weight.npu, job.activations, job.out.after(0));
             *product = Some(Product { weight, activations, same, out, routed: false, recovered: false });
         }
         let named = names.into_iter().flatten().next().unwrap_or_default();
@@ -102,14 +101,10 @@ impl Device {
         }
         self.run(&mut engine, &mut products, between, named, done);
         for (index, job) in jobs.iter_mut().enumerate().filter(|(index, _)| by_host[*index]) {
-            if let (Some(job), Some(Weight { npu, kept: Some(kept) })) = (job, weights[index].as_deref()) {
-                let (started, rows, bytes) = (Instant::now(), job.activations.rows, kept.copy.bytes());
-                let len = rows * job.weight.source.n;
+            if let (Some(job), Some(weight)) = (job, weights[index].as_deref()) {
+                let len = job.activations.rows * job.weight.source.n;
                 // SAFETY: no two products that are done write to the same results.
-                if kept.copy.multiply(&job.activations, unsafe { job.out.part(0..len) }) {
-                    engine.host_took(npu, rows, bytes, started.elapsed().as_nanos() as f64);
-                    done[index] = Done::Kept(npu.pipeline, bytes);
-                }
+                done[index] = weight.by_host(&mut engine, &job.activations, unsafe { job.out.part(0..len) });
             }
         }
     }

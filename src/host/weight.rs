@@ -1,7 +1,10 @@
 //! A weight of the host's, what it is multiplied with, and its copies.
 
+use std::time::Instant;
+
 use crate::engine::{Activations, Engine, NpuWeight, Request};
 use crate::log;
+use crate::observe::Done;
 use crate::pool::Divided;
 use crate::weights::Source;
 
@@ -13,6 +16,24 @@ pub struct Weight {
     pub npu: NpuWeight,
     /// The host's own copy, which its kernels multiply by.
     pub kept: Option<Kept>,
+}
+
+impl Weight {
+    /// Whether the host's kernels are to do a product of so many rows, over its copy.
+    pub fn is_for_host(&self, engine: &mut Engine, rows: usize) -> bool {
+        self.kept.as_ref().is_some_and(|kept| engine.is_for_host(&self.npu, rows, kept.copy.bytes()))
+    }
+
+    /// Has the host's kernels do a product over its copy: rows × N results, one row after the other; who did it.
+    pub fn by_host(&self, engine: &mut Engine, activations: &Activations, out: &mut [f32]) -> Done {
+        let Some(kept) = &self.kept else { return Done::ByHost };
+        let (started, bytes) = (Instant::now(), kept.copy.bytes());
+        if !kept.copy.multiply(activations, out) {
+            return Done::ByHost;
+        }
+        engine.host_took(&self.npu, activations.rows, bytes, started.elapsed().as_nanos() as f64);
+        Done::Kept(self.npu.pipeline, bytes)
+    }
 }
 
 /// A weight as the host has it.

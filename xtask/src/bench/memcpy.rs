@@ -14,7 +14,8 @@ const ROUNDS: usize = 7;
 pub fn bytes_per_ns(threads: usize) -> f64 {
     let from = vec![1u8; BYTES];
     let mut to = vec![0u8; BYTES];
-    let parts = || from.chunks(BYTES.div_ceil(threads.max(1)));
+    let share = BYTES.div_ceil(threads.max(1));
+    let parts = || from.chunks(share);
     let barrier = Barrier::new(parts().count());
     // The threads themselves look at the clock: one that waits for them may get no processor before they are done.
     let copy = |from: &[u8], to: &mut [u8]| {
@@ -27,7 +28,7 @@ pub fn bytes_per_ns(threads: usize) -> f64 {
         })
     };
     let times: Vec<[(Instant, Instant); ROUNDS]> = thread::scope(|scope| {
-        let copies = parts().zip(to.chunks_mut(BYTES.div_ceil(threads.max(1))));
+        let copies = parts().zip(to.chunks_mut(share));
         let threads: Vec<_> = copies.map(|(from, to)| scope.spawn(|| copy(from, to))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
