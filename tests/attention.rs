@@ -177,7 +177,7 @@ impl<'a> Node<'a> {
             (ggml.ggml_flash_attn_ext_add_sinks)(out, sinks);
             let graph = (ggml.ggml_new_graph)(context);
             (ggml.ggml_build_forward_expand)(graph, out);
-            let buffer = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
+            let buffer = ggml.ours(context);
             let tensors = [q, k, v, mask, sinks];
             Self { ggml, backend, context, buffer, tensors, out, graph, case: *case }
         }

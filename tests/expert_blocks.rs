@@ -8,7 +8,7 @@ mod ggml;
 
 use std::ffi::c_int;
 
-use ggml::{differ, free, host, numbers, read, Ggml, Mixture, F32, I32, WEIGHTS};
+use ggml::{differ, free, host, numbers, read, Ggml, Mixture, F32, I32};
 
 const Q8_0: c_int = 8;
 /// Experts, and how many of them a token has.
@@ -57,8 +57,7 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &[Vec<f32>; 3], x: &[f32], ids: &[
     // SAFETY: the host's functions on the host's live objects, as its headers say.
     unsafe {
         let all = [[k, n], [k, n], [n, k]].map(|[k, n]| tensor(contexts[0], ggml_type, [k, n, EXPERTS]));
-        let constant = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
-        (ggml.ggml_backend_buffer_set_usage)(constant, WEIGHTS);
+        let constant = ggml.weights(contexts[0], backend);
         for (tensor, (values, k)) in all.into_iter().zip(weights.iter().zip([k, k, n])) {
             ggml.set(tensor, k, values);
         }

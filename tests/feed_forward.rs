@@ -8,7 +8,7 @@ mod ggml;
 
 use std::ffi::c_int;
 
-use ggml::{differ, free, host, numbers, read, Context, Ggml, Product, Tensor, F32, WEIGHTS};
+use ggml::{differ, free, host, numbers, read, Context, Ggml, Product, Tensor, F32};
 
 const Q8_0: c_int = 8;
 
@@ -99,8 +99,7 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
         if beside > 0 {
             tensor(contexts[0], F32, [1024, beside / 4096]);
         }
-        let constant = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
-        (ggml.ggml_backend_buffer_set_usage)(constant, WEIGHTS);
+        let constant = ggml.weights(contexts[0], backend);
         for (tensor, (values, k)) in all.into_iter().zip(weights.iter().zip([k, k, n])) {
             ggml.set(tensor, k, values);
         }

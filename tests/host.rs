@@ -61,7 +61,7 @@ fn fitting_a_model_counts_the_converted_copies_and_allocating_it_does_not() {
             let buft = (ggml.ggml_backend_dev_buffer_type)(ggml.device());
             // What llama.cpp asks when it fits, before it allocates.
             let fitted = (ggml.ggml_backend_alloc_ctx_tensors_from_buft_size)(context, buft);
-            let buffer = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
+            let buffer = ggml.ours(context);
             let allocated = (ggml.ggml_backend_buffer_get_size)(buffer);
             assert_eq!((fitted, allocated), (file + copy, file), "type {ggml_type}");
             (ggml.ggml_backend_buffer_free)(buffer);
@@ -142,7 +142,7 @@ fn a_weight_that_a_served_graph_writes_is_converted_again() {
         for node in [before, written, after, sum, by_sum] {
             (ggml.ggml_build_forward_expand)(graph, node);
         }
-        let buffer = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
+        let buffer = ggml.ours(context);
         for _ in 0..2 {
             for (tensor, values) in [(weight, &old), (x, &activations), (source, &new_rows)] {
                 ggml.set(tensor, k, values);

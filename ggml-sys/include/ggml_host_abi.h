@@ -293,6 +293,7 @@ typedef ggml_backend_buffer_type_t (*ggml_backend_buffer_get_type_fn)(ggml_backe
 typedef int32_t (*ggml_backend_buffer_get_usage_fn)(ggml_backend_buffer_t buffer);
 typedef void (*ggml_backend_buffer_set_usage_fn)(ggml_backend_buffer_t buffer, int32_t usage);
 typedef ggml_backend_dev_t (*ggml_backend_get_device_fn)(ggml_backend_t backend);
+typedef ggml_backend_buffer_type_t (*ggml_backend_cpu_buffer_type_fn)(void);
 typedef bool (*ggml_backend_buft_is_host_fn)(ggml_backend_buffer_type_t buft);
 typedef const char *(*ggml_op_name_fn)(int32_t op);
 typedef const char *(*ggml_glu_op_name_fn)(int32_t op);

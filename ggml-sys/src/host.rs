@@ -98,6 +98,7 @@ functions! {
     buffer_set_usage: ggml_backend_buffer_set_usage_fn = "ggml_backend_buffer_set_usage", "Says what a buffer is used for.";
     device: ggml_backend_get_device_fn = "ggml_backend_get_device", "The device of a backend.";
     buffer_init: ggml_backend_buffer_init_fn = "ggml_backend_buffer_init", "Makes a buffer from our functions; of v2 it has another type, see [`Host::buffer_init_v2`].";
+    cpu_buffer_type: ggml_backend_cpu_buffer_type_fn = "ggml_backend_cpu_buffer_type", "The buffer type of plain memory, the CPU backend's.";
     buft_is_host: ggml_backend_buft_is_host_fn = "ggml_backend_buft_is_host", "Whether a buffer type is host memory.";
     op_name: ggml_op_name_fn = "ggml_op_name", "An op's name.";
     type_traits: ggml_get_type_traits_fn = "ggml_get_type_traits", "Block size and dequantiser of a type.";

@@ -574,6 +574,8 @@ pub type ggml_backend_buffer_set_usage_fn =
     ::core::option::Option<unsafe extern "C" fn(buffer: ggml_backend_buffer_t, usage: i32)>;
 pub type ggml_backend_get_device_fn =
     ::core::option::Option<unsafe extern "C" fn(backend: ggml_backend_t) -> ggml_backend_dev_t>;
+pub type ggml_backend_cpu_buffer_type_fn =
+    ::core::option::Option<unsafe extern "C" fn() -> ggml_backend_buffer_type_t>;
 pub type ggml_backend_buft_is_host_fn =
     ::core::option::Option<unsafe extern "C" fn(buft: ggml_backend_buffer_type_t) -> bool>;
 pub type ggml_op_name_fn =

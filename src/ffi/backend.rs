@@ -7,8 +7,8 @@ use ggml_sys::{sys, Host};
 use super::generation;
 use super::group::Group;
 use super::order::gather_products;
-use super::registry::{self, with_device};
-use super::shield;
+use super::registry::{self, with_device, Registered};
+use super::{buffer, shield};
 use crate::host::device::NAME;
 
 /// Tells our backends from others; random, fixed for ever.
@@ -45,10 +45,19 @@ pub fn create() -> sys::ggml_backend_t {
             event_wait: None,
             graph_optimize: Some(graph_optimize),
         },
-        device: registered.c_device.get(),
+        device: device_of_backends(registered),
         context: std::ptr::null_mut(),
     };
     generation::backend(&state.host, backend)
+}
+
+/// What a new backend is of: of the device as it runs a loaded model, if there is one.
+fn device_of_backends(registered: &Registered) -> sys::ggml_backend_dev_t {
+    if buffer::is_a_model_loaded() {
+        registered.c_device_of_backends.get()
+    } else {
+        registered.c_device.get()
+    }
 }
 
 /// Whether a backend is ours.

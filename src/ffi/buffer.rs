@@ -7,6 +7,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 
 use ggml_sys::sys;
+use parking_lot::Mutex;
 
 use super::registry::{self, state, with_device, State};
 use super::{generation, shield};
@@ -17,6 +18,9 @@ use crate::log;
 const ALIGNMENT: usize = 128;
 /// Allocations begin on a page.
 const PAGE: usize = 4096;
+
+/// The addresses of the buffers that are not freed yet.
+static LIVE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 /// The memory behind a buffer.
 struct Region {
@@ -146,7 +150,19 @@ fn create(region: Region) -> sys::ggml_backend_buffer_t {
     let bytes = region.bytes;
     let context = Box::into_raw(Box::new(region));
     // SAFETY: our functions take the context for a region.
-    unsafe { generation::buffer(&state.host, registered.c_buffer_type.get(), iface, context.cast(), bytes) }
+    let buffer = unsafe {
+        generation::buffer(&state.host, registered.c_buffer_type.get(), iface, context.cast(), bytes)
+    };
+    if !buffer.is_null() {
+        LIVE.lock().push(buffer as usize);
+    }
+    buffer
+}
+
+/// Whether there is a buffer of ours that the host said holds weights.
+pub fn is_a_model_loaded() -> bool {
+    // SAFETY: those in the list are live while it is locked.
+    LIVE.lock().iter().any(|buffer| unsafe { is_of_weights(*buffer as sys::ggml_backend_buffer_t) })
 }
 
 /// The region of one of our buffers.
@@ -232,6 +248,7 @@ fn invalidate(range: &Range<usize>) -> bool {
 
 unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
     shield("free_buffer", (), || {
+        LIVE.lock().retain(|live| *live != buffer as usize);
         // SAFETY: made by `create`; the host frees it once.
         let region = unsafe { Box::from_raw(context(buffer)) };
         // A model goes. A server that is killed by a signal writes no report any more.

@@ -34,6 +34,14 @@ pub fn c_device(reg: sys::ggml_backend_reg_t) -> sys::ggml_backend_device {
     }
 }
 
+/// The C struct that the backends of a loaded model are of: the same device, whose buffer type is the CPU's. llama.cpp's
+/// scheduler then gives both the same memory for results, and us what it had set aside for the CPU, if we do it: norms.
+pub fn c_device_of_backends(device: &sys::ggml_backend_device) -> sys::ggml_backend_device {
+    let mut of_backends = *device;
+    of_backends.iface.get_buffer_type = Some(get_cpu_buffer_type);
+    of_backends
+}
+
 /// The device's buffer type, or null.
 pub fn buffer_type() -> sys::ggml_backend_buffer_type_t {
     with_device().map_or(std::ptr::null_mut(), |(_, registered)| registered.c_buffer_type.get())
@@ -88,6 +96,12 @@ unsafe extern "C" fn init_backend(
 
 unsafe extern "C" fn get_buffer_type(_dev: sys::ggml_backend_dev_t) -> sys::ggml_backend_buffer_type_t {
     buffer_type()
+}
+
+unsafe extern "C" fn get_cpu_buffer_type(_dev: sys::ggml_backend_dev_t) -> sys::ggml_backend_buffer_type_t {
+    // SAFETY: a plain function of the host's.
+    with_device()
+        .map_or(std::ptr::null_mut(), |(state, _)| unsafe { (state.host.fns.cpu_buffer_type.get())() })
 }
 
 unsafe extern "C" fn buffer_from_host_ptr(

@@ -1,6 +1,7 @@
-//! What becomes of a product's results before anything else reads them: a bias, a norm, a factor, a rotation by positions. The
-//! host's CPU backend does that; but the device takes it, so that products of the same rows which the host has after it
-//! (K and V, after Q was rotated) come in the same graph and go to the NPU with the one before.
+//! What becomes of a product's results: a bias, a norm, a factor, a sum with what was there before, a rotation by positions. The
+//! host's CPU backend does that; but the device takes it, so that products which the host has after it come in the same graph:
+//! those of the same rows (K and V, after Q was rotated), which go to the NPU with the one before, and those that follow
+//! from it ([`super::chain`]).
 
 use ggml_sys::{sys, Ops};
 
@@ -32,7 +33,8 @@ pub unsafe fn product<'a>(ops: &Ops, op: &'a sys::ggml_tensor) -> Option<&'a sys
     None
 }
 
-/// Whether the node changes the numbers of its first source by itself, or by one number for each column, and all are f32.
+/// Whether the node changes the numbers of its first source by itself, by one number for each column or by as many others, and all
+/// are f32.
 ///
 /// # Safety
 /// As [`product`].
@@ -42,10 +44,12 @@ unsafe fn is_epilogue(ops: &Ops, node: &sys::ggml_tensor) -> bool {
     let [first, second] = [0, 1].map(|index| unsafe { node.src[index].as_ref() });
     let is_column =
         |tensor: &sys::ggml_tensor| tensor.op == ops.none && tensor.ne[1..] == [1; 3] && is_f32(tensor);
+    let is_alike = |tensor: &sys::ggml_tensor| tensor.ne == node.ne && is_f32(tensor);
     is_f32(node)
         && first.is_some_and(is_f32)
         && (ops.by_row.contains(&node.op)
-            || ops.by_column.contains(&node.op) && second.is_some_and(is_column))
+            || ops.by_column.contains(&node.op)
+                && second.is_some_and(|second| is_column(second) || is_alike(second)))
 }
 
 #[cfg(test)]
@@ -69,11 +73,12 @@ mod tests {
         };
         assert_eq!(of(&all, [8, 1, 1, 1]), Some(true));
         assert_eq!(of(&all[..5], [8, 1, 1, 1]), Some(true));
-        assert_eq!(of(&all, [8, 4, 1, 1]), None, "no number for each column");
+        assert_eq!(of(&all, [8, 2, 1, 1]), None, "no number for each column, and not as many rows");
         assert_eq!(of(&all[..3], [8; 4]), None, "a view is none");
         let mut residual = all.clone();
         residual[3] = Node::other(&[0]);
-        assert_eq!(of(&residual, [8, 1, 1, 1]), None, "a sum of results");
+        assert_eq!(of(&residual, [8, 4, 1, 1]), Some(true), "a sum of results");
+        assert_eq!(of(&residual, [8, 2, 1, 1]), None, "rows that are repeated");
         let mut far = all.clone();
         far[4] = Node::other(&[2]);
         assert_eq!(of(&far, [8, 1, 1, 1]), None, "another op comes before");

@@ -41,6 +41,8 @@ impl<T> Leaked<T> {
 pub struct Registered {
     pub device: Device,
     pub c_device: Leaked<sys::ggml_backend_device>,
+    /// The same, as the backends have it that run a loaded model.
+    pub c_device_of_backends: Leaked<sys::ggml_backend_device>,
     pub c_buffer_type: Leaked<sys::ggml_backend_buffer_type>,
 }
 
@@ -114,9 +116,11 @@ fn start() -> Option<State> {
     };
     let registered = match opened {
         Ok(Some(device)) => {
-            let c_device = Leaked::new(device::c_device(c_reg.get()));
+            let c_device = device::c_device(c_reg.get());
+            let c_device_of_backends = Leaked::new(device::c_device_of_backends(&c_device));
+            let c_device = Leaked::new(c_device);
             let c_buffer_type = generation::buffer_type(&host, buffer::c_buffer_type(c_device.get()));
-            Some(Registered { device, c_device, c_buffer_type })
+            Some(Registered { device, c_device, c_device_of_backends, c_buffer_type })
         }
         Ok(None) => {
             log!(Info, "RKNPU_DISABLE is set: no device");

@@ -104,13 +104,11 @@ static void check_buffers(ggml_backend_dev_t dev) {
     printf("buffers\n");
 }
 
-/* A product, its norm, the product once more, which is to come before the norm, and an addition that only the CPU does. */
+/*
+ * A product, its norm, the product once more, which is to come before the norm, and a difference that only the CPU does. The norm
+ * is put on the CPU, as llama.cpp does; of a loaded model it is the device's all the same.
+ */
 static void check_product(ggml_backend_dev_t dev, enum ggml_type type, bool experts) {
-    ggml_backend_t backends[] = {
-        ggml_backend_dev_init(dev, NULL),
-        ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL),
-    };
-    CHECK(backends[0] && backends[1]);
     int n_experts = experts ? 3 : 1;
 
     struct ggml_context *of_weights = context();
@@ -120,6 +118,15 @@ static void check_product(ggml_backend_dev_t dev, enum ggml_type type, bool expe
     CHECK(buffer);
     ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     CHECK(ggml_backend_buffer_get_usage(buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    CHECK(ggml_backend_buffer_get_type(buffer) != ggml_backend_cpu_buffer_type());
+
+    ggml_backend_t backends[] = {
+        ggml_backend_dev_init(dev, NULL),
+        ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL),
+    };
+    CHECK(backends[0] && backends[1]);
+    CHECK(ggml_backend_get_default_buffer_type(backends[0]) == ggml_backend_cpu_buffer_type());
+    CHECK(ggml_backend_dev_buffer_type(dev) == ggml_backend_buffer_get_type(buffer));
 
     /* The weight in pieces, and what it is after its own rounding. */
     int64_t count = (int64_t) K * N * n_experts;
@@ -162,12 +169,15 @@ static void check_product(ggml_backend_dev_t dev, enum ggml_type type, bool expe
         ggml_build_forward_expand(graph, normed);
         again = ggml_mul_mat(of_graph, weight, rows);
     }
-    struct ggml_tensor *sum = ggml_add(of_graph, product, again);
+    struct ggml_tensor *sum = ggml_sub(of_graph, product, ggml_neg(of_graph, again));
     CHECK(!ggml_backend_dev_supports_op(dev, sum));
     ggml_set_output(sum);
     ggml_build_forward_expand(graph, sum);
 
     ggml_backend_sched_t sched = ggml_backend_sched_new(backends, NULL, 2, 64, false, false);
+    if (normed) {
+        ggml_backend_sched_set_tensor_backend(sched, normed, backends[1]);
+    }
     CHECK(ggml_backend_sched_alloc_graph(sched, graph));
     CHECK(ggml_backend_sched_get_tensor_backend(sched, product) == backends[0]);
     if (normed) {

@@ -54,6 +54,8 @@ host! {
     ggml_backend_dev_supports_op: fn(sys::ggml_backend_dev_t, *const sys::ggml_tensor) -> bool;
     ggml_backend_init_by_type: fn(c_int, *const c_char) -> sys::ggml_backend_t;
     ggml_backend_free: fn(sys::ggml_backend_t);
+    ggml_backend_name: fn(sys::ggml_backend_t) -> *const c_char;
+    ggml_backend_alloc_ctx_tensors_from_buft: fn(Context, sys::ggml_backend_buffer_type_t) -> sys::ggml_backend_buffer_t;
     ggml_backend_dev_buffer_type: fn(sys::ggml_backend_dev_t) -> sys::ggml_backend_buffer_type_t;
     ggml_backend_alloc_ctx_tensors_from_buft_size: fn(Context, sys::ggml_backend_buffer_type_t) -> usize;
     ggml_backend_buffer_get_size: fn(sys::ggml_backend_buffer_t) -> usize;
@@ -78,6 +80,9 @@ host! {
     ggml_set_output: fn(Tensor) -> ();
     ggml_cpy: fn(Context, Tensor, Tensor) -> Tensor;
     ggml_add: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_mul: fn(Context, Tensor, Tensor) -> Tensor;
+    ggml_scale: fn(Context, Tensor, f32) -> Tensor;
+    ggml_rms_norm: fn(Context, Tensor, f32) -> Tensor;
     ggml_view_4d: fn(Context, Tensor, i64, i64, i64, i64, usize, usize, usize, usize) -> Tensor;
     ggml_permute: fn(Context, Tensor, c_int, c_int, c_int, c_int) -> Tensor;
     ggml_transpose: fn(Context, Tensor) -> Tensor;
@@ -153,6 +158,40 @@ impl Ggml {
         }
     }
 
+    /// Gives all tensors of a context memory as weights: of the device's own type, as hosts do, since that of a backend is the
+    /// CPU's where a model is loaded; on another backend of that backend's type.
+    ///
+    /// # Safety
+    /// Both are live.
+    pub unsafe fn weights(
+        &self,
+        context: Context,
+        backend: sys::ggml_backend_t,
+    ) -> sys::ggml_backend_buffer_t {
+        // SAFETY: by the contract; a name is NUL-terminated.
+        unsafe {
+            let buffer = if CStr::from_ptr((self.ggml_backend_name)(backend)) == c"RKNPU" {
+                self.ours(context)
+            } else {
+                (self.ggml_backend_alloc_ctx_tensors)(context, backend)
+            };
+            (self.ggml_backend_buffer_set_usage)(buffer, WEIGHTS);
+            buffer
+        }
+    }
+
+    /// Gives all tensors of a context memory of the device's own type.
+    ///
+    /// # Safety
+    /// It is live.
+    pub unsafe fn ours(&self, context: Context) -> sys::ggml_backend_buffer_t {
+        // SAFETY: by the contract, and a live device.
+        unsafe {
+            let buft = (self.ggml_backend_dev_buffer_type)(self.device());
+            (self.ggml_backend_alloc_ctx_tensors_from_buft)(context, buft)
+        }
+    }
+
     /// A context for tensors without data.
     pub fn context(&self) -> Context {
         // SAFETY: plain parameters.
@@ -192,8 +231,7 @@ impl<'a> Product<'a> {
         // SAFETY: the host's functions on the host's live objects, as its headers say.
         unsafe {
             let weight = (ggml.ggml_new_tensor_4d)(context, ggml_type, k as i64, n as i64, 1, 1);
-            let weights = (ggml.ggml_backend_alloc_ctx_tensors)(context, backend);
-            (ggml.ggml_backend_buffer_set_usage)(weights, WEIGHTS);
+            let weights = ggml.weights(context, backend);
             Self::of(ggml, backend, (context, weights, weight), (k, n, rows))
         }
     }
@@ -310,8 +348,7 @@ impl<'a> Mixture<'a> {
         // SAFETY: the host's functions on the host's live objects, as its headers say.
         unsafe {
             let weights = tensor(contexts[0], ggml_type, [k, n, experts]);
-            let constant = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[0], backend);
-            (ggml.ggml_backend_buffer_set_usage)(constant, WEIGHTS);
+            let constant = ggml.weights(contexts[0], backend);
             let activations = tensor(contexts[1], F32, [k, rows, tokens]);
             let ids = tensor(contexts[1], I32, [used, tokens, 1]);
             let out = make(contexts[1], (ggml.ggml_mul_mat_id)(contexts[1], weights, activations, ids));
