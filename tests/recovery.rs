@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use ggml_rknpu::engine::{Activations, Between, Decode, Experts, NpuWeight, Product, BLOCK, GROUP};
+use ggml_rknpu::engine::{
+    Activations, Between, Chain, Chained, Decode, Experts, Link, NpuWeight, Product, BLOCK, GROUP,
+};
 use ggml_rknpu::kernels::glu::Activation;
 use ggml_rknpu::policy::Pipeline;
 use ggml_rknpu::pool::Divided;
@@ -23,6 +25,7 @@ fn what_the_npu_failed_at_has_the_same_bits() {
     fed(&library, [true, false, false], (768, 5120, 200), 2 << 30);
     fed(&library, [true, false, false], (512, 20480, 70), 5 << 28);
     expert_blocks(&library);
+    chains(&library);
 }
 
 fn product<'a>(
@@ -86,6 +89,83 @@ fn fed(library: &Library, cores: [bool; 3], (k, n, rows): (usize, usize, usize),
         let got = [bits(&gated), bits(&results)];
         assert!(results.iter().all(|value| value.is_finite()));
         assert!(*seen.get_or_insert_with(|| got.clone()) == got, "failed: {failed}, made: {made}");
+    }
+    assert!(ways.iter().all(|way| *way > 0), "{ways:?}");
+    assert!(stats.rows_ahead.load(Relaxed) > 0);
+}
+
+/// Products that follow from each other, with sums between them: our kernels go on where a tile failed.
+fn chains(library: &Library) {
+    let (k, n, rows) = (256, 512, 1100);
+    let (mut engine, stats) = engine(library, [true; 3], 2, Decode::Npu);
+    let mut weight = |seed, k_of| upload(&mut engine, Pipeline::W8A8, &numbers(seed, k * n), k_of);
+    let (gate, up, down) = (weight(1, k), weight(2, k), weight(3, n));
+    let [first, last] = [4, 5].map(|seed| upload(&mut engine, Pipeline::W8A8, &numbers(seed, k * k), k));
+    let x = numbers(6, k * rows);
+    let mut seen: Option<Vec<Vec<u32>>> = None;
+    // How often nothing failed, and something did.
+    let mut ways = [0; 2];
+    for attempt in 0..60 {
+        for _ in 0..attempt % 7 {
+            let _ = engine.matmul(&first, Activations::new(&x, k, 1), &mut vec![0.0; k]);
+        }
+        let mut results = [k, n, n, k, k].map(|width| vec![f32::NAN; rows * width]);
+        let mut sums = [(); 2].map(|()| vec![f32::NAN; rows * k]);
+        let mut gated = vec![f32::NAN; rows * n];
+        let [of_first, of_gate, of_up, of_down, of_last] = results.each_mut().map(|out| Divided::new(out));
+        let [block, next] = sums.each_mut().map(|rows| Divided::new(rows));
+        // Each row of a link: a result and what was there before.
+        let make = |link: usize, range: std::ops::Range<usize>| {
+            let place = range.start * k..range.end * k;
+            let (result, to) = if link == 0 { (&of_first, &block) } else { (&of_down, &next) };
+            // SAFETY: rows that are there, or that nobody else makes.
+            let (result, to) = unsafe { (result.part(place.clone()), to.part(place.clone())) };
+            let before: &[f32] = if link == 0 {
+                &x[place]
+            } else {
+                // SAFETY: as above.
+                unsafe { block.part(place) }
+            };
+            for ((to, result), before) in to.iter_mut().zip(result).zip(before) {
+                *to = 0.01 * *result + before;
+            }
+            true
+        };
+        let made = |width| Activations::new(&[], width, rows);
+        let of = |weight, activations, same, out: &Divided<'_, f32>| {
+            // SAFETY: as long as the results; nobody has two parts of them at once.
+            let out = unsafe { Divided::at(out.pointer(&(0..0)), rows * k.max(n)) };
+            Some(Product { weight, activations, same, out, routed: false, recovered: false })
+        };
+        let mut products = [
+            of(&first, Activations::new(&x, k, rows), false, &of_first),
+            of(&gate, made(k), false, &of_gate),
+            of(&up, made(k), true, &of_up),
+            of(&down, made(n), false, &of_down),
+            of(&last, made(k), false, &of_last),
+        ];
+        let links =
+            [Some(Link { before: 1, rows: block.after(0) }), Some(Link { before: 4, rows: next.after(0) })];
+        let (out, activation) = (Divided::new(&mut gated), Activation::Silu);
+        let mut between =
+            Between { first: 1, activation, swapped: false, out, seen: false, feeds: true, made: false };
+        let size = engine.chain_tile(&products, &links, Some(&between)).expect("short enough");
+        assert!((rows / 3..512).contains(&size), "{size} rows of {rows}");
+        let mut chain = Chain { products: &mut products, links: &links, make: &make };
+        let way = match engine.chain(&mut chain, Some(&mut between), size) {
+            Chained::Done => 0,
+            Chained::Recovered(_) => 1,
+            Chained::Broken(error) => panic!("{error}"),
+        };
+        ways[way] += 1;
+        assert!(between.made);
+        let recovered = products.iter().flatten().any(|product| product.recovered);
+        assert_eq!(recovered, way == 1);
+        let all = [&results[0], &gated, &results[3], &results[4]].into_iter().chain(&sums);
+        let got: Vec<Vec<u32>> =
+            all.map(|values| values.iter().map(|value| value.to_bits()).collect()).collect();
+        assert!(results[4].iter().all(|value| value.is_finite()));
+        assert!(*seen.get_or_insert_with(|| got.clone()) == got, "attempt {attempt}, way {way}");
     }
     assert!(ways.iter().all(|way| *way > 0), "{ways:?}");
     assert!(stats.rows_ahead.load(Relaxed) > 0);

@@ -15,6 +15,7 @@
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
 //! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both; [`fed`]: the product of that;
+//! * [`chain`]: products that follow from each other, tile of rows behind tile;
 //! * [`together`]: products whose weights lie one after the other, in the same runs;
 //! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together, and
 //!   the batches of them that are given to the cores; [`land`]: where each of these ends.
@@ -25,6 +26,7 @@
 mod arenas;
 mod attention;
 mod block;
+mod chain;
 mod choose;
 mod core;
 mod domain_lock;
@@ -53,6 +55,7 @@ use std::time::Instant;
 use rknn_sys::{Context, Layout, Library, MatmulSpec, MatmulType, Version};
 
 use self::attention::AttentionRoom;
+use self::chain::ChainKey;
 use self::core::Cores;
 use self::domain_lock::DomainLock;
 use self::domains::Domains;
@@ -70,6 +73,7 @@ use crate::weights::store::Store;
 use crate::weights::PackError;
 
 pub use self::attention::{Attention, Cached, Mask, Queries};
+pub use self::chain::{Chain, Chained, Link, Make, CHAIN, CHAIN_ROWS};
 pub use self::choose::{Request, Wanted};
 pub use self::experts::{Experts, Picks};
 pub use self::mixture::BLOCK;
@@ -127,6 +131,9 @@ pub enum Error {
     /// The file that guards the domains cannot be used.
     #[error("the I/O domains cannot be locked: {0}")]
     Lock(String),
+    /// What the host's graph has between two products.
+    #[error("the host's CPU backend failed between two products")]
+    Link,
     /// The operating system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(String),
@@ -149,7 +156,7 @@ type JointKey = (ScheduleKey, Option<(ScheduleKey, bool)>, usize);
 /// Bytes of C of two products that are read together, of a batch on a core: a hundredth of what the models take, so that
 /// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
 const JOINT_C_PART: usize = 100;
-const JOINT_C: std::ops::Range<usize> = 1 << 20..16 << 20;
+const JOINT_C: std::ops::Range<usize> = 5 << 18..16 << 20;
 const JOINT_C_STEP: usize = 512 << 10;
 /// As many schedules are remembered; a server with prompts of all lengths has some thousands.
 const SCHEDULES_MAX: usize = 8192;
@@ -172,6 +179,9 @@ pub struct Engine {
     blocks: HashMap<(Pipeline, usize), Option<(usize, usize)>>,
     schedules: HashMap<ScheduleKey, Schedule>,
     joint_schedules: HashMap<JointKey, Option<Joint>>,
+    /// Rows of a tile of products that follow from each other, and how each is run, with bytes of C if it is one of two.
+    chains: HashMap<ChainKey, Option<usize>>,
+    chained: HashMap<(ScheduleKey, usize), Option<Schedule>>,
     together: HashMap<TogetherKey, Option<Together>>,
     /// Weights were let go of to make room, which is there when the last of them is.
     makes_room: bool,
@@ -232,6 +242,8 @@ impl Engine {
             blocks: HashMap::new(),
             schedules: HashMap::new(),
             joint_schedules: HashMap::new(),
+            chains: HashMap::new(),
+            chained: HashMap::new(),
             together: HashMap::new(),
             makes_room: false,
             route: Route::new(Decode::Npu, false),
@@ -312,6 +324,11 @@ impl Engine {
         means(&self.mode, pipeline, self.cores.count())
     }
 
+    /// How a weight is cut, and what may be done with it.
+    fn planned<'w>(&self, weight: &'w NpuWeight) -> Planned<'w> {
+        Planned { plan: &weight.plan, means: self.means(weight.pipeline) }
+    }
+
     /// How a product of so many rows is run.
     fn schedule(&mut self, weight: &NpuWeight, rows: usize) -> Schedule {
         let (plan, means) = (&weight.plan, self.means(weight.pipeline));
@@ -336,20 +353,22 @@ impl Engine {
         if self.joint_schedules.len() >= SCHEDULES_MAX {
             self.joint_schedules.clear();
         }
-        let c_bytes = (self.domains.expected() / JOINT_C_PART).clamp(JOINT_C.start, JOINT_C.end);
-        let c_bytes = c_bytes / JOINT_C_STEP * JOINT_C_STEP;
+        let c_bytes = joint_c_bytes(&self.domains);
         let weaves = weaves && fed.is_some_and(NpuWeight::is_by_segments);
         let key = (schedule_key(weight, rows), fed.map(|fed| (schedule_key(fed, rows), weaves)), c_bytes);
         if let Some(known) = self.joint_schedules.get(&key) {
             return *known;
         }
-        let planned =
-            |weight: &'w NpuWeight| Planned { plan: &weight.plan, means: self.means(weight.pipeline) };
-        let fed = fed.map(|fed| Fed { planned: planned(fed), weaves });
-        let joint = Joint::best(planned(weight), fed, &self.chip.timing, rows, c_bytes);
+        let fed = fed.map(|fed| Fed { planned: self.planned(fed), weaves });
+        let joint = Joint::best(self.planned(weight), fed, &self.chip.timing, rows, c_bytes);
         self.joint_schedules.insert(key, joint);
         joint
     }
+}
+
+/// Bytes of C that two products may have at once.
+fn joint_c_bytes(domains: &Domains) -> usize {
+    (domains.expected() / JOINT_C_PART / JOINT_C_STEP * JOINT_C_STEP).clamp(JOINT_C.start, JOINT_C.end)
 }
 
 fn schedule_key(weight: &NpuWeight, rows: usize) -> ScheduleKey {

@@ -85,26 +85,29 @@ impl Engine {
         if let Some(fed) = between.and_then(Between::fed) {
             products[fed] = None;
         }
-        let mut room = std::mem::take(&mut self.room);
-        let Room { prepared, cpu, .. } = &mut room;
         let done = between.map_or(0, Between::done);
         for product in products[done..].iter_mut().flatten() {
-            let (weight, n) = (product.weight, product.weight.plan.n);
-            if product.routed || !has_kernel(weight) {
-                continue;
+            if !product.routed && has_kernel(product.weight) {
+                product.recovered = self.by_kernels(product.weight, &product.activations, &product.out);
             }
-            let (all, out) = (product.activations, &product.out);
-            product.recovered = (0..all.rows).step_by(ROWS_MAX).all(|first| {
-                let rows = Activations { rows: ROWS_MAX.min(all.rows - first), ..all.from(first) };
-                // Picks say where their rows go, and are from the same rows each time.
-                let (out, same) = match all.picks {
-                    Some(_) => (out.after(0), first > 0),
-                    None => (out.after(first * n), false),
-                };
-                self.multiply_on_cpu(weight, &rows, same, &mut prepared[0], cpu, &out).is_ok()
-            });
         }
+    }
+
+    /// Does a product of any number of rows by our kernels, a few at a time; whether that could be done.
+    pub(super) fn by_kernels(&mut self, weight: &NpuWeight, all: &Activations, out: &Divided<f32>) -> bool {
+        let mut room = std::mem::take(&mut self.room);
+        let Room { prepared, cpu, .. } = &mut room;
+        let done = (0..all.rows).step_by(ROWS_MAX).all(|first| {
+            let rows = Activations { rows: ROWS_MAX.min(all.rows - first), ..all.from(first) };
+            // Picks say where their rows go, and are from the same rows each time.
+            let (out, same) = match all.picks {
+                Some(_) => (out.after(0), first > 0),
+                None => (out.after(first * weight.plan.n), false),
+            };
+            self.multiply_on_cpu(weight, &rows, same, &mut prepared[0], cpu, &out).is_ok()
+        });
         self.room = room;
+        done
     }
 
     /// Does a product of few rows.

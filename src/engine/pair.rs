@@ -12,7 +12,7 @@ use super::stream::{Stream, UnderWay, With};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
-use crate::plan::Batch;
+use crate::plan::{Batch, Schedule};
 use crate::pool::Divided;
 
 /// What is made of the results of two neighbours in a group, gate and up, as they come: an activation of the one times the
@@ -113,17 +113,33 @@ impl Engine {
                 self.run_block(stream, index, (first, &part), known, &together, with)?;
                 continue;
             }
-            let joint = self.joint_schedule(one, fed, part.rows, false);
-            let schedule = joint.map_or_else(|| self.schedule(one, part.rows), |joint| joint.pair);
-            stream.asked.add(2.0 * schedule.ns, part.rows);
-            let block = self.begin(one, first, &part, 0, known, schedule, stream.room)?;
-            if joint.is_none() {
-                self.read_in_turns(stream, index, &part, block)?;
+            if let Some(joint) = self.joint_schedule(one, fed, part.rows, false) {
+                self.pair_block(stream, index, (first, &part), known, joint.pair)?;
                 continue;
             }
-            for batch in block.schedule.batches(&one.plan, part.rows) {
-                self.advance_pair(stream, index, &part, block, batch)?;
-            }
+            let schedule = self.schedule(one, part.rows);
+            stream.asked.add(2.0 * schedule.ns, part.rows);
+            let block = self.begin(one, first, &part, 0, known, schedule, stream.room)?;
+            self.read_in_turns(stream, index, &part, block)?;
+        }
+        Ok(())
+    }
+
+    /// Does some rows, from `first` on, of two products that are alike and read together.
+    pub(super) fn pair_block(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        (first, part): (usize, &Activations),
+        known: Known,
+        schedule: Schedule,
+    ) -> Result<(), Error> {
+        let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
+        let weight = *weight;
+        stream.asked.add(2.0 * schedule.ns, part.rows);
+        let block = self.begin(weight, first, part, 0, known, schedule, stream.room)?;
+        for batch in schedule.batches(&weight.plan, part.rows) {
+            self.advance_pair(stream, index, part, block, batch)?;
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use super::route::ROWS_MAX as FEW;
 use super::scratch::SLOTS;
 use super::{Engine, Error, NpuWeight};
 use crate::observe::Lane;
-use crate::plan::Batch;
+use crate::plan::{Batch, Schedule};
 use crate::pool::Divided;
 
 /// What the stream needs beside the NPU's memories; kept from one to the next.
@@ -225,7 +225,9 @@ impl Engine {
     /// Does the product at `index`, and with it those after it that are run together with it; how many.
     fn some(&mut self, stream: &mut Stream, index: usize) -> Result<usize, Error> {
         let end = stream.between.map_or(stream.products.len(), |between| between.first.max(index + 1));
-        let count = self.together(&stream.products[index..end]);
+        let products = &stream.products[index..end];
+        let rows = products.first().and_then(Option::as_ref).map_or(0, |product| product.activations.rows);
+        let (count, _) = self.together(products, rows);
         if count > 1 {
             self.run_together(stream, index, count)?;
         } else {
@@ -249,7 +251,8 @@ impl Engine {
         self.count_bytes(weight, activations.rows);
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
-            self.one_block(stream, index, first, &part, known)?;
+            let schedule = self.schedule(weight, part.rows);
+            self.one_block(stream, index, (first, &part), known, schedule)?;
         }
         Ok(())
     }
@@ -259,13 +262,12 @@ impl Engine {
         &mut self,
         stream: &mut Stream,
         index: usize,
-        first: usize,
-        part: &Activations,
+        (first, part): (usize, &Activations),
         known: Known,
+        schedule: Schedule,
     ) -> Result<(), Error> {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
-        let schedule = self.schedule(weight, part.rows);
         stream.asked.add(schedule.ns, part.rows);
         let block = self.begin(weight, first, part, 0, known, schedule, stream.room)?;
         for batch in block.schedule.batches(&weight.plan, part.rows) {

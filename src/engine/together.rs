@@ -26,15 +26,28 @@ pub(super) struct Together {
     schedule: Schedule,
 }
 
+impl Together {
+    /// The NPU's time of all of them, ns.
+    pub(super) fn ns(&self) -> f64 {
+        self.schedule.ns
+    }
+}
+
 impl Engine {
-    /// How many of the products, from the first on, are run together; 1 if it is alone.
-    pub(super) fn together(&mut self, products: &[Option<Product>]) -> usize {
-        let Some(Some(Product { weight, activations, .. })) = products.first() else { return 1 };
-        let rows = activations.rows;
+    /// How many of the products, from the first on, are run together, and how so many rows of them are; 1 if it is alone.
+    pub(super) fn together(
+        &mut self,
+        products: &[Option<Product>],
+        rows: usize,
+    ) -> (usize, Option<Together>) {
+        let Some(Some(Product { weight, activations, .. })) = products.first() else { return (1, None) };
         let (mut weights, mut count) = ([*weight; GROUP], 1);
         for next in products[1..].iter().take(GROUP - 1) {
             let Some(next) = next else { break };
-            if !next.same || next.activations.rows != rows || !follows(weights[count - 1], next.weight) {
+            if !next.same
+                || next.activations.rows != activations.rows
+                || !follows(weights[count - 1], next.weight)
+            {
                 break;
             }
             weights[count] = next.weight;
@@ -47,14 +60,14 @@ impl Engine {
             && activations.picks.is_none()
             && (exact || !weights.iter().any(|weight| self.is_for_cpu(weight, rows)));
         let Some(together) = (if may { self.as_one(weights, rows.min(ROWS_MAX)) } else { None }) else {
-            return 1;
+            return (1, None);
         };
         let (plan, ns) = (&together.plan, together.schedule.ns);
         let may_be_cpus = exact && rows <= FEW && has_kernel(weight);
         if may_be_cpus && self.route.is_cpu(plan, &self.chip.timing, rows, ns, exact) {
-            return 1;
+            return (1, None);
         }
-        count
+        (count, Some(together))
     }
 
     /// The same of a pair.
@@ -110,15 +123,29 @@ impl Engine {
             let known = Known::same(activations.is_same(same, first));
             // The last rows may be so few that it is not worth it.
             let Some(together) = self.as_one(&weights[..count], part.rows) else {
-                for at in 0..count {
+                for (at, weight) in weights[..count].iter().enumerate() {
                     let known = if at > 0 { Known::same(true) } else { known };
-                    self.one_block(stream, index + at, first, &part, known)?;
+                    let schedule = self.schedule(weight, part.rows);
+                    self.one_block(stream, index + at, (first, &part), known, schedule)?;
                 }
                 continue;
             };
-            self.run_block(stream, index, (first, &part), known, &together, |_| With::Others(count - 1))?;
+            self.run_others(stream, index, (first, &part), known, &together, count)?;
         }
         Ok(())
+    }
+
+    /// Does some rows, from `first` on, of `count` products from `index` on; these are under way when this returns.
+    pub(super) fn run_others(
+        &mut self,
+        stream: &mut Stream,
+        index: usize,
+        part: (usize, &Activations),
+        known: Known,
+        together: &Together,
+        count: usize,
+    ) -> Result<(), Error> {
+        self.run_block(stream, index, part, known, together, |_| With::Others(count - 1))
     }
 
     /// Does some rows, from `first` on, of the product `index` and those that are run `with` it; these are under way when this

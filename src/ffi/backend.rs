@@ -105,12 +105,19 @@ unsafe extern "C" fn graph_compute(_backend: sys::ggml_backend_t, graph: *mut sy
         let Some((state, registered)) = with_device() else { return FAILED };
         let mut group = Group::new(state, registered, graph);
         // SAFETY: the host's own graph, whose nodes nobody puts elsewhere while it is computed.
-        for &node in unsafe { &*nodes(&state.host, graph) } {
-            // SAFETY: a live node with allocated sources; the host computes nothing else with them meanwhile.
-            let status = unsafe { group.take(node) };
+        let mut nodes = unsafe { &*nodes(&state.host, graph) };
+        while let Some((&node, others)) = nodes.split_first() {
+            // SAFETY: live nodes with allocated sources; the host computes nothing else with them meanwhile.
+            let (taken, status) = unsafe {
+                match group.chain(nodes) {
+                    Some((taken, status)) => (&nodes[taken..], status),
+                    None => (others, group.take(node)),
+                }
+            };
             if status != SUCCESS {
                 return status;
             }
+            nodes = taken;
         }
         let status = group.finish();
         registered.device.count_graph();

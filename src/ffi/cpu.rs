@@ -2,7 +2,10 @@
 
 use ggml_sys::{sys, Host};
 
+use std::ops::Range;
+
 use super::host_copy::{empty, shape};
+use super::tile::Tile;
 use crate::engine::Activations;
 use crate::pool::PARALLEL_MIN;
 
@@ -18,6 +21,7 @@ pub struct HostCpu {
     product: Option<SingleProduct>,
     /// A graph of up to [`NODES`] nodes, made once.
     nodes: *mut sys::ggml_cgraph,
+    tile: Tile,
 }
 
 /// A graph of one product, made once: only what its tensors say changes.
@@ -35,11 +39,16 @@ unsafe impl Send for HostCpu {}
 impl Default for HostCpu {
     fn default() -> Self {
         let (backend, nodes) = (std::ptr::null_mut(), std::ptr::null_mut());
-        Self { backend, threads: 0, applied: 0, product: None, nodes }
+        Self { backend, threads: 0, applied: 0, product: None, nodes, tile: Tile::default() }
     }
 }
 
 impl HostCpu {
+    /// One whose nodes its caller alone computes.
+    pub fn of_one_thread() -> Self {
+        Self { threads: 1, ..Self::default() }
+    }
+
     /// Sets the number of threads for the nodes to come.
     pub fn set_threads(&mut self, threads: usize) {
         self.threads = threads;
@@ -106,6 +115,23 @@ impl HostCpu {
             }
             (fns.graph_compute.get())(self.backend, self.nodes)
         }
+    }
+
+    /// Computes the rows `range`, of `rows` rows, of nodes in their order; the host's status.
+    ///
+    /// # Safety
+    /// They are live nodes with [`super::tile::sources`], of which these rows are computed already or by the nodes before.
+    pub unsafe fn compute_rows(
+        &mut self,
+        host: &Host,
+        nodes: &[*mut sys::ggml_tensor],
+        rows: usize,
+        range: &Range<usize>,
+    ) -> i32 {
+        // SAFETY: by the contract.
+        let tile = unsafe { self.tile.of(nodes, rows, range) };
+        // SAFETY: these are as the host's, but for their rows.
+        unsafe { self.compute(host, &tile[..nodes.len()]) }
     }
 
     /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N) by the host's kernels;

@@ -11,6 +11,7 @@
 //! * [`group`]: a graph's nodes, those together that do not wait for each other; [`waiting`]: what these read and write;
 //!   [`experts`]: nodes with experts among them;
 //! * [`gated`]: what is made of the results of two products, part by part; [`epilogue`]: what becomes of one's;
+//! * [`chain`]: products that follow from each other; [`tile`]: what is made row by row between them;
 //! * [`cpu`]: the host's own CPU backend, for what the NPU does not do;
 //! * [`host_copy`]: second copies of weights, as its kernels like them.
 //!
@@ -19,6 +20,7 @@
 mod attention;
 mod backend;
 mod buffer;
+mod chain;
 mod cpu;
 mod device;
 mod epilogue;
@@ -33,6 +35,7 @@ mod registry;
 mod tensor;
 #[cfg(test)]
 mod test_nodes;
+mod tile;
 mod waiting;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -51,9 +51,14 @@ pub struct State {
     pub host: Host,
     /// The host's CPU backend, for what the NPU does not do; made when it is first needed.
     pub cpu: Mutex<HostCpu>,
+    /// Others, of one thread each, for those of our threads that make rows of the host's nodes at the same time.
+    pub row_cpus: [Mutex<HostCpu>; ROW_CPUS],
     pub registered: Option<Registered>,
     c_reg: Leaked<sys::ggml_backend_reg>,
 }
+
+/// See [`State::row_cpus`]: as many as boards have processors; more threads wait for each other.
+const ROW_CPUS: usize = 8;
 
 static STATE: OnceLock<Option<State>> = OnceLock::new();
 
@@ -135,7 +140,13 @@ fn start() -> Option<State> {
         // SAFETY: a plain function; a failure to register only loses what is said at the end.
         unsafe { libc::atexit(at_exit) };
     }
-    Some(State { host, cpu: Mutex::default(), registered, c_reg })
+    Some(State {
+        host,
+        cpu: Mutex::default(),
+        row_cpus: std::array::from_fn(|_| Mutex::new(HostCpu::of_one_thread())),
+        registered,
+        c_reg,
+    })
 }
 
 /// Writes the report, if one was asked for.

@@ -9,7 +9,7 @@ const MUL_MAT: i32 = 1;
 const VIEW: i32 = 2;
 const ADD: i32 = 3;
 const NORM: i32 = 4;
-const OTHER: i32 = 5;
+pub const OTHER: i32 = 5;
 
 pub fn ops() -> Ops {
     Ops {

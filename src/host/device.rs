@@ -20,7 +20,7 @@ use super::weight::Weight;
 pub use super::weight::{HostWeight, Job};
 use crate::chip::Chip;
 use crate::cpus;
-pub use crate::engine::{Between, GROUP};
+pub use crate::engine::{Between, Link, CHAIN, CHAIN_ROWS, GROUP};
 use crate::engine::{Engine, Route};
 use crate::kernels::int4::Calibration;
 use crate::kernels::rotate::Signs;

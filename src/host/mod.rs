@@ -4,6 +4,7 @@
 
 pub mod attention;
 mod batches;
+mod chain;
 pub mod config;
 mod conversion;
 mod cores;

@@ -83,6 +83,7 @@ struct Engine {
     weigh_ns: u64,
     scale_ns: u64,
     gate_ns: u64,
+    link_ns: u64,
     multiply_ns: u64,
     /// The caller had nothing to do.
     idle_ns: u64,
@@ -105,6 +106,7 @@ impl Engine {
             weigh_ns: ns(Stage::Weigh),
             scale_ns: ns(Stage::Scale),
             gate_ns: ns(Stage::Gate),
+            link_ns: ns(Stage::Link),
             multiply_ns: ns(Stage::Multiply),
             idle_ns: ns(Stage::Wait),
             busy_ns,

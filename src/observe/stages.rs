@@ -20,13 +20,15 @@ pub enum Stage {
     Scale,
     /// An activation times a gate, where that is made by itself and not as the results of both are read.
     Gate,
+    /// What the host's graph has between products that follow from each other.
+    Link,
     /// The product itself, where the CPU does it.
     Multiply,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Compare,
         Self::Pack,
         Self::Sync,
@@ -34,6 +36,7 @@ impl Stage {
         Self::Weigh,
         Self::Scale,
         Self::Gate,
+        Self::Link,
         Self::Multiply,
     ];
 
@@ -47,6 +50,7 @@ impl Stage {
             Self::Weigh => "weigh",
             Self::Scale => "scale",
             Self::Gate => "gate",
+            Self::Link => "link",
             Self::Multiply => "multiply",
         }
     }

@@ -22,6 +22,6 @@ mod weight;
 pub use attention::{AttentionPlan, AttentionShape, Stretch};
 pub use rows::ROWS_MAX;
 pub use schedule::{Batch, CoreRun, Cut, Means, Piece, Schedule, Step, BATCH_MAX};
-pub use search::{Fed, Joint, Planned};
+pub use search::{sizes_of_tiles, Fed, Joint, Planned};
 pub use weave::{turns, Turn};
 pub use weight::{Segment, Slice, WeightPlan};

@@ -4,7 +4,7 @@
 use rknn_sys::Element;
 
 use super::line::{Kind, Line};
-use super::rows::round_down_by_an_eighth;
+use super::rows::{round_down_by_an_eighth, round_up_by_an_eighth};
 use super::schedule::{CoreRun, Cut, Means, Schedule, Step, BATCH_MAX};
 use super::{WeightPlan, ROWS_MAX};
 use crate::chip::Timing;
@@ -21,6 +21,9 @@ const STACK_ROWS_MAX: usize = 512;
 const NEARLY: [(Element, f64, f64); 3] =
     [(Element::F16, 1.10, 1.16), (Element::I8, 1.065, 1.12), (Element::I4, 1.13, 1.16)];
 const SLACK: f64 = 2.0;
+/// The same of products that follow from each other, all of them, than the fastest of segments of any lengths: nobody then
+/// waits for what the CPU does before and after each.
+const IN_CHAIN: [(Element, f64); 3] = [(Element::F16, 1.16), (Element::I8, 1.10), (Element::I4, 1.16)];
 /// The most parts of the columns, the fewest of them for a core, and the fewest rows where that is worth a look.
 const PARTS_MAX: usize = 8;
 const PART_COLUMNS_MIN: usize = 256;
@@ -39,6 +42,11 @@ struct Wanted {
 impl Wanted {
     /// Of one product.
     const ALONE: Self = Self { c_bytes: C_BYTES_MAX, steps: BATCH_MAX, joint: false };
+
+    /// Of each of two that are read together, and have `c_bytes` of C at once.
+    fn joint(c_bytes: usize) -> Self {
+        Self { c_bytes: c_bytes / 2, steps: BATCH_MAX / 2, joint: true }
+    }
 }
 
 /// A weight's plan, and what may be done with it.
@@ -113,7 +121,7 @@ impl Joint {
         rows: usize,
         c_bytes: usize,
     ) -> Option<Self> {
-        let wanted = Wanted { c_bytes: c_bytes / 2, steps: BATCH_MAX / 2, joint: true };
+        let wanted = Wanted::joint(c_bytes);
         let limits = |planned| Limits::new(planned, timing, rows);
         let (of_pair, of_fed) = (limits(pair), fed.map(|fed| limits(fed.planned)));
         let most = 2.0 * of_pair.most + of_fed.map_or(0.0, |fed| fed.most);
@@ -196,6 +204,28 @@ impl Schedule {
         let candidates = Self::candidates(planned, timing, rows, Wanted::ALONE, most);
         let best = candidates.into_iter().filter(may).map(|schedule| (cost(&schedule), schedule));
         best.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, best)| best)
+    }
+
+    /// The one that keeps the NPU for the shortest time; of two products that are read together, if there are to be bytes of C
+    /// for both. `None` if these are too few.
+    pub fn shortest(planned: Planned, timing: &Timing, rows: usize, joint: Option<usize>) -> Option<Self> {
+        let wanted = joint.map_or(Wanted::ALONE, Wanted::joint);
+        let all = Self::candidates(planned, timing, rows, wanted, f64::INFINITY);
+        // Of equal ones that with the fewest batches.
+        let key = |schedule: &Self| (schedule.ns, -(schedule.batch as f64));
+        all.into_iter().min_by(|one, other| {
+            let (one, other) = (key(one), key(other));
+            one.0.total_cmp(&other.0).then(one.1.total_cmp(&other.1))
+        })
+    }
+
+    /// How long the product's share of a chain may keep the NPU, ns.
+    pub fn most_in_chain(planned: Planned, timing: &Timing, rows: usize) -> f64 {
+        let plan = planned.plan;
+        let most = IN_CHAIN.iter().find(|(of, _)| *of == plan.dtype.a()).map_or(1.0, |(_, most)| *most);
+        let least: f64 =
+            parts_of_rows(rows).map(|rows| Self::least_ns(plan, timing, planned.means, rows)).sum();
+        most / plan.lag * least
     }
 
     /// Those that keep the NPU for at most so many ns.
@@ -302,6 +332,21 @@ impl Schedule {
         }
         total
     }
+}
+
+/// Numbers of rows of a tile that are worth a look where products follow from each other: as few tiles as there can be, but two
+/// at least; all as large, or the last one smaller, so that B streams by a whole number of times for some.
+pub fn sizes_of_tiles(rows: usize) -> impl Iterator<Item = usize> {
+    let size = rows.div_ceil(rows.div_ceil(ROWS_MAX).max(2)).max(1);
+    let step = round_up_by_an_eighth(size + 1) - round_down_by_an_eighth(size);
+    (0..4)
+        .map(move |more| round_up_by_an_eighth(size) + more * step)
+        .take_while(move |size| *size <= ROWS_MAX)
+}
+
+/// Rows by as many as are run at once.
+fn parts_of_rows(rows: usize) -> impl Iterator<Item = usize> {
+    (0..rows).step_by(ROWS_MAX).map(move |first| ROWS_MAX.min(rows - first))
 }
 
 /// Numbers of rows of a core's run that are worth a look: halves of all, and as many as let B stream by a whole number
