@@ -25,7 +25,7 @@ struct Shape {
     over_rows: bool,
     /// Where the block's results are written.
     results: Results,
-    /// Bytes of other weights of the model, which nobody reads: a hundredth of all is the room of what is read together.
+    /// Bytes of other weights of the model, which nobody reads: an eightieth of all is the room of what is read together.
     beside: usize,
     /// Somebody reads gate and up after the graph.
     seen: bool,

@@ -153,9 +153,9 @@ type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
 /// Those of two products that are alike, of the one that is with what is made of them and whether it may be woven in, and bytes
 /// of C.
 type JointKey = (ScheduleKey, Option<(ScheduleKey, bool)>, usize);
-/// Bytes of C of two products that are read together, of a batch on a core: a hundredth of what the models take, so that
+/// Bytes of C of two products that are read together, of a batch on a core: an eightieth of what the models take, so that
 /// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
-const JOINT_C_PART: usize = 100;
+const JOINT_C_PART: usize = 80;
 const JOINT_C: std::ops::Range<usize> = 5 << 18..16 << 20;
 const JOINT_C_STEP: usize = 512 << 10;
 /// As many schedules are remembered; a server with prompts of all lengths has some thousands.
