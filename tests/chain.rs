@@ -7,6 +7,7 @@ mod common;
 mod ggml;
 
 use std::ffi::c_int;
+use std::process::Command;
 
 use ggml_sys::sys;
 
@@ -294,5 +295,59 @@ fn what_goes_through_in_tiles_is_what_the_products_give_one_by_one() {
         }
         let numbers = want[0].iter().filter(|value| value.is_finite()).count();
         assert_eq!(numbers, (shape.rows - 1) * shape.width, "{shape:?}: one row is none");
+    }
+}
+
+/// Set in the process that has layers between domains.
+const CHILD: &str = "RKNPU_TEST_CHILD";
+
+/// Weights of a layer in two I/O domains: gate and up, among others, are then not run alike.
+#[test]
+fn layers_between_domains_are_right() {
+    if common::lab("layers between domains are right").is_none() {
+        return;
+    }
+    let report = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_has_layers_between_domains", "--nocapture"]).env(CHILD, "1");
+    command
+        .env("RKNPU_REPORT", report.path())
+        .env("RKNPU_DECODE", "npu")
+        .env("RKNPU_EMU_FAULTS", "domain=20");
+    let output = command.output().unwrap();
+    let [out, said] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{said}");
+    let report = common::report(report.path());
+    assert_eq!(report["domains"], 2, "{said}");
+    assert!(report["rows_ahead"].as_u64() > Some(0), "{report}");
+}
+
+#[test]
+fn child_has_layers_between_domains() {
+    let Some(ggml) = std::env::var_os(CHILD).and_then(|_| host("child")) else { return };
+    let shape = Shape {
+        width: 512,
+        hidden: 768,
+        narrow: 128,
+        rows: 512,
+        ggml_type: Q8_0,
+        memory: Memory::Reused,
+        more: false,
+        in_tiles: true,
+    };
+    let layer = Layer::new(&shape);
+    let want = one_by_one(ggml, &shape, &layer);
+    // A quarter of a megabyte more each time, so that the domain's end comes between others of the layer's weights.
+    let weight = numbers(20, 512 * 512);
+    let mut before = Vec::new();
+    for count in 0..70 {
+        let product = Product::new(ggml, ggml.backend(), Q8_0, (512, 512, 1));
+        product.set_weight(&weight);
+        product.run(&weight[..512]);
+        before.push(product);
+        let got = as_a_whole(ggml, &shape, &layer);
+        for (index, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(differ(got, want), 0, "values of result {index} after {count} others");
+        }
     }
 }

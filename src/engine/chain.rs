@@ -20,7 +20,7 @@ use super::product::Activations;
 use super::stream::Stream;
 use super::{joint_c_bytes, schedule_key, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
 use crate::observe::Stage as Of;
-use crate::plan::{sizes_of_tiles, Planned, Schedule, ROWS_MAX};
+use crate::plan::{sizes_of_tiles, Planned, Schedule};
 use crate::pool::Divided;
 
 /// The most products of a chain.
@@ -138,6 +138,10 @@ impl Engine {
         if rows < CHAIN_ROWS || products.len() > CHAIN || !products.iter().all(can) {
             return None;
         }
+        let pair = between.map(|between| &products[between.first..][..2]);
+        if pair.is_some_and(|pair| !self.are_alike(pair)) {
+            return None;
+        }
         let mut key: ChainKey = ([None; CHAIN], [CHAIN; CHAIN], joint_c_bytes(&self.domains));
         key.0.iter_mut().zip(products.iter().flatten()).for_each(|(key, product)| {
             *key = Some(schedule_key(product.weight, rows));
@@ -193,9 +197,8 @@ impl Engine {
     /// The NPU's time of a tile of a stage; `None` if a pair cannot be read together.
     fn stage_ns(&mut self, products: &[Option<Product>], is_pair: bool, rows: usize) -> Option<f64> {
         if is_pair {
-            let [Some(one), Some(other)] = products else { return None };
-            let alike = other.same && self.run_alike([one.weight, other.weight], ROWS_MAX);
-            return alike.then(|| self.chained(one.weight, rows, true)).flatten().map(|one| 2.0 * one.ns);
+            let one = self.chained(products[0].as_ref()?.weight, rows, true)?;
+            return Some(2.0 * one.ns);
         }
         let (mut at, mut ns) = (0, 0.0);
         while at < products.len() {
