@@ -285,6 +285,7 @@ impl Engine {
                     if std::mem::replace(state, State::Synced) == State::Synced {
                         return Ok(());
                     }
+                    stats.a_bytes.fetch_add(piece.bytes as u64, Relaxed);
                     self.domains.get_mut(weight.share.domain).scratch.a.sync_to_device(&piece)
                 })
             })

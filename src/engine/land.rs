@@ -1,5 +1,7 @@
 //! What a batch's runs computed, into the rows of the output: of one product, or of two and of what is made of both.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::block::Flight;
 use super::pair::Pair;
 use super::results::{Computed, Reading, Two, RUNS_MAX};
@@ -88,7 +90,9 @@ impl Engine {
             batch.steps().try_for_each(|step| {
                 let mut runs = block.schedule.runs(plan, means, &step);
                 runs.try_for_each(|run| {
-                    scratch.c[run.core].sync_from_device(&c.piece(batch, &step, run.c_bytes(plan)))
+                    let piece = c.piece(batch, &step, run.c_bytes(plan));
+                    stats.c_bytes.fetch_add(piece.bytes as u64, Relaxed);
+                    scratch.c[run.core].sync_from_device(&piece)
                 })
             })
         })

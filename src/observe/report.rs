@@ -93,6 +93,9 @@ struct Engine {
     /// f32 bytes of the products' rows and results.
     activation_bytes: u64,
     result_bytes: u64,
+    /// Bytes of A that were packed and of C that were read, as the NPU has them.
+    a_bytes: u64,
+    c_bytes: u64,
 }
 
 impl Engine {
@@ -113,6 +116,8 @@ impl Engine {
             wait_ns: products_ns.saturating_sub(busy_ns),
             activation_bytes: stats.activation_bytes.load(Relaxed),
             result_bytes: stats.result_bytes.load(Relaxed),
+            a_bytes: stats.a_bytes.load(Relaxed),
+            c_bytes: stats.c_bytes.load(Relaxed),
         }
     }
 }

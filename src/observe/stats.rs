@@ -153,6 +153,10 @@ pub struct Stats {
     pub activation_bytes: AtomicU64,
     /// Bytes of f32 that products gave as results.
     pub result_bytes: AtomicU64,
+    /// Bytes of A that were packed, as the NPU has them: all segments, planes and padding.
+    pub a_bytes: AtomicU64,
+    /// Bytes of C that were read, likewise.
+    pub c_bytes: AtomicU64,
     /// FLOPs of products that were sent to our kernels on the CPU, since that is faster.
     pub routed_flops: AtomicU64,
     /// Products that were sent to the host's kernels over its own copy, since that is faster.

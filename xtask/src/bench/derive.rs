@@ -44,7 +44,12 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
     let prompt = |name: &str| difference(prompts, f64::from(REPETITIONS - 1), |ran| ran.plugin.number(name));
     let per_token = |name: &str| difference(tokens, count, |ran| ran.plugin.number(name));
     let stages: Option<f64> = STAGES.iter().map(|name| prompt(name)).sum();
-    let copied = prompt("activation_bytes").zip(prompt("result_bytes")).map(|(a, c)| a + c);
+    let both = |a: &str, c: &str| prompt(a).zip(prompt(c)).map(|(a, c)| a + c);
+    let matrix_bytes = both("a_bytes", "c_bytes");
+    let passes = |bytes: Option<f64>| {
+        let copied = stages.zip(bytes.filter(|bytes| *bytes > 0.0));
+        copied.map(|(ns, bytes)| ns / (bytes / bytes_per_ns))
+    };
     let (wait, busy) = (prompt("wait_ns"), prompt("busy_ns"));
     let whole = |ran: &Ran, name: &str| ran.plugin.number(name).map(|number| number as u64);
     let memory = prompts[1].memory;
@@ -80,9 +85,9 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         activation_bytes: prompt("activation_bytes"),
         result_bytes: prompt("result_bytes"),
         memcpy_gb_per_second: bytes_per_ns,
-        host_memcpy_passes: stages
-            .zip(copied.filter(|bytes| *bytes > 0.0))
-            .map(|(ns, bytes)| ns / (bytes / bytes_per_ns)),
+        matrix_bytes,
+        host_memcpy_passes: passes(both("activation_bytes", "result_bytes")),
+        host_memcpy_passes_of_matrices: passes(matrix_bytes),
         npu_wait_share: wait
             .zip(busy)
             .filter(|(wait, busy)| wait + busy > 0.0)
@@ -233,7 +238,8 @@ mod tests {
         let stages = |times: u64| {
             json!({"tensors": [weight(512 * times)], "fds": 4, "npu_bytes": 2_000_000, "engine": {
                 "compare_ns": 100 * times, "pack_ns": 50 * times, "sync_ns": 30 * times, "scale_ns": 20 * times,
-                "wait_ns": 10 * times, "busy_ns": 90 * times, "activation_bytes": 600 * times, "result_bytes": 400 * times
+                "wait_ns": 10 * times, "busy_ns": 90 * times, "activation_bytes": 600 * times, "result_bytes": 400 * times,
+                "a_bytes": 150 * times, "c_bytes": 850 * 2 * times + 150 * times
             }})
         };
         let tokens = |count: u64| json!({"tensors": [weight(count)], "graphs": 5 * count, "late_graphs": 20, "late_allocations": 12});
@@ -262,6 +268,7 @@ mod tests {
         assert_eq!(row.rows_ratio.into_iter().collect::<Vec<_>>(), [(2, 1.0), (4, 1.0), (8, 2.0), (16, 4.0)]);
         // 200 ns of stages; 1000 bytes take 100 ns to copy.
         assert_eq!((row.host_memcpy_passes, row.npu_wait_share), (Some(2.0), Some(0.1)));
+        assert_eq!(row.host_memcpy_passes_of_matrices, Some(1.0));
         assert_eq!((row.allocs_per_token, row.threads_per_token), (Some(3.0), None));
         assert_eq!((row.fds, row.contexts, row.npu_bytes), (Some(4), None, Some(2_000_000)));
         // 2 000 000 bytes and the 97 152 that the host has more: twice the weight.
@@ -279,6 +286,7 @@ mod tests {
         let row = super::row(&bare, 10.0).unwrap();
         assert_eq!((row.prefill_roofline_share, row.decode_bandwidth_share), (None, None));
         assert_eq!((row.host_memcpy_passes, row.npu_wait_share, row.fds), (None, None, None));
+        assert_eq!(row.host_memcpy_passes_of_matrices, None);
         bare.prompts[1] = bare.prompts[0].clone();
         assert!(super::row(&bare, 10.0).unwrap_err().to_string().contains("nothing to measure"));
         bare.prompts[1].emulator.soc = "rk1".into();

@@ -62,10 +62,16 @@ pub struct Row {
     pub activation_bytes: Option<f64>,
     /// Bytes of C as f32, once a product.
     pub result_bytes: Option<f64>,
+    /// Bytes of A and C as the NPU has them: all segments, planes and padding.
+    #[serde(default)]
+    pub matrix_bytes: Option<f64>,
     /// What this machine copies with as many threads.
     pub memcpy_gb_per_second: f64,
     /// The stages' time over that of copying A and C once.
     pub host_memcpy_passes: Option<f64>,
+    /// The same, of A and C as the NPU has them.
+    #[serde(default)]
+    pub host_memcpy_passes_of_matrices: Option<f64>,
     /// `wait / (wait + busy)`.
     pub npu_wait_share: Option<f64>,
     /// Allocations a generated token.
@@ -170,14 +176,16 @@ pub const GROUPS: [Group; 3] = [
                of the best schedule of each product (exhaustive search: K segments, tiles of rows, splits over cores) \
                over it, which products that are run together may be faster than; *as one*: over it the best with products of the \
                same rows run as one, where that is shorter. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: comparing, rotating, packing, syncing \
-               and scaling, in units of copying all activations and results once, as fast as *memcpy* copied before and \
-               after. *Idle*: the part of the time within products in which no core ran. *Paced*: the wall clock, CPU of this machine + modelled NPU.",
+               and scaling, in units of copying all activations and results once, as f32, as fast as *memcpy* copied before and \
+               after; *of A and C*: in units of copying A and C once, as the NPU has them: fewer bits, but the results of \
+               each segment of K. *Idle*: the part of the time within products in which no core ran. *Paced*: the wall clock, CPU of this machine + modelled NPU.",
         columns: &[
             ("modelled ms", |row| number(Some(row.prefill_npu_ns / 1e6), 1)),
             ("of the best", |row| percent(row.prefill_roofline_share)),
             ("as one", |row| percent(row.prefill_together_share)),
             ("of the peak", |row| percent(row.prefill_peak_share)),
             ("passes", |row| number(row.host_memcpy_passes, 2)),
+            ("of A and C", |row| number(row.host_memcpy_passes_of_matrices, 2)),
             ("memcpy GB/s", |row| number(Some(row.memcpy_gb_per_second), 1)),
             ("idle", |row| percent(row.npu_wait_share)),
             ("paced tok/s", |row| number(row.prefill_paced_tokens_per_second, 1)),
@@ -303,7 +311,7 @@ pub mod tests {
         assert!(text.contains("1.00   –   –  1.50"), "{text}");
         let markdown = GROUPS[0].markdown(&rows);
         let bars: Vec<usize> = markdown.lines().map(|line| line.matches('|').count()).collect();
-        assert_eq!(bars, [12; 4], "{markdown}");
+        assert_eq!(bars, [13; 4], "{markdown}");
         assert!(markdown.contains("| a-longer-name | Q8_0 | default | 12.3 | – | – | – |"), "{markdown}");
     }
 
