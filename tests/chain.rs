@@ -351,3 +351,35 @@ fn child_has_layers_between_domains() {
         }
     }
 }
+
+/// Through a stock host, by its own scheduler and memory: tiles of 512 rows give what 64 rows give, of which no tiles are.
+#[test]
+fn a_models_prompts_are_the_same_in_tiles() {
+    let test = "a model's prompts are the same in tiles";
+    let Some(lab) = common::lab(test) else { return };
+    let Some(text) = std::env::var_os("GGML_RKNPU_TEST_TEXT") else {
+        return common::skip(test, "GGML_RKNPU_TEST_TEXT names no text");
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let perplexity = |rows: &str| {
+        let mut host = lab.npu("llama-perplexity", "rk3588");
+        host.env("RKNPU_REPORT", file.path()).env("OMP_WAIT_POLICY", "passive");
+        host.arg("-m").arg(lab.model("F16")).args(["-c", "512", "--chunks", "1", "-t", "2", "-ub", rows]);
+        let (out, err) = common::output(host.arg("-f").arg(&text));
+        let said = out + &err;
+        let (_, rest) = said.split_once("Final estimate: PPL = ").unwrap_or_else(|| panic!("{said}"));
+        let report = common::report(file.path());
+        assert_eq!(report["fallbacks"], 0, "{report}");
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        (
+            rest.split_whitespace().next().unwrap().to_owned(),
+            number(&report["rows_ahead"]),
+            number(&report["engine"]["link_ns"]),
+        )
+    };
+    let (want, ..) = perplexity("64");
+    let (got, rows_ahead, link_ns) = perplexity("512");
+    assert_eq!(got, want);
+    // Of most of the 30 layers, those of three stages but for a tile.
+    assert!(rows_ahead > 25 * 3 * 256 && link_ns > 0, "{rows_ahead} rows ahead, {link_ns} ns");
+}
