@@ -20,7 +20,7 @@ use super::product::Activations;
 use super::stream::Stream;
 use super::{joint_c_bytes, schedule_key, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
 use crate::observe::Stage as Of;
-use crate::plan::{sizes_of_tiles, Planned, Schedule};
+use crate::plan::{sizes_of_tiles, Schedule};
 use crate::pool::Divided;
 
 /// The most products of a chain.
@@ -222,7 +222,7 @@ impl Engine {
         if self.chained.len() >= SCHEDULES_MAX {
             self.chained.clear();
         }
-        let planned: Planned = self.planned(weight);
+        let planned = self.planned(weight);
         let found = Schedule::shortest(planned, &self.chip.timing, rows, is_pair.then_some(c_bytes));
         self.chained.insert(key, found);
         found
@@ -289,6 +289,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Of a tile whose schedule is gone, which the chain had when it was looked for.
+    fn no_tiles(&self) -> Error {
+        Error::Unsupported { chip: self.chip.title, what: "these products in tiles".to_owned() }
+    }
+
     /// Has some of the rows of a link made, by all threads.
     fn link(&self, make: &Make, link: usize, rows: Range<usize>) -> bool {
         let size = rows.len().div_ceil(2 * self.pool.threads()).clamp(1, ROWS_AT_ONCE);
@@ -321,7 +326,8 @@ impl Engine {
             self.stats.rows_ahead.fetch_add(tile.len() as u64, Relaxed);
         }
         if is_pair(stage, between) {
-            let Some(schedule) = self.chained(product.weight, tile.len(), true) else { return Ok(()) };
+            let schedule = self.chained(product.weight, tile.len(), true);
+            let schedule = schedule.ok_or_else(|| self.no_tiles())?;
             return self.pair_block(stream, first, (tile.start, &part), Known::Others, schedule);
         }
         let mut at = first;
@@ -334,7 +340,8 @@ impl Engine {
                 }
                 None => {
                     let Some(Product { weight, .. }) = &stream.products[at] else { return Ok(()) };
-                    let Some(schedule) = self.chained(weight, tile.len(), false) else { return Ok(()) };
+                    let schedule = self.chained(weight, tile.len(), false);
+                    let schedule = schedule.ok_or_else(|| self.no_tiles())?;
                     self.one_block(stream, at, (tile.start, &part), known, schedule)?;
                 }
             }
