@@ -229,26 +229,26 @@ impl Engine {
     }
 
     /// Does all products of a chain, in tiles of `size` rows.
-    pub fn chain(&mut self, chain: &mut Chain, mut between: Option<&mut Between>, size: usize) -> Chained {
+    pub fn chain(&mut self, chain: &mut Chain, between: Option<&mut Between>, size: usize) -> Chained {
         let Chain { products, links, make } = chain;
         let (links, mut progress) = (*links, Progress::default());
         let (result, made) = self.drive(products, between.as_deref(), |engine, stream| {
             engine.flow(stream, links, make, size, &mut progress)
         });
-        if let Some(between) = &mut between {
+        let (made, chained) = match result {
+            Ok(()) => (made, Chained::Done),
+            Err(error) if progress.is_broken => (false, Chained::Broken(error)),
+            Err(error) => {
+                match self.finish_on_cpu(products, between.as_deref(), (links, make), size, &progress) {
+                    true => (true, Chained::Recovered(error)),
+                    false => (false, Chained::Broken(error)),
+                }
+            }
+        };
+        if let Some(between) = between {
             between.made = made;
         }
-        let Err(error) = result else { return Chained::Done };
-        let recovered = !progress.is_broken
-            && self.finish_on_cpu(products, between.as_deref(), (links, make), size, &progress);
-        if let Some(between) = &mut between {
-            between.made = recovered;
-        }
-        if recovered {
-            Chained::Recovered(error)
-        } else {
-            Chained::Broken(error)
-        }
+        chained
     }
 
     fn flow(

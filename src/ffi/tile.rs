@@ -7,7 +7,7 @@ use std::ops::Range;
 use ggml_sys::{sys, Ops};
 
 use super::host_copy::empty;
-use super::waiting::whole;
+use super::waiting::{meet, whole};
 
 /// The most such nodes between two products: a bias, a norm and its factor, a sum, another norm and factor, and to spare.
 pub const OPS: usize = 8;
@@ -28,22 +28,24 @@ pub struct RowsAt {
 impl RowsAt {
     /// Those of a matrix of `rows` rows; `None` for anything else.
     pub fn of(tensor: &sys::ggml_tensor, rows: usize, written: bool) -> Option<Self> {
-        let [width, height, ..] = tensor.ne;
+        let width = tensor.ne[0] as usize * 4;
         let plain = tensor.type_ as u32 == sys::GGML_HOST_TYPE_F32
             && tensor.nb[0] == 4
             && tensor.ne[1..] == [i64::try_from(rows).ok()?, 1, 1]
-            && tensor.nb[1] >= width as usize * 4
+            && tensor.nb[1] >= width
             && !tensor.data.is_null()
-            && height > 0;
+            && rows > 0;
         let start = tensor.data as usize;
-        let bytes = start..start + (rows - 1) * tensor.nb[1] + width as usize * 4;
-        plain.then_some(Self { bytes, stride: tensor.nb[1], written })
+        plain.then(|| Self {
+            bytes: start..start + (rows - 1) * tensor.nb[1] + width,
+            stride: tensor.nb[1],
+            written,
+        })
     }
 
     /// Whether different rows of the two have no byte in common, as far as one of them is written.
     pub fn are_apart(&self, other: &Self) -> bool {
-        let meet = self.bytes.start < other.bytes.end && other.bytes.start < self.bytes.end;
-        !meet
+        !meet(&self.bytes, &other.bytes)
             || !self.written && !other.written
             || self.bytes.start == other.bytes.start && self.stride == other.stride
     }
@@ -54,8 +56,8 @@ impl RowsAt {
 pub struct Sources {
     /// The rows that it makes.
     pub own: RowsAt,
-    /// Those of its first and second source.
-    pub first: Option<RowsAt>,
+    /// Those of its first source, and of its second.
+    pub first: RowsAt,
     pub second: Option<RowsAt>,
     /// The addresses of what it has a number for each column of, instead of the second.
     pub columns: Option<Range<usize>>,
@@ -76,7 +78,7 @@ pub unsafe fn sources(ops: &Ops, node: &sys::ggml_tensor, rows: usize) -> Option
     let alike = |source: &sys::ggml_tensor| RowsAt::of(source, rows, false).filter(|_| source.ne == node.ne);
     let is_column = |source: &&sys::ggml_tensor| source.op == ops.none && source.ne == [node.ne[0], 1, 1, 1];
     let own = RowsAt::of(node, rows, true).filter(|own| own.stride == node.ne[0] as usize * 4)?;
-    let first = Some(of(0).and_then(alike)?);
+    let first = of(0).and_then(alike)?;
     let second = of(1).and_then(alike);
     let columns = of(1).filter(is_column).map(whole);
     let is_known = if has_two { second.is_some() || columns.is_some() } else { of(1).is_none() };
@@ -92,13 +94,9 @@ pub struct Tile {
 
 impl Default for Tile {
     fn default() -> Self {
-        let one = || std::array::from_fn(|_| empty());
-        Self { nodes: Box::new(one()), sources: Box::new(std::array::from_fn(|_| one_pair())) }
+        let (nodes, sources) = ([empty(); OPS], [[empty(); SOURCES]; OPS]);
+        Self { nodes: Box::new(nodes), sources: Box::new(sources) }
     }
-}
-
-fn one_pair() -> [sys::ggml_tensor; SOURCES] {
-    std::array::from_fn(|_| empty())
 }
 
 impl Tile {
@@ -186,12 +184,8 @@ mod tests {
             let start = 0x1_0000 + index * 0x1000;
             RowsAt { bytes: start..start + 128, stride: 32, written }
         };
-        let sum = Sources {
-            own: at(3, true),
-            first: Some(at(0, false)),
-            second: Some(at(1, false)),
-            columns: None,
-        };
+        let sum =
+            Sources { own: at(3, true), first: at(0, false), second: Some(at(1, false)), columns: None };
         assert_eq!(of(&nodes[3]), Some(sum));
         let biased = of(&nodes[4]).unwrap();
         assert_eq!((biased.second, biased.columns), (None, Some(0x1_2000..0x1_2020)));

@@ -31,26 +31,22 @@ pub unsafe fn may_go_ahead(ops: &Ops, found: &Found) -> bool {
     let mut before: Option<&Stage> = None;
     for stage in found.stages() {
         let mut places = Places { of: [const { None }; PLACES], count: 0 };
+        // What a gate makes is among the results of the stage before.
+        let nodes = match &stage.origin {
+            Origin::Nodes(nodes) => nodes.all(),
+            Origin::Before | Origin::Gate(_) => &[],
+        };
         // SAFETY: by the contract.
-        let known = unsafe { before.iter().chain([&stage]).all(|stage| places.add_stage(found, stage)) };
-        let known = known
-            && match stage.origin {
-                Origin::Before => true,
-                // SAFETY: by the contract.
-                Origin::Gate(gate) => places.add(RowsAt::of(unsafe { &*gate }, found.rows, true)),
-                // SAFETY: by the contract.
-                Origin::Nodes(nodes) => unsafe { places.add_nodes(ops, found, nodes.all()) },
-            };
+        let known = unsafe {
+            before.iter().chain([&stage]).all(|stage| places.add_stage(found, stage))
+                && places.add_nodes(ops, found, nodes)
+        };
         // SAFETY: by the contract; a product has a weight.
         let spares = |product: &Node| unsafe { places.spare(&span(&*(**product).src[0])) };
         // SAFETY: as above.
         let spares_columns = |node: &Node| unsafe {
             sources(ops, &**node, found.rows)
                 .is_some_and(|of| of.columns.is_none_or(|columns| places.spare(&columns)))
-        };
-        let nodes = match &stage.origin {
-            Origin::Nodes(nodes) => nodes.all(),
-            _ => &[],
         };
         let spares = found.products().iter().all(spares) && nodes.iter().all(spares_columns);
         if !known || !spares || !places.are_apart() {
@@ -98,8 +94,8 @@ impl Places {
         for node in nodes {
             // SAFETY: by the contract.
             let Some(of) = (unsafe { sources(ops, &**node, found.rows) }) else { return false };
-            let mut places = [Some(of.own), of.first, of.second].into_iter().filter(Option::is_some);
-            if !places.all(|place| self.add(place)) {
+            let places = [Some(of.own), Some(of.first), of.second];
+            if !places.into_iter().flatten().all(|place| self.add(Some(place))) {
                 return false;
             }
         }

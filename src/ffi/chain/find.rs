@@ -186,24 +186,24 @@ impl Found {
         let number = self.stages().count();
         let last = number.checked_sub(1).and_then(|last| self.stages[last].as_mut());
         let origin = match (last, after) {
-            (None, _) => Origin::Before,
+            (None, _) => Some(Origin::Before),
             (Some(last), After::Nodes(between)) if between.count == 0 => {
-                let same = reads(self.products[last.first]) == reads(node) && last.count < GROUP;
-                if same {
-                    last.count += 1;
-                    self.products[self.count] = node;
-                    self.count += 1;
+                if reads(self.products[last.first]) != reads(node) || last.count == GROUP {
+                    return false;
                 }
-                return same;
+                last.count += 1;
+                None
             }
             (Some(_), After::Nodes(between)) if between.all().contains(&reads(node)) => {
-                Origin::Nodes(*between)
+                Some(Origin::Nodes(*between))
             }
-            (Some(_), After::Gate(gate)) if *gate == reads(node) => Origin::Gate(*gate),
+            (Some(_), After::Gate(gate)) if *gate == reads(node) => Some(Origin::Gate(*gate)),
             _ => return false,
         };
-        let Some(place) = self.stages.get_mut(number) else { return false };
-        *place = Some(Stage { origin, first: self.count, count: 1 });
+        if let Some(origin) = origin {
+            let Some(place) = self.stages.get_mut(number) else { return false };
+            *place = Some(Stage { origin, first: self.count, count: 1 });
+        }
         self.products[self.count] = node;
         self.count += 1;
         true
