@@ -29,6 +29,8 @@ struct Shape {
     beside: usize,
     /// Somebody reads gate and up after the graph.
     seen: bool,
+    /// The graph ends with the block. Else nobody can ask for what is made of gate and up.
+    ends: bool,
     activation: Activation,
 }
 
@@ -87,7 +89,7 @@ struct Computed {
 const UNTOUCHED: f32 = 12345.0;
 
 fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
-    let Shape { k, n, rows, ggml_type, swapped, over_rows, results, beside, seen, activation } = *shape;
+    let Shape { k, n, rows, ggml_type, swapped, over_rows, results, beside, seen, ends, activation } = *shape;
     let (contexts, backend) = ([ggml.context(), ggml.context()], ggml.backend());
     let tensor = |context, ggml_type, ne: [usize; 2]| {
         // SAFETY: a live context.
@@ -115,6 +117,11 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
         }
         let graph = (ggml.ggml_new_graph)(contexts[1]);
         [gate, up, gated, down].into_iter().for_each(|node| (ggml.ggml_build_forward_expand)(graph, node));
+        if !ends {
+            (ggml.ggml_set_output)(down);
+            let next = (ggml.ggml_mul_mat)(contexts[1], all[0], down);
+            (ggml.ggml_build_forward_expand)(graph, next);
+        }
         let compute = (ggml.ggml_backend_alloc_ctx_tensors)(contexts[1], backend);
         if over_rows {
             (*gated).data = (*input).data;
@@ -125,7 +132,7 @@ fn whole(ggml: &Ggml, shape: &Shape, weights: &Weights, x: &[f32]) -> Computed {
             Results::OverFirst => (*down).data = (*gate).data,
         }
         let before = vec![UNTOUCHED; rows * n];
-        for tensor in [gate, up] {
+        for tensor in [gate, up, gated] {
             (ggml.ggml_backend_tensor_set)(tensor, before.as_ptr().cast(), 0, before.len() * 4);
         }
         (ggml.ggml_backend_tensor_set)(input, x.as_ptr().cast(), 0, size_of_val(x));
@@ -149,6 +156,8 @@ fn product(ggml: &Ggml, shape: &Shape, (k, n): (usize, usize), weight: &[f32], x
 enum Way {
     /// As both products' results are read.
     Together,
+    /// As the second one's are read; those of the first one were written.
+    InTurns,
     /// Of results that were written.
     ByItself,
 }
@@ -166,6 +175,9 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
     // Of down, that were packed before all of them were made.
     let rows_ahead =
         || common::report(report.path())["rows_ahead"].as_u64().expect("the report's rows_ahead");
+    // Of down, that were packed as they were made.
+    let rows_as_made =
+        || common::report(report.path())["rows_as_made"].as_u64().expect("the report's rows_as_made");
     let plain = Shape {
         k: 256,
         n: 768,
@@ -176,10 +188,12 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         results: Results::Apart,
         beside: 0,
         seen: false,
+        ends: true,
         activation: Activation::Silu,
     };
     let in_tiles = Shape { k: 1024, n: 2048, rows: 512, beside: 400 << 20, ..plain };
     let woven = Shape { k: 768, n: 5120, rows: 200, ..in_tiles };
+    let mut unwritten = 0;
     for (shape, way) in [
         (plain, Way::Together),
         (Shape { swapped: true, activation: Activation::Gelu, ..plain }, Way::Together),
@@ -204,8 +218,9 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         // Too much to be read together: in parts of the columns.
         (
             Shape { k: 1536, n: 8992, rows: 512, swapped: true, results: Results::OverFirst, ..plain },
-            Way::ByItself,
+            Way::InTurns,
         ),
+        (Shape { k: 1536, n: 8992, rows: 512, seen: true, ..plain }, Way::InTurns),
         // Few rows may be the CPU's, and rows may not be written over while they are read.
         (Shape { rows: 1, ..plain }, Way::ByItself),
         (Shape { n: 256, over_rows: true, ..plain }, Way::ByItself),
@@ -222,17 +237,23 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         if swapped {
             sources.swap(0, 1);
         }
-        let (before, ahead) = (gate_ns(), rows_ahead());
+        let (before, ahead, as_made) = (gate_ns(), rows_ahead(), rows_as_made());
         let got = whole(ggml, &shape, &weights, &x);
-        assert_eq!(gate_ns() == before, way == Way::Together, "{shape:?}: made as results were read");
+        assert_eq!(gate_ns() == before, way != Way::ByItself, "{shape:?}: made as results were read");
         // A block of rows, or a tile, before the last one; or a part of the columns.
         let several = rows > 512 || shape.beside > 0;
         assert_eq!(rows_ahead() > ahead, several, "{shape:?}: rows of down are packed ahead");
+        // Of one block of many rows.
+        let is_fed = (17..=512).contains(&rows) && way != Way::ByItself;
+        let fed = if is_fed { rows as u64 } else { 0 };
+        assert_eq!(rows_as_made() - as_made, fed, "{shape:?}: rows of down are packed as they are made");
         for (at, want) in sources.iter().enumerate() {
             if shape.results == Results::OverFirst && at == usize::from(swapped) {
                 continue;
             }
-            if seen || way == Way::ByItself {
+            // Of two in turns the first one's are written.
+            let is_first = at == usize::from(swapped);
+            if seen || way == Way::ByItself || way == Way::InTurns && is_first {
                 assert_eq!(differ(&got.sources[at], want), 0, "{shape:?}: results of product {at}");
             } else {
                 // Nobody reads them, so that nothing is written.
@@ -246,6 +267,14 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         }
         let want = product(ggml, &shape, (n, k), &weights[2], &got.gated);
         assert_eq!(differ(&got.down, &want), 0, "{shape:?}: values of down");
+        // Where nobody reads what is made it need not be written, but the results are the same.
+        if way != Way::ByItself {
+            let unread = whole(ggml, &Shape { ends: false, ..shape }, &weights, &x);
+            assert_eq!(differ(&unread.down, &got.down), 0, "{shape:?}: values of down of unread rows");
+            let untouched = unread.gated.iter().filter(|value| **value == UNTOUCHED).count();
+            assert!(is_fed || untouched == 0, "{shape:?}: {untouched} untouched of {}", rows * n);
+            unwritten += usize::from(untouched > 0);
+        }
         // A row by itself, whoever computes it then: the same for integers, of which sums have no order.
         if ggml_type != Q8_0 {
             continue;
@@ -255,4 +284,6 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         assert_eq!(differ(&alone.gated, &got.gated[row * n..]), 0, "{shape:?}: the last row by itself");
         assert_eq!(differ(&alone.down, &got.down[row * k..]), 0, "{shape:?}: down of the last row by itself");
     }
+    // Of those whose down writes all of its results at last.
+    assert!(unwritten >= 10, "what is made was written but for {unwritten} shapes");
 }

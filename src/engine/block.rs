@@ -10,7 +10,7 @@ use rknn_sys::MatmulSpec;
 use super::core::{Job, Ticket};
 use super::pack::{Filling, Target};
 use super::prepare::{Known, Wish};
-use super::scratch::{Piece, SLOTS};
+use super::scratch::{Piece, SLOTS, SLOTS_AHEAD};
 use super::stream::Room;
 use super::{Activations, Engine, Error, NpuWeight};
 use crate::observe::Stage;
@@ -42,9 +42,11 @@ pub(super) struct Slot {
 /// The slots of activations.
 #[derive(Default)]
 pub(super) struct Packed {
-    pub(super) slots: [Slot; SLOTS],
+    pub(super) slots: [Slot; SLOTS_AHEAD.end],
     targets: Vec<Target>,
-    /// The slot used last.
+    /// Where rows go that are packed as they are made.
+    pub(super) ahead: Vec<Target>,
+    /// The slot used last of those that rows take in turns.
     last: usize,
 }
 
@@ -66,6 +68,25 @@ struct Key {
     cut: Cut,
     tile: usize,
     picks: Option<(u64, usize)>,
+}
+
+/// How rows are to be prepared.
+pub(super) struct Begin {
+    /// The row of the product that the first of them is.
+    pub(super) first: usize,
+    /// Which of the prepared rows they are.
+    pub(super) lot: usize,
+    /// The slot that they are to have; one of those that rows take in turns without.
+    pub(super) slot: Option<usize>,
+    pub(super) known: Known,
+    pub(super) schedule: Schedule,
+}
+
+impl Begin {
+    /// Rows from `first` on, which products may share.
+    pub(super) fn shared(first: usize, known: Known, schedule: Schedule) -> Self {
+        Self { first, lot: 0, slot: None, known, schedule }
+    }
 }
 
 /// Rows that are prepared together: at most [`ROWS_MAX`], from `first` on.
@@ -91,6 +112,16 @@ pub(super) struct Flight {
     pub(super) portion: Option<Portion>,
 }
 
+/// A batch for the NPU.
+pub(super) struct Give<'a> {
+    pub(super) product: usize,
+    pub(super) block: Block,
+    pub(super) batch: Batch,
+    pub(super) place: PlaceOfC,
+    /// The plan of the product's weight and of those that follow it, if the runs are of all of them.
+    pub(super) together: Option<&'a Arc<WeightPlan>>,
+}
+
 /// The columns of a product whose weight is run together with others.
 #[derive(Clone)]
 pub(super) struct Portion {
@@ -98,6 +129,13 @@ pub(super) struct Portion {
     pub(super) plan: Arc<WeightPlan>,
     /// The first of its columns of a segment.
     pub(super) first: usize,
+}
+
+impl Portion {
+    /// The first of all the columns.
+    fn new(plan: &Arc<WeightPlan>) -> Self {
+        Self { plan: plan.clone(), first: 0 }
+    }
 }
 
 impl Flight {
@@ -162,17 +200,14 @@ impl PlaceOfC {
 
 impl Engine {
     /// Finds the slot that has, or is to get, a block's activations as the weight and its schedule want them.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn begin(
         &mut self,
         weight: &NpuWeight,
-        first: usize,
         part: &Activations,
-        lot: usize,
-        known: Known,
-        schedule: Schedule,
+        begin: Begin,
         room: &mut Room,
     ) -> Result<Block, Error> {
+        let Begin { first, lot, slot: own, known, schedule } = begin;
         let plan = &weight.plan;
         let stats = self.stats.clone();
         let wish = Wish {
@@ -203,7 +238,7 @@ impl Engine {
             Some(slot) => slot,
             None => {
                 // The other one may still be read by the step under way.
-                let slot = (room.packed.last + 1) % SLOTS;
+                let slot = own.unwrap_or((room.packed.last + 1) % SLOTS);
                 let pieces = schedule.steps(plan, part.rows).count() * self.pieces_a_step(&schedule);
                 let entry = &mut room.packed.slots[slot];
                 entry.key = None;
@@ -215,7 +250,9 @@ impl Engine {
                 slot
             }
         };
-        room.packed.last = slot;
+        if slot < SLOTS {
+            room.packed.last = slot;
+        }
         Ok(Block { first, rows: part.rows, lot, schedule, slot, stride })
     }
 
@@ -259,14 +296,7 @@ impl Engine {
                     continue;
                 }
                 *state = State::Packed;
-                let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
-                let bytes = if together { piece.index * piece.stride } else { 0 };
-                let bytes = bytes..bytes + piece.bytes;
-                for segment in step.segments.clone() {
-                    let (rows, bytes) = (rows.clone(), bytes.clone());
-                    let first = (segment - step.segments.start) * rows.len();
-                    room.packed.targets.push(Target { segment, rows, bytes, m: run.m, first });
-                }
+                room.packed.targets.extend(targets(&step, &run, &piece, together));
                 if !together {
                     self.fill(weight, part, block, &piece, room)?;
                     room.packed.targets.clear();
@@ -290,6 +320,24 @@ impl Engine {
                 })
             })
         })
+    }
+
+    /// Notes where all rows of a block go, which are packed as they are made; all pieces are in one memory.
+    pub(super) fn aim(&self, weight: &NpuWeight, block: &Block, room: &mut Room) {
+        let (plan, means) = (&weight.plan, self.means(weight.pipeline));
+        room.packed.ahead.clear();
+        for batch in block.schedule.batches(plan, block.rows) {
+            for step in batch.steps() {
+                for run in block.schedule.runs(plan, means, &step) {
+                    let piece = self.piece(weight, block, &step, &run);
+                    let state = &mut room.packed.slots[block.slot].pieces[piece.index];
+                    // Parts of the columns have the same rows.
+                    if std::mem::replace(state, State::Packed) == State::Empty {
+                        room.packed.ahead.extend(targets(&step, &run, &piece, true));
+                    }
+                }
+            }
+        }
     }
 
     /// Packs rows into the room's targets, which are in the memory of `piece`.
@@ -325,18 +373,17 @@ impl Engine {
         })
     }
 
-    /// Gives the runs of a batch to the cores: of the product's weight, or of that and others, which follow it.
+    /// Packs what a batch reads and is not packed yet, and gives its runs to the cores: step by step, if a step needs no more of
+    /// the rows than its own segment.
     pub(super) fn give(
         &mut self,
-        weight: &NpuWeight,
-        product: usize,
-        block: Block,
-        batch: Batch,
-        place: PlaceOfC,
-        together: Option<&Arc<WeightPlan>>,
+        (weight, part): (&NpuWeight, &Activations),
+        give: Give,
+        room: &mut Room,
     ) -> Result<Flight, Error> {
-        let means = self.means(weight.pipeline);
+        let Give { product, block, batch, place, together } = give;
         let plan: &WeightPlan = together.map_or(&weight.plan, |together| together);
+        let means = self.means(weight.pipeline);
         let runs = |step: &Step| block.schedule.runs(plan, means, step);
         let (mut steps, mut bytes) = (0, 0);
         for step in batch.steps() {
@@ -344,10 +391,45 @@ impl Engine {
             bytes = runs(&step).map(|run| run.c_bytes(plan)).fold(bytes, usize::max);
         }
         let c = PlaceOfC { stride: bytes.next_multiple_of(PIECE_ALIGN), ..place };
+        let mut flight = Flight {
+            product,
+            block,
+            batch,
+            c,
+            ticket: Ticket::default(),
+            portion: together.map(Portion::new),
+        };
         let mut here = None;
-        for step in batch.steps() {
-            for run in runs(&step) {
-                let a = self.piece(weight, &block, &step, &run);
+        if weight.is_by_segments() {
+            for step in flight.batch.by_steps() {
+                self.pack_batch(weight, part, &block, &step, room)?;
+                self.give_runs(weight, (plan, &flight), &step, steps, &mut here)?;
+            }
+        } else {
+            self.pack_batch(weight, part, &block, &flight.batch, room)?;
+            self.give_runs(weight, (plan, &flight), &flight.batch, steps, &mut here)?;
+        }
+        flight.ticket = self.cores.ticket();
+        if let Some((core, job)) = here {
+            let stats = self.stats.clone();
+            stats.stage(Stage::Wait, || self.cores.run_here(core, &job))?;
+        }
+        Ok(flight)
+    }
+
+    /// Gives the runs of some of a flight's `steps` steps to the cores, but for one that is to be done `here`, if any is.
+    fn give_runs(
+        &mut self,
+        weight: &NpuWeight,
+        (plan, flight): (&WeightPlan, &Flight),
+        some: &Batch,
+        steps: usize,
+        here: &mut Option<(usize, Job)>,
+    ) -> Result<(), Error> {
+        let (means, Flight { block, batch, c, .. }) = (self.means(weight.pipeline), flight);
+        for step in some.steps() {
+            for run in block.schedule.runs(plan, means, &step) {
+                let a = self.piece(weight, block, &step, &run);
                 let domain = self.domains.get_mut(weight.share.domain);
                 let spec = MatmulSpec {
                     dtype: plan.dtype,
@@ -362,24 +444,36 @@ impl Engine {
                 results.reserve(c.slot, c.shares * steps, c.stride)?;
                 let job = Job {
                     spec,
-                    c: results.bind(&c.piece(&batch, &step, run.c_bytes(plan)))?,
+                    c: results.bind(&c.piece(batch, &step, run.c_bytes(plan)))?,
                     a: domain.scratch.a.bind(&a)?,
                     b: weight.binding(&run, step.segments.start)?,
                 };
                 if block.rows <= FEW_ROWS && steps == 1 && here.is_none() {
-                    here = Some((run.core, job));
+                    *here = Some((run.core, job));
                 } else {
                     self.cores.give(run.core, job)?;
                 }
                 self.stats.runs[weight.pipeline.index()].fetch_add(1, Relaxed);
             }
         }
-        let ticket = self.cores.ticket();
-        if let Some((core, job)) = here {
-            let stats = self.stats.clone();
-            stats.stage(Stage::Wait, || self.cores.run_here(core, &job))?;
-        }
-        let portion = together.map(|plan| Portion { plan: plan.clone(), first: 0 });
-        Ok(Flight { product, block, batch, c, ticket, portion })
+        Ok(())
     }
+}
+
+/// Where the rows of a run go, segment by segment; the piece is in a memory of all `together`, or in its own.
+fn targets<'a>(
+    step: &'a Step,
+    run: &'a CoreRun,
+    piece: &'a Piece,
+    together: bool,
+) -> impl Iterator<Item = Target> + 'a {
+    let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
+    let start = if together { piece.index * piece.stride } else { 0 };
+    step.segments.clone().map(move |segment| Target {
+        segment,
+        rows: rows.clone(),
+        bytes: start..start + piece.bytes,
+        m: run.m,
+        first: (segment - step.segments.start) * rows.len(),
+    })
 }

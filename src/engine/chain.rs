@@ -31,6 +31,9 @@ pub const CHAIN_ROWS: usize = 96;
 /// Rows of a link that a thread makes at a time, so that they are in its cache from one node to the next.
 const ROWS_AT_ONCE: usize = 32;
 
+/// As many tiles rows are packed of as they are made: the first ones are taken before the last ones come.
+const TILES_AHEAD: usize = 2;
+
 /// The products and their rows, where stages begin, and bytes of C of a pair.
 pub(super) type ChainKey = ([Option<ScheduleKey>; CHAIN], [usize; CHAIN], usize);
 
@@ -213,7 +216,7 @@ impl Engine {
     }
 
     /// The schedule of a tile, of one product or of two that are read together.
-    fn chained(&mut self, weight: &NpuWeight, rows: usize, is_pair: bool) -> Option<Schedule> {
+    pub(super) fn chained(&mut self, weight: &NpuWeight, rows: usize, is_pair: bool) -> Option<Schedule> {
         let c_bytes = if is_pair { joint_c_bytes(&self.domains) } else { 0 };
         let key = (schedule_key(weight, rows), c_bytes);
         if let Some(known) = self.chained.get(&key) {
@@ -236,7 +239,7 @@ impl Engine {
             engine.flow(stream, links, make, size, &mut progress)
         });
         let (made, chained) = match result {
-            Ok(()) => (made, Chained::Done),
+            Ok(()) => (made.0, Chained::Done),
             Err(error) if progress.is_broken => (false, Chained::Broken(error)),
             Err(error) => {
                 match self.finish_on_cpu(products, between.as_deref(), (links, make), size, &progress) {
@@ -269,6 +272,9 @@ impl Engine {
             self.count_bytes(product.weight, rows);
         }
         for stage in stages(stream.products.len(), links, between) {
+            if is_pair(&stage, between) && tiles(rows, size).count() == TILES_AHEAD {
+                self.feed(stream, stage.products.end, None);
+            }
             for tile in tiles(rows, size) {
                 progress.is_made = false;
                 progress.begun += 1;

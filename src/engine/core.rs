@@ -176,6 +176,14 @@ pub struct Cores {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ticket([u64; CORES_MAX]);
 
+impl Ticket {
+    /// The same before the last `jobs` jobs of each core.
+    pub fn before(mut self, jobs: usize) -> Self {
+        self.0.iter_mut().for_each(|given| *given = given.saturating_sub(jobs as u64));
+        self
+    }
+}
+
 impl Cores {
     /// The cores `ids` of a chip; `pinned` when there are others to keep apart from.
     pub fn new(library: &Library, ids: &[usize], pinned: bool, stats: &Arc<Stats>) -> Self {
@@ -267,6 +275,12 @@ impl Cores {
             self.drain()?;
         }
         Ok(())
+    }
+
+    /// Whether everything that had been given at `ticket` is done, or has failed.
+    pub fn are_done(&self, ticket: Ticket) -> bool {
+        let finished = |core: &Core| core.shared.finished.load(Ordering::Acquire);
+        ticket.0.iter().zip(&self.cores).all(|(given, core)| finished(core) >= *given)
     }
 
     /// Waits until nothing is under way, and forgets failures.

@@ -1,15 +1,14 @@
 //! A product with what two others make, down of a feed-forward block: it begins before all of that is made.
 //!
-//! *By rows*: its first tile of rows is packed, and on the NPU, while the last tile of gate and up is still to be read.
+//! *By rows*: its first tile of rows is on the NPU while the last tile of gate and up is still to be read.
 //!
 //! ```text
-//! CPU   …        | gate 0 and up 0 read and made one | its rows packed | gate 1 and up 1 read and … | …
-//! NPU   … gate 1 | up 1 ……………………………………………………………………………………………| down 0 ………………………………………| down 1
+//! CPU   …        | gate 0 and up 0 read, made one and packed | gate 1 and up 1 read and … | …
+//! NPU   … gate 1 | up 1 ……………………………………………………………………………………| down 0 ……………………………………………| down 1
 //! ```
 //!
-//! *Woven*: gate and up are computed in parts of their columns, which are down's K. Where a segment of down needs no more of a
-//! row than its own elements, it is packed as soon as these are made, while they are in the cache; so batches of gate and
-//! up, and of down, go to the NPU in turns, and B of none of them is read more than once.
+//! *Woven*: gate and up are computed in parts of their columns, which are down's K; so batches of gate and up, and of down, go
+//! to the NPU in turns, and B of none of them is read more than once.
 //!
 //! ```text
 //! CPU   … | columns 0 read, made one and packed | columns 1 read and …      | down 0 read | …
@@ -18,7 +17,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::block::{Block, PlaceOfC};
+use super::block::Begin;
 use super::prepare::{grow, Known, LOT_BETWEEN};
 use super::stream::{Room, Stream, UnderWay, With};
 use super::{Activations, Engine, Error, NpuWeight, Product};
@@ -28,8 +27,12 @@ impl Stream<'_, '_> {
     /// The first row under way of the two products from `first` on: what is made of those before is made.
     fn makes(&self, first: usize) -> Option<usize> {
         let UnderWay { flight, with } = self.under_way.as_ref()?;
-        (matches!(with, With::Alike(_)) && flight.product == first)
-            .then(|| flight.block.first + flight.batch.rows.start)
+        let product = match with {
+            With::Alike(_) => first,
+            With::After => first + 1,
+            With::Others(_) => return None,
+        };
+        (flight.product == product).then(|| flight.block.first + flight.batch.rows.start)
     }
 
     /// Whether of the two products from `first` on something is under way.
@@ -47,26 +50,28 @@ impl Engine {
         let pair = stream.pair(index).filter(|pair| pair.between.feeds)?;
         let fed = stream.products.get(index + 2)?.as_ref()?;
         let (one, rows) = (pair.of[0].weight, fed.activations.rows);
-        let may = rows <= ROWS_MAX && fed.activations.picks.is_none() && !self.is_for_cpu(fed.weight, rows);
+        let may = fed.activations.picks.is_none()
+            && self.packs_as_made(fed.weight, rows)
+            && !self.is_for_cpu(fed.weight, rows);
         let joint = if may { self.joint_schedule(one, Some(fed.weight), rows, true) } else { None };
         joint.filter(|joint| joint.woven && joint.fed.is_some())
     }
 
     /// Does two products that are alike, from `index` on, what is made of them, and the product of that, which is woven in.
     pub(super) fn weave(&mut self, stream: &mut Stream, index: usize, joint: Joint) -> Result<(), Error> {
-        let (Some(pair), Some(Product { weight: down, activations: made, .. }), Some(schedule)) =
+        let (Some(pair), Some(Product { weight: down, .. }), Some(schedule)) =
             (stream.pair(index), &stream.products[index + 2], joint.fed)
         else {
             return Ok(());
         };
-        let ([one, other], down, made) = (pair.of.map(|product| product.weight), *down, *made);
+        let ([one, other], down) = (pair.of.map(|product| product.weight), *down);
         let (part, known) = (pair.of[0].activations, Known::same(pair.of[0].same));
         [one, other, down].iter().for_each(|weight| self.count_bytes(weight, part.rows));
         stream.woven = Some(index + 2);
         stream.asked.add(2.0 * joint.pair.ns + schedule.ns, part.rows);
         grow(&mut stream.room.sums, part.rows * down.plan.n);
-        let block = self.begin(one, 0, &part, 0, known, joint.pair, stream.room)?;
-        let mut block_of_down = None;
+        self.feed(stream, index + 2, Some(schedule));
+        let block = self.begin(one, &part, Begin::shared(0, known, joint.pair), stream.room)?;
         for turn in turns((&joint.pair, &one.plan), (&schedule, &down.plan), part.rows) {
             let batch = match turn {
                 Turn::Pair(batch) => {
@@ -79,46 +84,20 @@ impl Engine {
                     batch
                 }
             };
-            self.advance_woven(stream, index, &made, schedule, &mut block_of_down, batch)?;
+            self.advance_woven(stream, index, batch)?;
         }
         Ok(())
     }
 
-    /// Gives a batch of the product after two others, which is woven into them; what it reads of the rows is made.
-    fn advance_woven(
-        &mut self,
-        stream: &mut Stream,
-        index: usize,
-        made: &Activations,
-        schedule: Schedule,
-        block: &mut Option<Block>,
-        batch: Batch,
-    ) -> Result<(), Error> {
-        let (Some(between), Some(Product { weight, .. })) = (stream.between, &stream.products[index + 2])
-        else {
-            return Ok(());
-        };
-        let weight: &NpuWeight = weight;
-        let block = match *block {
-            Some(block) => block,
-            None => {
-                let part = Activations { data: &[], ..*made };
-                let begun =
-                    self.begin(weight, 0, &part, LOT_BETWEEN, Known::Others, schedule, stream.room)?;
-                *block.insert(begun)
-            }
-        };
+    /// Gives a batch of the product after two others, which is woven into them; what it reads of the rows is packed.
+    fn advance_woven(&mut self, stream: &mut Stream, index: usize, batch: Batch) -> Result<(), Error> {
+        let Some(block) = stream.begun_ahead(index + 2, 0)? else { return Err(Error::Unusable) };
+        let Some(Product { activations, .. }) = &stream.products[index + 2] else { return Ok(()) };
+        let part = Activations { data: &[], ..*activations };
         if stream.is_making(index) {
             self.stats.rows_ahead.fetch_add(batch.rows.len() as u64, Relaxed);
         }
-        {
-            // SAFETY: the elements that are read are made, and nobody writes to any meanwhile.
-            let data = unsafe { between.out.part(0..made.rows * made.stride) };
-            self.pack_batch(weight, &Activations { data, ..*made }, &block, &batch, stream.room)?;
-        }
-        let place = PlaceOfC::whole(stream.next_slot());
-        let next = self.give(weight, index + 2, block, batch, place, None)?;
-        self.follow(stream, UnderWay { flight: next, with: With::Others(0) })
+        self.advance(stream, index + 2, &part, block, batch)
     }
 
     /// Does the product `index`, which is with what the two before it make, each batch as soon as its rows are there.
@@ -146,13 +125,20 @@ impl Engine {
         for first in (0..all).step_by(ROWS_MAX) {
             let rows = ROWS_MAX.min(all - first);
             let pair = stream.pair(index - 2).map(|pair| pair.of[0].weight);
-            let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows, false));
-            let schedule = joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows));
+            let schedule = self.fed_schedule(pair, weight, rows);
             stream.asked.add(schedule.ns, rows);
             // Nothing is read of them yet, and need not be there.
             let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
-            let lot = if picks.is_some() { LOT_BETWEEN } else { 0 };
-            let block = self.begin(weight, first, &part, lot, Known::Others, schedule, stream.room)?;
+            self.begin_ahead(stream, index, (first, rows))?;
+            let block = match stream.begun_ahead(index, first)? {
+                Some(block) => block,
+                None if picks.is_some() => {
+                    self.begin(weight, &part, between_others(first, schedule), stream.room)?
+                }
+                None => {
+                    self.begin(weight, &part, Begin::shared(first, Known::Others, schedule), stream.room)?
+                }
+            };
             for batch in schedule.batches(&weight.plan, rows) {
                 let end = first + batch.rows.end;
                 match stream.makes(index - 2) {
@@ -171,4 +157,20 @@ impl Engine {
         }
         Ok(())
     }
+
+    /// How so many rows of a product are run that is with what is made of two others, of which one is `pair`.
+    pub(super) fn fed_schedule(
+        &mut self,
+        pair: Option<&NpuWeight>,
+        weight: &NpuWeight,
+        rows: usize,
+    ) -> Schedule {
+        let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows, false));
+        joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows))
+    }
+}
+
+/// Rows from `first` on that come between those that other products share.
+fn between_others(first: usize, schedule: Schedule) -> Begin {
+    Begin { first, lot: LOT_BETWEEN, slot: None, known: Known::Others, schedule }
 }

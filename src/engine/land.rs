@@ -1,15 +1,21 @@
 //! What a batch's runs computed, into the rows of the output: of one product, or of two and of what is made of both.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::block::Flight;
+use super::core::Ticket;
+use super::made::Two;
 use super::pair::Pair;
-use super::results::{Computed, Reading, Two, RUNS_MAX};
+use super::results::{Computed, Reading, RUNS_MAX};
 use super::stream::{Room, Stream, UnderWay, With};
 use super::{Engine, Error, NpuWeight, Product};
 use crate::observe::Stage;
 use crate::plan::Step;
 use crate::pool::Divided;
+
+/// All steps of a batch.
+const ALL: Range<usize> = 0..usize::MAX;
 
 impl Engine {
     /// Waits for what was given and takes its results.
@@ -19,26 +25,49 @@ impl Engine {
         let weight = *weight;
         self.arrive(weight, &flight)?;
         let more = match with {
-            With::Alike(other) => return self.land_both(stream, [flight, other]),
+            With::Alike(other) => return self.land_both(stream, Some(&flight), &other),
+            With::After => return self.land_both(stream, None, &flight),
             With::Others(more) => more,
         };
-        self.land_one(stream, &flight);
+        self.land_one(stream, &flight, ALL);
         for _ in 0..more {
             flight = flight.of_next(stream.columns(flight.product));
-            self.land_one(stream, &flight);
+            self.land_one(stream, &flight, ALL);
         }
         Ok(())
     }
 
-    /// Puts what a batch has of a product into its output.
-    fn land_one(&mut self, stream: &mut Stream, flight: &Flight) {
+    /// Waits for what was given and takes its results, those of steps that are done while others are run.
+    pub(super) fn land_by_steps(&mut self, stream: &mut Stream, flight: &Flight) -> Result<(), Error> {
+        let Some(Product { weight, .. }) = &stream.products[flight.product] else { return Ok(()) };
+        let (weight, steps) = (*weight, flight.batch.steps().count());
+        let mut done = 0;
+        while done < steps {
+            // Each core that takes part in a step of one segment has a run of each.
+            let until = |step: usize| flight.ticket.before(steps - step);
+            let mut next = steps;
+            if flight.batch.segments.len() == steps {
+                next = done + 1;
+                self.wait(until(next))?;
+                next += (next..steps).take_while(|step| self.cores.are_done(until(step + 1))).count();
+            }
+            self.wait(until(next))?;
+            self.sync(weight, flight, &(done..next))?;
+            self.land_one(stream, flight, done..next);
+            done = next;
+        }
+        Ok(())
+    }
+
+    /// Puts what some steps of a batch have of a product into its output.
+    fn land_one(&mut self, stream: &mut Stream, flight: &Flight, steps: Range<usize>) {
         let Some(Product { weight, activations, out, .. }) = &stream.products[flight.product] else { return };
         if flight.columns(weight).is_empty() {
             return;
         }
         let stats = self.stats.clone();
         let mut sums = std::mem::take(&mut stream.room.sums);
-        let (computed, reading) = self.results(weight, flight, stream.room);
+        let (computed, reading) = self.results(weight, flight, &steps, stream.room);
         let Flight { block, batch, .. } = flight;
         let (n, rows) = (weight.plan.n, block.first + batch.rows.start..block.first + batch.rows.end);
         stats.stage(Stage::Scale, || match activations.picks {
@@ -54,40 +83,62 @@ impl Engine {
         stream.room.sums = sums;
     }
 
-    /// Puts what is made of the results of two products that are alike, of which the first one's are there, into its place; what
-    /// they are themselves only where somebody is to see it.
-    fn land_both(&mut self, stream: &mut Stream, flights: [Flight; 2]) -> Result<(), Error> {
-        let [one, other] = &flights;
-        let Some(Pair { of: [first, second], between }) = stream.pair(one.product) else { return Ok(()) };
-        if other.portion.is_none() {
-            self.arrive(second.weight, other)?;
+    /// Puts what is made of the results of two products that are alike into its place; of the first one they are there, or in its
+    /// output already. What they are themselves is put into the outputs only where somebody is to see it.
+    fn land_both(&mut self, stream: &mut Stream, one: Option<&Flight>, other: &Flight) -> Result<(), Error> {
+        let first = other.product - 1;
+        let Some(Pair { of: [_, second], .. }) = stream.pair(first) else { return Ok(()) };
+        let weight = second.weight;
+        if one.is_some() && other.portion.is_none() {
+            self.arrive(weight, other)?;
         }
-        let stats = self.stats.clone();
-        let results =
-            [self.results(first.weight, one, stream.room), self.results(second.weight, other, stream.room)];
-        let two = Two {
-            computed: [&results[0].0, &results[1].0],
-            readings: [&results[0].1, &results[1].1],
-            outs: [&first.out, &second.out],
-            first: one.block.first,
-            picks: first.activations.picks,
-            between,
-        };
-        stats.stage(Stage::Scale, || two.read(&self.pool));
-        let is_last = one.block.first + one.batch.rows.end == first.activations.rows
-            && one.columns(first.weight).end == first.weight.plan.n;
+        self.begin_ahead(stream, first + 2, (other.block.first, other.block.rows))?;
+        let mut ahead = self.lend(stream, first);
+        let feed = ahead.as_mut().map(|ahead| ahead.feed()).transpose();
+        let read = feed.map(|feed| {
+            let Some(Pair { of: [first, second], between }) = stream.pair(first) else { return };
+            let results = self.results(second.weight, other, &ALL, stream.room);
+            let of_first = one.map(|one| self.results(first.weight, one, &ALL, stream.room));
+            let two = Two {
+                computed: [of_first.as_ref().map_or(&[], |(computed, _)| computed), &results.0],
+                readings: [of_first.as_ref().map_or(&results.1, |(_, reading)| reading), &results.1],
+                outs: [&first.out, &second.out],
+                first: other.block.first,
+                picks: first.activations.picks,
+                between,
+                feed,
+            };
+            self.stats.stage(Stage::Scale, || two.read(&self.pool));
+        });
+        let is_last = stream.pair(first).is_some_and(|pair| {
+            other.block.first + other.batch.rows.end == pair.of[1].activations.rows
+                && other.columns(weight).end == weight.plan.n
+        });
+        if let Some(ahead) = ahead {
+            self.take_back(stream, ahead, &other.batch);
+        }
         stream.made = is_last;
-        Ok(())
+        read
     }
 
     /// Waits until a batch is computed and can be read.
     fn arrive(&mut self, weight: &NpuWeight, flight: &Flight) -> Result<(), Error> {
-        let Flight { block, batch, c, ticket, .. } = flight;
+        self.wait(flight.ticket)?;
+        self.sync(weight, flight, &ALL)
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<(), Error> {
+        let stats = self.stats.clone();
+        stats.stage(Stage::Wait, || self.cores.wait(ticket))
+    }
+
+    /// Makes visible what some steps of a batch computed.
+    fn sync(&mut self, weight: &NpuWeight, flight: &Flight, steps: &Range<usize>) -> Result<(), Error> {
+        let Flight { block, batch, c, .. } = flight;
         let (plan, means, stats) = (flight.plan(weight), self.means(weight.pipeline), self.stats.clone());
-        stats.stage(Stage::Wait, || self.cores.wait(*ticket))?;
         let scratch = &mut self.domains.get_mut(weight.share.domain).scratch;
         stats.stage(Stage::Sync, || {
-            batch.steps().try_for_each(|step| {
+            batch.steps().take(steps.end).skip(steps.start).try_for_each(|step| {
                 let mut runs = block.schedule.runs(plan, means, &step);
                 runs.try_for_each(|run| {
                     let piece = c.piece(batch, &step, run.c_bytes(plan));
@@ -98,19 +149,21 @@ impl Engine {
         })
     }
 
-    /// What the runs of a batch computed, in the order in which they were given, and how it is read.
+    /// What the runs of some steps of a batch computed, in the order in which they were given, and how it is read.
     fn results<'a>(
         &'a self,
         weight: &'a NpuWeight,
         flight: &Flight,
+        steps: &Range<usize>,
         room: &'a Room,
     ) -> ([Option<Computed<'a>>; RUNS_MAX], Reading<'a>) {
         let Flight { block, batch, c, .. } = flight;
         let (all, means, stack) = (flight.plan(weight), self.means(weight.pipeline), flight.stack(weight));
         let scratch = &self.domains.get(weight.share.domain).scratch;
         let runs = |step: Step| block.schedule.runs(all, means, &step).map(move |run| (step.clone(), run));
+        let steps_of = batch.steps().take(steps.end).skip(steps.start);
         let mut computed = [const { None }; RUNS_MAX];
-        for (slot, (step, run)) in computed.iter_mut().zip(batch.steps().flat_map(runs)) {
+        for (slot, (step, run)) in computed.iter_mut().zip(steps_of.flat_map(runs)) {
             let c = scratch.c[run.core].read(&c.piece(batch, &step, run.c_bytes(all)));
             // Blocks of columns lie one after the other.
             let own = run.within(&stack).map(|(of, first)| (all.dtype.c().bytes(first * of.m), of));

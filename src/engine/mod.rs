@@ -14,7 +14,8 @@
 //! * [`route`]: who does products of few rows;
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
-//! * [`product`]: what is asked for; [`pair`]: two products in turns, and what is made of both; [`fed`]: the product of that;
+//! * [`product`]: what is asked for; [`pair`]: two products in turns; [`made`]: what is made of both; [`fed`]: the product of that,
+//!   [`ahead`] of which its rows are packed;
 //! * [`chain`]: products that follow from each other, tile of rows behind tile;
 //! * [`together`]: products whose weights lie one after the other, in the same runs;
 //! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together, and
@@ -23,6 +24,7 @@
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
 
+mod ahead;
 mod arenas;
 mod attention;
 mod block;
@@ -35,6 +37,7 @@ mod experts;
 mod fed;
 mod keep;
 mod land;
+mod made;
 mod mixture;
 mod on_cpu;
 mod pack;
@@ -152,7 +155,7 @@ type PlanKey = (Pipeline, (usize, usize), usize, Option<usize>);
 type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
 /// Those of two products that are alike, of the one that is with what is made of them and whether it may be woven in, and bytes
 /// of C.
-type JointKey = (ScheduleKey, Option<(ScheduleKey, bool)>, usize);
+type JointKey = (ScheduleKey, Option<(ScheduleKey, [bool; 2])>, usize);
 /// Bytes of C of two products that are read together, of a batch on a core: an eightieth of what the models take, so that
 /// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
 const JOINT_C_PART: usize = 80;
@@ -354,12 +357,14 @@ impl Engine {
             self.joint_schedules.clear();
         }
         let c_bytes = joint_c_bytes(&self.domains);
+        let packs = fed.is_some_and(|fed| self.packs_as_made(fed, rows));
         let weaves = weaves && fed.is_some_and(NpuWeight::is_by_segments);
-        let key = (schedule_key(weight, rows), fed.map(|fed| (schedule_key(fed, rows), weaves)), c_bytes);
+        let of_fed = fed.map(|fed| (schedule_key(fed, rows), [packs, weaves]));
+        let key = (schedule_key(weight, rows), of_fed, c_bytes);
         if let Some(known) = self.joint_schedules.get(&key) {
             return *known;
         }
-        let fed = fed.map(|fed| Fed { planned: self.planned(fed), weaves });
+        let fed = fed.map(|fed| Fed { planned: self.planned(fed), packs, weaves });
         let joint = Joint::best(self.planned(weight), fed, &self.chip.timing, rows, c_bytes);
         self.joint_schedules.insert(key, joint);
         joint

@@ -82,7 +82,7 @@ impl Engine {
     /// results are the same bits. Marks what was done; weights that no kernel can read are left, and the product that is
     /// with what was to be made between two, which has no rows of its own.
     pub fn recover(&mut self, products: &mut [Option<Product>], between: Option<&Between>) {
-        if let Some(fed) = between.and_then(Between::fed) {
+        if let Some(fed) = between.filter(|between| !between.used).and_then(Between::fed) {
             products[fed] = None;
         }
         let done = between.map_or(0, Between::done);

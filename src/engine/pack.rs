@@ -81,28 +81,46 @@ impl Filling<'_> {
                 // SAFETY: each index comes once, and so does each row.
                 let (data, stride) = unsafe { source.rows(rows.clone(), room) };
                 for target in self.targets {
-                    let of = rows.start.max(target.rows.start)..rows.end.min(target.rows.end);
-                    if of.is_empty() {
-                        continue;
-                    }
-                    let segment = &self.segments[target.segment];
-                    let data = &data[(of.start - rows.start) * stride + segment.start - skipped..];
-                    let at = target.segment * self.all_rows;
-                    // SAFETY: a row's scale of a segment, which no other thread has.
-                    let scales = unsafe { scales.part(at + of.start..at + of.end) };
-                    for (row, scale) in scales.iter_mut().enumerate() {
-                        *scale = scale_of(self.pipeline, &data[row * stride..][..segment.len]);
-                    }
-                    let view = Rows { data, stride, rows: of.len(), k: segment.len, scales };
-                    let first = target.first + of.start - target.rows.start;
-                    let (bytes, rows) = (target.bytes.clone(), first..first + of.len());
-                    kernel(&view, &Area { memory: &memory, bytes, m: target.m, rows }, halves);
+                    let piece = (rows.clone(), data, stride, skipped);
+                    // SAFETY: as above; a row is once in a segment's targets.
+                    unsafe { self.put(kernel, target, piece, (&scales, &memory), halves) };
                 }
             });
         };
         let count = self.rows.len().div_ceil(size.max(1));
         pool.run_if_many(self.rows.len() * k * source.passes(), count, work);
         Some(())
+    }
+
+    /// Scales those of some rows that go to a target, and packs them: `data` begins with the column `first` of the first of
+    /// `rows`, which are `stride` apart, and has all columns of the target's segment.
+    ///
+    /// # Safety
+    /// No other thread has a row of that segment.
+    pub unsafe fn put(
+        &self,
+        kernel: Kernel,
+        target: &Target,
+        (rows, data, stride, first): (Range<usize>, &[f32], usize, usize),
+        (scales, memory): (&Divided<f32>, &Divided<u8>),
+        halves: &mut F16Scratch,
+    ) {
+        let of = rows.start.max(target.rows.start)..rows.end.min(target.rows.end);
+        if of.is_empty() {
+            return;
+        }
+        let segment = &self.segments[target.segment];
+        let data = &data[(of.start - rows.start) * stride + segment.start - first..];
+        let at = target.segment * self.all_rows;
+        // SAFETY: a row's scale of a segment, which no other thread has.
+        let scales = unsafe { scales.part(at + of.start..at + of.end) };
+        for (row, scale) in scales.iter_mut().enumerate() {
+            *scale = scale_of(self.pipeline, &data[row * stride..][..segment.len]);
+        }
+        let view = Rows { data, stride, rows: of.len(), k: segment.len, scales };
+        let first = target.first + of.start - target.rows.start;
+        let (bytes, rows) = (target.bytes.clone(), first..first + of.len());
+        kernel(&view, &Area { memory, bytes, m: target.m, rows }, halves);
     }
 }
 

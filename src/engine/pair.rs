@@ -1,18 +1,17 @@
 //! Two products of the same rows, gate and up of a feed-forward block: what is made of their results is made where these are
-//! read, while they are in the cache; or, where the C of both would be too much, of parts of the outputs. A third product,
-//! down, may be with what is made ([`super::fed`]).
+//! read, while they are in the cache ([`super::made`]); or, where the C of both would be too much, where the second one's are.
+//! A third product, down, may be with what is made ([`super::fed`]).
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::{Block, Flight, PlaceOfC};
+use super::block::{Begin, Block, Flight, Give, PlaceOfC};
 use super::prepare::Known;
 use super::product::blocks;
 use super::stream::{Stream, UnderWay, With};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
-use crate::plan::{Batch, Schedule};
+use crate::plan::{Batch, Schedule, ROWS_MAX};
 use crate::pool::Divided;
 
 /// What is made of the results of two neighbours in a group, gate and up, as they come: an activation of the one times the
@@ -31,17 +30,21 @@ pub struct Between<'a> {
     /// The next product of the group is with what is made, whose rows it has though its own are empty: it is done only if
     /// that was made.
     pub feeds: bool,
+    /// Somebody else may read what is made; it is in its place then. Else it need not be where a product [feeds](Self::feeds) on it.
+    pub kept: bool,
     /// Set by the engine: it was made, whatever failed after that.
     pub made: bool,
+    /// Set by the engine: the product of it is done, too, whatever failed after that; what is made may not be in its place.
+    pub used: bool,
 }
 
 impl Between<'_> {
     /// As many products of the group are done for sure: if something was made of two, they and those before.
     pub fn done(&self) -> usize {
-        if self.made {
-            self.first + 2
-        } else {
-            0
+        match (self.made, self.used) {
+            (true, true) => self.first + 3,
+            (true, false) => self.first + 2,
+            _ => 0,
         }
     }
 
@@ -105,6 +108,10 @@ impl Engine {
         let (activations, same) = (pair.of[0].activations, pair.of[0].same);
         let fed = stream.products.get(index + 2).filter(|_| pair.between.feeds);
         let fed = fed.and_then(Option::as_ref).map(|fed| fed.weight);
+        if let Some(fed) = fed.filter(|_| activations.rows <= ROWS_MAX) {
+            let schedule = self.fed_schedule(Some(one), fed, activations.rows);
+            self.feed(stream, index + 2, Some(schedule));
+        }
         [one, other].iter().for_each(|weight| self.count_bytes(weight, activations.rows));
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
@@ -119,8 +126,8 @@ impl Engine {
             }
             let schedule = self.schedule(one, part.rows);
             stream.asked.add(2.0 * schedule.ns, part.rows);
-            let block = self.begin(one, first, &part, 0, known, schedule, stream.room)?;
-            self.read_in_turns(stream, index, &part, block)?;
+            let block = self.begin(one, &part, Begin::shared(first, known, schedule), stream.room)?;
+            self.in_turns(stream, index, &part, block)?;
         }
         Ok(())
     }
@@ -137,7 +144,7 @@ impl Engine {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
         stream.asked.add(2.0 * schedule.ns, part.rows);
-        let block = self.begin(weight, first, part, 0, known, schedule, stream.room)?;
+        let block = self.begin(weight, part, Begin::shared(first, known, schedule), stream.room)?;
         for batch in schedule.batches(&weight.plan, part.rows) {
             self.advance_pair(stream, index, part, block, batch)?;
         }
@@ -155,61 +162,36 @@ impl Engine {
     ) -> Result<(), Error> {
         let Some(Pair { of, .. }) = stream.pair(index) else { return Ok(()) };
         let [one, other] = of.map(|product| product.weight);
-        self.pack_batch(one, part, &block, &batch, stream.room)?;
         let slot = stream.next_slot();
         let mut give = |at: usize, weight| {
-            self.give(weight, index + at, block, batch.clone(), PlaceOfC::shared(slot, at, 2), None)
+            let place = PlaceOfC::shared(slot, at, 2);
+            let give = Give { product: index + at, block, batch: batch.clone(), place, together: None };
+            self.give((weight, part), give, stream.room)
         };
-        let next = UnderWay { flight: give(0, one)?, with: With::Alike(give(1, other)?) };
-        self.follow(stream, next)
+        let (flight, other) = (give(0, one)?, give(1, other)?);
+        self.follow(stream, UnderWay { flight, with: With::Alike(other) })
     }
 
-    /// Each product's batches are read as they come, and what is made of both is made of the rows and columns that are done.
-    fn read_in_turns(
+    /// Each product's batches are read as they come; what is made of both, as the second one's are.
+    fn in_turns(
         &mut self,
         stream: &mut Stream,
         index: usize,
         part: &Activations,
         block: Block,
     ) -> Result<(), Error> {
-        let Some(Pair { of: [one, _], .. }) = stream.pair(index) else { return Ok(()) };
-        let (plan, all) = (&one.weight.plan, one.activations.rows);
-        let mut next = None;
-        for batch in block.schedule.batches(plan, part.rows) {
-            for at in 0..2 {
-                self.advance(stream, index + at, part, block, batch.clone())?;
+        let Some(Pair { of, .. }) = stream.pair(index) else { return Ok(()) };
+        let [one, other] = of.map(|product| product.weight);
+        let segments = one.plan.segments.len();
+        for batch in block.schedule.batches(&one.plan, part.rows) {
+            self.advance(stream, index, part, block, batch.clone())?;
+            if batch.segments.end < segments {
+                self.advance(stream, index + 1, part, block, batch)?;
+                continue;
             }
-            if batch.segments.end == plan.segments.len() {
-                let rows = block.first + batch.rows.start..block.first + batch.rows.end;
-                // The last one is under way.
-                if let Some((rows, columns)) = next.replace((rows, batch.columns)) {
-                    self.make(stream, index, rows, columns);
-                }
-            }
+            self.advance_with(stream, (other, part), (index + 1, block, batch), With::After)?;
         }
-        self.settle(stream)?;
-        if let Some((rows, columns)) = next {
-            self.make(stream, index, rows, columns);
-        }
-        stream.made = block.first + part.rows == all;
         Ok(())
-    }
-
-    /// Makes of a pair's results what is made of these rows, and of these columns but those of padding.
-    fn make(&self, stream: &Stream, index: usize, rows: Range<usize>, columns: Range<usize>) {
-        let Some(pair) = stream.pair(index) else { return };
-        let n = pair.of[0].weight.plan.n;
-        let columns = columns.start..columns.end.min(n);
-        let work = |index: usize| {
-            let row = (rows.start + index) * n;
-            let place = row + columns.start..row + columns.end;
-            // SAFETY: each index comes once, and has its own row; the products write other rows or columns, if any.
-            let [first, second, out] = [&pair.of[0].out, &pair.of[1].out, &pair.between.out]
-                .map(|rows| unsafe { rows.part(place.clone()) });
-            pair.between.make([first, second], out);
-        };
-        let elements = rows.len() * columns.len();
-        self.stats.stage(Stage::Gate, || self.pool.run_if_many(elements, rows.len(), work));
     }
 
     /// `out` = the activation of `gate` times `up`, all of the same length; the same bits as between two products.

@@ -298,6 +298,7 @@ impl Source<'_> {
             return (&room.rows, len);
         };
         let k = rotation.k();
+        let own = columns.start..columns.end.min(k);
         let [rotated, copies] = &self.kept;
         let out = match rotated {
             // SAFETY: other threads have other rows. What is kept has all columns.
@@ -312,7 +313,7 @@ impl Source<'_> {
             let from = picks.map_or(row, |picks| picks.from(row..row + 1)[0] as usize);
             let plain = &data[from * stride..][..k];
             let place = &mut out[(row - range.start) * len..][..len];
-            rotation.apply_part(plain, columns.clone(), place, &mut room.scratch);
+            rotation.apply_part(&plain[own.clone()], columns.clone(), place, &mut room.scratch);
             if let Some(copies) = copies {
                 // SAFETY: other threads have other rows.
                 unsafe { copies.part(row * k..(row + 1) * k) }.copy_from_slice(plain);

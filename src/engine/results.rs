@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use rknn_sys::Element;
 
-use super::experts::Picks;
-use super::pair::Between;
+use super::prepare::grow;
 use crate::chip::CORES_MAX;
 use crate::kernels::{fast, int4, Results};
 use crate::plan::{CoreRun, Piece, Step, WeightPlan, BATCH_MAX};
@@ -17,7 +16,7 @@ pub const RUNS_MAX: usize = BATCH_MAX * CORES_MAX;
 /// Rows and columns of a tile, in which the results of several segments are added up: 64 KiB, in the level-2 cache. Many rows,
 /// since those of a block of columns are neighbours in C, a page of them, and few columns, whose rows are whole cache lines.
 const HEIGHT: usize = 256;
-const WIDTH: usize = 64;
+pub(super) const WIDTH: usize = 64;
 
 thread_local! {
     /// A thread's room for tiles.
@@ -50,12 +49,12 @@ pub struct Reading<'a> {
 }
 
 /// A part of the output: rows of the batch, and columns.
-struct Part<'a> {
-    rows: Range<usize>,
-    columns: Range<usize>,
+pub(super) struct Part<'a> {
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
     /// From the first row's first column on, rows `stride` apart.
-    out: &'a mut [f32],
-    stride: usize,
+    pub(super) out: &'a mut [f32],
+    pub(super) stride: usize,
 }
 
 impl Reading<'_> {
@@ -102,12 +101,13 @@ impl Reading<'_> {
     ) {
         let n = self.plan.n;
         let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
-        let tiles = self.tiles(pool.threads());
+        let tiles = self.tiles(self.columns.clone(), pool.threads());
         let work = |index: usize| {
             let (rows, columns) = tiles.at(index);
             let place = |row: usize| to(row) * n + columns.start..to(row) * n + columns.end;
             ROOM.with_borrow_mut(|room| {
-                let room = tiles.room(room, 1);
+                grow(room, tiles.len());
+                let room = &mut room[..tiles.len()];
                 if first > Some(0) {
                     // The sum so far.
                     for (row, room) in rows.clone().zip(room.chunks_mut(tiles.width)) {
@@ -126,10 +126,10 @@ impl Reading<'_> {
         pool.run_if_many(tiles.rows * tiles.columns.len(), tiles.count(), work);
     }
 
-    /// The batch's rows and columns in tiles, wider ones where there are few rows, and some for each thread. A row-major C
-    /// is read from its first column only.
-    fn tiles(&self, threads: usize) -> Tiles {
-        let (rows, columns) = (self.batch.len(), self.columns.clone());
+    /// The batch's rows, and some of its columns, in tiles, wider ones where there are few rows, and some for each thread. A
+    /// row-major C is read from its first column only.
+    pub(super) fn tiles(&self, columns: Range<usize>, threads: usize) -> Tiles {
+        let rows = self.batch.len();
         if self.block.is_none() {
             let height = (HEIGHT * WIDTH / self.plan.n).clamp(1, HEIGHT).min(rows);
             return Tiles { rows, columns, height, width: self.plan.n };
@@ -139,7 +139,8 @@ impl Reading<'_> {
         Tiles { rows, columns, height, width: (width / WIDTH).max(1) * WIDTH }
     }
 
-    fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
+    /// Puts what the runs computed of a part into it.
+    pub(super) fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
         for Computed { step, run, c } in computed.iter().flatten() {
             let rows = part.rows.start.max(run.rows.start)..part.rows.end.min(run.rows.end);
             if rows.is_empty() {
@@ -178,58 +179,12 @@ impl Reading<'_> {
     }
 }
 
-/// The results of two products of the same rows, of which something is made.
-pub struct Two<'a> {
-    pub computed: [&'a [Option<Computed<'a>>]; 2],
-    pub readings: [&'a Reading<'a>; 2],
-    pub outs: [&'a Divided<'a, f32>; 2],
-    /// The row of the product that a batch's row 0 is.
-    pub first: usize,
-    /// Which rows of the outputs those of the product are; the same ones without.
-    pub picks: Option<Picks<'a>>,
-    pub between: &'a Between<'a>,
-}
-
-impl Two<'_> {
-    /// Reads both tile by tile, and puts what is made of a tile where it belongs. Batches have all segments.
-    pub fn read(&self, pool: &Pool) {
-        let Self { readings: [one, _], between, .. } = self;
-        let (n, tiles) = (one.plan.n, one.tiles(pool.threads()));
-        let work = |index: usize| {
-            let (rows, columns) = tiles.at(index);
-            ROOM.with_borrow_mut(|room| {
-                let (first, second) = tiles.room(room, 2).split_at_mut(tiles.len());
-                for (at, out) in [&mut *first, &mut *second].into_iter().enumerate() {
-                    let (rows, columns, stride) = (rows.clone(), columns.clone(), tiles.width);
-                    self.readings[at].part(self.computed[at], &mut Part { rows, columns, out, stride });
-                }
-                let results = first.chunks(tiles.width).zip(second.chunks(tiles.width));
-                for (row, (first, second)) in rows.zip(results) {
-                    let (first, second) = (&first[..columns.len()], &second[..columns.len()]);
-                    let row = self.first + one.batch.start + row;
-                    let at = self.picks.map_or(row, |picks| picks.to(row..row + 1)[0] as usize) * n;
-                    let place = at + columns.start..at + columns.end;
-                    // SAFETY: each index comes once, and has its own rows and columns.
-                    between.make([first, second], unsafe { between.out.part(place.clone()) });
-                    if between.seen {
-                        for (out, results) in self.outs.iter().zip([first, second]) {
-                            // SAFETY: as above.
-                            unsafe { out.part(place.clone()) }.copy_from_slice(results);
-                        }
-                    }
-                }
-            });
-        };
-        pool.run_if_many(2 * tiles.rows * tiles.columns.len(), tiles.count(), work);
-    }
-}
-
 /// Rows and columns of a batch in tiles: those of some columns first, since they are neighbours in C.
-struct Tiles {
+pub(super) struct Tiles {
     rows: usize,
     columns: Range<usize>,
     height: usize,
-    width: usize,
+    pub(super) width: usize,
 }
 
 impl Tiles {
@@ -238,29 +193,20 @@ impl Tiles {
     }
 
     /// How many there are.
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.down() * self.columns.len().div_ceil(self.width)
     }
 
     /// The rows and columns of one.
-    fn at(&self, index: usize) -> (Range<usize>, Range<usize>) {
+    pub(super) fn at(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let row = index % self.down() * self.height;
         let column = self.columns.start + index / self.down() * self.width;
         (row..self.rows.min(row + self.height), column..self.columns.end.min(column + self.width))
     }
 
     /// Elements of one.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.height * self.width
-    }
-
-    /// Room for so many of them.
-    fn room<'a>(&self, room: &'a mut Vec<f32>, count: usize) -> &'a mut [f32] {
-        let len = count * self.len();
-        if room.len() < len {
-            room.resize(len, 0.0);
-        }
-        &mut room[..len]
     }
 }
 

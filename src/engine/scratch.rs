@@ -1,4 +1,5 @@
-//! Memories of activations and results: two slots of each, so that the CPU works on one while the NPU has the other.
+//! Memories of activations and results: two slots of each, so that the CPU works on one while the NPU has the other; and two
+//! of activations that are made of results.
 //! A memory grows to the largest use so far and is then kept; contexts keep what they have bound.
 
 use std::ops::Range;
@@ -11,6 +12,8 @@ use crate::observe::{Held, Stats};
 
 /// Slots of activations, and of each core's results.
 pub const SLOTS: usize = 2;
+/// Slots of activations that are packed as they are made: as many more, which come after the others.
+pub const SLOTS_AHEAD: Range<usize> = SLOTS..2 * SLOTS;
 /// Memories are multiples of this.
 const PAGE: usize = 4096;
 /// The most windows into one memory; prompts of many lengths would otherwise pile them up.
@@ -73,13 +76,23 @@ impl Piece {
     }
 }
 
-/// Two slots of pieces.
+/// Slots of pieces.
 pub struct Slots {
     keeper: Arc<Context>,
     stats: Arc<Stats>,
     /// Whether parts of a memory can be bound; otherwise each piece has a memory of its own.
     windows: bool,
-    slots: [Vec<Region>; SLOTS],
+    slots: [Vec<Region>; SLOTS_AHEAD.end],
+}
+
+/// The memories of a slot, in somebody's hands.
+pub struct Lent(Vec<Region>);
+
+impl Lent {
+    /// The one memory of a slot of windows.
+    pub fn memory(&mut self) -> Result<&mut [u8], Error> {
+        Ok(self.0.first_mut().ok_or(Error::Unusable)?.memory()?.as_mut_slice())
+    }
 }
 
 impl Slots {
@@ -112,6 +125,16 @@ impl Slots {
     pub fn place(&mut self, piece: &Piece) -> Result<(&mut [u8], Range<usize>), Error> {
         let (region, range) = self.region(piece);
         Ok((region.memory()?.as_mut_slice(), range))
+    }
+
+    /// Hands out a slot, to be written while others are read. It comes back by [`Self::take_back`].
+    pub fn lend(&mut self, slot: usize) -> Lent {
+        Lent(std::mem::take(&mut self.slots[slot]))
+    }
+
+    /// Takes back what [`Self::lend`] gave of that slot.
+    pub fn take_back(&mut self, slot: usize, Lent(regions): Lent) {
+        self.slots[slot] = regions;
     }
 
     /// What a context binds to read or write a piece.

@@ -13,7 +13,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::block::{Block, Flight, Packed, PlaceOfC};
+use super::ahead::Feeds;
+use super::block::{Begin, Block, Flight, Give, Packed, PlaceOfC};
 use super::mixture::FewRows;
 use super::on_cpu::CpuRoom;
 use super::pair::Between;
@@ -54,8 +55,11 @@ pub(super) struct Stream<'s, 'p> {
     pub(super) between: Option<&'s Between<'s>>,
     /// All that is made between two products is made.
     pub(super) made: bool,
-    /// The product that is woven into two others.
+    /// The product whose sums of segments are kept apart: its results are written when those of two others are not needed.
     pub(super) woven: Option<usize>,
+    /// The product whose rows are packed as they are made, and those of them that were begun last.
+    pub(super) feeds: Option<Feeds>,
+    pub(super) ahead: Option<Block>,
     pub(super) under_way: Option<UnderWay>,
     pub(super) asked: Asked,
     pub(super) room: &'s mut Room,
@@ -90,6 +94,8 @@ pub(super) struct UnderWay {
 pub(super) enum With {
     /// The same batch of the other product of a pair.
     Alike(Flight),
+    /// Nothing; it is of the second of a pair, and the first one's results are in its output already.
+    After,
     /// So many of the products that follow, in the same runs.
     Others(usize),
 }
@@ -121,18 +127,19 @@ impl Engine {
     ) -> Result<(), Error> {
         let (result, made) = self.drive(products, between.as_deref(), Self::stream);
         if let Some(between) = between {
-            between.made = made;
+            (between.made, between.used) = made;
         }
         result
     }
 
-    /// Has `flow` send products through the stream, and ends it; and whether all that is made between two products was made.
+    /// Has `flow` send products through the stream, and ends it; and whether all that is made between two products was made, and
+    /// used.
     pub(super) fn drive<'p>(
         &mut self,
         products: &mut [Option<Product<'p>>],
         between: Option<&Between>,
         flow: impl FnOnce(&mut Self, &mut Stream<'_, 'p>) -> Result<(), Error>,
-    ) -> (Result<(), Error>, bool) {
+    ) -> (Result<(), Error>, (bool, bool)) {
         let started = Instant::now();
         self.stats.groups.fetch_add(1, Relaxed);
         if std::mem::take(&mut self.makes_room) {
@@ -145,12 +152,19 @@ impl Engine {
             between,
             made: false,
             woven: None,
+            feeds: None,
+            ahead: None,
             under_way: None,
             asked: Asked::default(),
             room: &mut room,
         };
         let mut result = flow(self, &mut stream).and_then(|()| self.settle(&mut stream));
-        let (made, asked) = (stream.made, stream.asked);
+        let asked = stream.asked;
+        let made = match stream.feeds {
+            // What is not in its place is of no use to anybody else.
+            Some(feeds) if !feeds.keeps => (result.is_ok(), result.is_ok()),
+            _ => (stream.made, false),
+        };
         if result.is_err() {
             // Nothing may be under way in memories that others will use.
             let _ = self.cores.drain();
@@ -269,7 +283,10 @@ impl Engine {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
         stream.asked.add(schedule.ns, part.rows);
-        let block = self.begin(weight, first, part, 0, known, schedule, stream.room)?;
+        let block = match stream.begun_ahead(index, first)? {
+            Some(block) => block,
+            None => self.begin(weight, part, Begin::shared(first, known, schedule), stream.room)?,
+        };
         for batch in block.schedule.batches(&weight.plan, part.rows) {
             self.advance(stream, index, part, block, batch)?;
         }
@@ -287,9 +304,21 @@ impl Engine {
     ) -> Result<(), Error> {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
-        self.pack_batch(weight, part, &block, &batch, stream.room)?;
-        let next = self.give(weight, index, block, batch, PlaceOfC::whole(stream.next_slot()), None)?;
-        self.follow(stream, UnderWay { flight: next, with: With::Others(0) })
+        self.advance_with(stream, (weight, part), (index, block, batch), With::Others(0))
+    }
+
+    /// Gives a batch of a product to the NPU, and notes what comes with it, then takes the results of the one before.
+    pub(super) fn advance_with(
+        &mut self,
+        stream: &mut Stream,
+        rows: (&NpuWeight, &Activations),
+        (product, block, batch): (usize, Block, Batch),
+        with: With,
+    ) -> Result<(), Error> {
+        let place = PlaceOfC::whole(stream.next_slot());
+        let give = Give { product, block, batch, place, together: None };
+        let flight = self.give(rows, give, stream.room)?;
+        self.follow(stream, UnderWay { flight, with })
     }
 
     /// Takes the results of what was under way before `next`.
@@ -303,6 +332,8 @@ impl Engine {
     /// Takes the results of what is under way; nothing is then.
     pub(super) fn settle(&mut self, stream: &mut Stream) -> Result<(), Error> {
         match stream.under_way.take() {
+            // Nobody else needs the CPU meanwhile.
+            Some(UnderWay { flight, with: With::Others(0) }) => self.land_by_steps(stream, &flight),
             Some(last) => self.land(stream, last),
             None => Ok(()),
         }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::block::{Flight, PlaceOfC};
+use super::block::{Begin, Flight, Give, PlaceOfC};
 use super::on_cpu::{has_kernel, is_exact};
 use super::pair::same_rows;
 use super::prepare::Known;
@@ -162,11 +162,11 @@ impl Engine {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
         stream.asked.add(schedule.ns, part.rows);
-        let block = self.begin(weight, first, part, 0, known, *schedule, stream.room)?;
+        let block = self.begin(weight, part, Begin::shared(first, known, *schedule), stream.room)?;
         for batch in schedule.batches(plan, part.rows) {
-            self.pack_batch(weight, part, &block, &batch, stream.room)?;
             let place = PlaceOfC::whole(stream.next_slot());
-            let flight = self.give(weight, index, block, batch, place, Some(plan))?;
+            let give = Give { product: index, block, batch, place, together: Some(plan) };
+            let flight = self.give((weight, part), give, stream.room)?;
             let with = with(&flight);
             self.follow(stream, UnderWay { flight, with })?;
         }

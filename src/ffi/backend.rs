@@ -145,7 +145,7 @@ pub unsafe extern "C" fn graph_optimize(
 ///
 /// # Safety
 /// `graph` is live.
-unsafe fn nodes(host: &Host, graph: *mut sys::ggml_cgraph) -> *mut [*mut sys::ggml_tensor] {
+pub(super) unsafe fn nodes(host: &Host, graph: *mut sys::ggml_cgraph) -> *mut [*mut sys::ggml_tensor] {
     let fns = &host.fns;
     // SAFETY: by the contract.
     let (first, count) = unsafe { ((fns.graph_nodes.get())(graph), (fns.graph_n_nodes.get())(graph)) };

@@ -2,6 +2,7 @@
 
 use ggml_sys::{sys, Host};
 
+use super::backend::nodes;
 use super::waiting::{meet, span, Waiting};
 use crate::host::device::Between;
 use crate::host::product::Product;
@@ -78,6 +79,22 @@ impl Gated<'_> {
         self.sources.into_iter().any(|source| unsafe { is_seen(host, graph, source) })
     }
 
+    /// Whether anybody may read it but `user`, a product that is with it. Where a graph ends with that, somebody may have asked to
+    /// see it, and then looks at its rows, too.
+    ///
+    /// # Safety
+    /// `graph` is a live graph of the host's.
+    pub unsafe fn is_kept(
+        &self,
+        host: &Host,
+        graph: *const sys::ggml_cgraph,
+        user: *const sys::ggml_tensor,
+    ) -> bool {
+        // SAFETY: by the contract.
+        let (is_seen, all) = unsafe { (is_seen(host, graph, self.node), &*nodes(host, graph.cast_mut())) };
+        is_seen || all.last().is_none_or(|last| std::ptr::eq(last.cast_const(), user))
+    }
+
     /// What the engine makes of it as the results of both sources come, products of a group from `first` on; and whether
     /// others see these.
     ///
@@ -87,7 +104,7 @@ impl Gated<'_> {
         let activation = self.activation;
         // SAFETY: by the contract.
         let out = Divided::new(unsafe { self.slices() }.1);
-        Between { first, activation, swapped, out, seen, feeds: false, made: false }
+        Between { first, activation, swapped, out, seen, feeds: false, kept: true, made: false, used: false }
     }
 
     /// Elements of the node, and of each source.

@@ -259,6 +259,12 @@ impl<'a> Group<'a> {
         let mut gated = gated.and_then(|node| unsafe { gated::node(&self.state.host, &*node) });
         let (done, made) = {
             let pair = &waiting[..fed.unwrap_or(count)];
+            let user = fed.and_then(|fed| waiting[fed].as_ref()).map(|waiting| waiting.node.cast_const());
+            let kept = match (&gated, user) {
+                // SAFETY: the graph is the host's that the nodes are of.
+                (Some(gated), Some(user)) => unsafe { gated.is_kept(&self.state.host, self.graph, user) },
+                _ => true,
+            };
             let mut between = gated
                 .as_mut()
                 // SAFETY: by the contract of `take`; the graph is the host's that the node is of.
@@ -267,7 +273,7 @@ impl<'a> Group<'a> {
             let mut jobs = unsafe { self.jobs(&waiting) };
             match (&mut between, fed) {
                 (Some(between), Some(fed)) if between.first + 2 == fed => {
-                    between.feeds = true;
+                    (between.feeds, between.kept) = (true, kept);
                     // They are being made.
                     jobs[fed].iter_mut().for_each(|job| job.activations.data = &[]);
                 }

@@ -174,8 +174,8 @@ impl Rotation {
         self.apply_part(row, 0..self.width, out, scratch);
     }
 
-    /// As [`Self::apply`], only the elements `part` of what comes out, whole blocks, into `out`. Of the row only the same blocks
-    /// are read.
+    /// As [`Self::apply`], only the elements `part` of what comes out, whole blocks, into `out`; of `row` these blocks are all there
+    /// is.
     ///
     /// # Panics
     /// When a length is another, or the part is not whole blocks.
@@ -183,10 +183,11 @@ impl Rotation {
         let (size, k) = (self.block(), self.k());
         let whole = part.start % size == 0 && part.end % size == 0 && part.end <= self.width;
         assert!(whole, "blocks of {size}, {part:?} of {}", self.width);
-        assert_eq!((row.len(), out.len()), (k, part.len()), "rows of {k} elements");
+        let lengths = (k.min(part.end) - part.start, part.len());
+        assert_eq!((row.len(), out.len()), lengths, "{part:?} of rows of {k} elements");
         // Block by block, each of which stays in the innermost cache.
-        for (block, out) in (part.start / size..).zip(out.chunks_exact_mut(size)) {
-            let row = &row[block * size..k.min((block + 1) * size)];
+        let blocks = row.chunks(size).zip(out.chunks_exact_mut(size));
+        for (block, (row, out)) in (part.start / size..).zip(blocks) {
             transform::apply(self.shape(block), row, out, &mut scratch[..size]);
         }
     }

@@ -30,6 +30,7 @@ pub struct Report {
     rows_shared: u64,
     /// Rows that were packed, whole or in part, while others, or parts, of the same product were still to be made.
     rows_ahead: u64,
+    rows_as_made: u64,
     /// Converted weights that came from the disk.
     weights_loaded: u64,
     fallbacks: u64,
@@ -149,6 +150,7 @@ impl Report {
             rows_rotated: stats.rows_rotated.load(Relaxed),
             rows_shared: stats.rows_shared.load(Relaxed),
             rows_ahead: stats.rows_ahead.load(Relaxed),
+            rows_as_made: stats.rows_as_made.load(Relaxed),
             weights_loaded: stats.weights_loaded.load(Relaxed),
             fallbacks: stats.fallbacks.load(Relaxed),
             routed_flops: stats.routed_flops.load(Relaxed),

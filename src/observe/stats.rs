@@ -133,6 +133,8 @@ pub struct Stats {
     /// Rows that were packed, whole or in part, while others, or parts, of the same product were still to be made, by two
     /// products before it.
     pub rows_ahead: AtomicU64,
+    /// Rows that were packed as they were made of two products' results.
+    pub rows_as_made: AtomicU64,
     /// Converted weights that came from the disk.
     pub weights_loaded: AtomicU64,
     /// Contexts alive.

@@ -26,6 +26,8 @@ pub enum Kind {
 /// CPU, NPU and CPU again, which batches go through as [`crate::engine`] has them do, two of them under way at a time.
 #[derive(Debug, Clone, Default)]
 pub struct Line {
+    /// What is made of two is packed at once.
+    packs: bool,
     /// ns until each is done with what it was given.
     cpu: f64,
     npu: f64,
@@ -48,6 +50,11 @@ fn rate(schedule: &Schedule, Planned { plan, .. }: Planned, rows: usize) -> f64 
 }
 
 impl Line {
+    /// One where what is made of two is packed at once, if it `packs`.
+    pub fn new(packs: bool) -> Self {
+        Self { packs, ..Self::default() }
+    }
+
     /// Takes the results of what is under way.
     fn land(&mut self) {
         if let Some(Batched { done, read, .. }) = self.under_way.take() {
@@ -59,14 +66,20 @@ impl Line {
     fn step(&mut self, batch: &Batch, Planned { plan, means }: Planned, rate: f64, kind: Kind) {
         let products = if kind == Kind::Pair { 2.0 } else { 1.0 };
         let sum = (plan.dtype.c().bytes(1) * means.planes) as f64;
-        // Results are written, and read before if other segments were added up; of two that are read together one is made.
-        let written = if kind == Kind::Pair { 4.0 } else { 8.0 };
         let (rows, columns, segments) = (batch.rows.len(), batch.columns.len(), batch.segments.len());
+        // Results are written, and read before if other segments were added up; of two that are read together one is made,
+        // which stays in the cache if it is packed at once.
+        let (written, packed) = match kind {
+            Kind::Pair if self.packs => (0.0, 4.0 * (rows * columns) as f64 / PACK_RATE),
+            Kind::Pair => (4.0, 0.0),
+            _ => (8.0, 0.0),
+        };
+        let is_packed = self.packs && matches!(kind, Kind::Fed | Kind::Woven);
         let makes = self.under_way.as_ref().and_then(|under_way| under_way.makes);
         if kind == Kind::Fed && makes.is_some_and(|first| batch.rows.end > first) {
             self.land();
         }
-        if batch.columns.start == 0 {
+        if batch.columns.start == 0 && !is_packed {
             // A row is rotated and packed as far as it is needed; what is left is read again, unless each segment is by itself.
             let (elements, bytes) = match kind {
                 Kind::Woven => (segments * plan.longest(), 4.0),
@@ -77,6 +90,7 @@ impl Line {
         }
         self.npu = self.npu.max(self.cpu) + products * (rows * columns * segments) as f64 * rate;
         let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
+        let read = read + packed;
         let makes = (kind == Kind::Pair).then_some(batch.rows.start);
         let next = Batched { done: self.npu, read, makes };
         self.land();

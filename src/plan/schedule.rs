@@ -97,6 +97,17 @@ impl Batch {
         segments.first().map_or(end, |segment| segment.start)..end
     }
 
+    /// Its steps, each as a batch.
+    pub fn by_steps(&self) -> impl Iterator<Item = Self> + '_ {
+        self.steps().map(|Step { segments, index, .. }| Self {
+            segments,
+            first: index,
+            rows: self.rows.clone(),
+            columns: self.columns.clone(),
+            group: self.group,
+        })
+    }
+
     /// Its steps, in the order in which they are run.
     pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
         self.segments.clone().step_by(self.group).enumerate().map(|(at, segment)| {

@@ -106,6 +106,8 @@ pub struct Joint {
 pub struct Fed<'a> {
     /// Its weight.
     pub planned: Planned<'a>,
+    /// Its rows are packed as they are made.
+    pub packs: bool,
     /// Its batches may come between those of the two.
     pub weaves: bool,
 }
@@ -132,7 +134,8 @@ impl Joint {
         });
         let (mut best, mut least_cost) = (None, f64::INFINITY);
         for one in pairs {
-            let mut line = Line::default();
+            let packs = fed.is_some_and(|fed| fed.packs);
+            let mut line = Line::new(packs);
             line.run(&one, pair, rows, Kind::Pair);
             let mut consider = |end: f64, fed: Option<Schedule>, woven: bool| {
                 let cost = end * (2.0 * one.ns + fed.map_or(0.0, |fed| fed.ns));
@@ -140,7 +143,7 @@ impl Joint {
                     (best, least_cost) = (Some(Self { pair: one, fed, woven }), cost);
                 }
             };
-            let (Some(Fed { planned, weaves }), Some(candidates)) = (fed, &candidates) else {
+            let (Some(Fed { planned, weaves, .. }), Some(candidates)) = (fed, &candidates) else {
                 consider(line.end(), None, false);
                 continue;
             };
@@ -149,7 +152,7 @@ impl Joint {
                 if 2.0 * one.ns + candidate.ns > most {
                     continue;
                 }
-                let mut line = if weaves { Line::default() } else { line.clone() };
+                let mut line = if weaves { Line::new(packs) } else { line.clone() };
                 if weaves {
                     line.weave((&one, pair), (candidate, planned), rows);
                 } else {

@@ -1,0 +1,177 @@
+//! The rows of a product that is with what is made of two others, down's: packed segment by segment as they are made
+//! ([`super::made`]), before the product has its turn. It finds them in A, in a slot of their own.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::block::{Begin, Block};
+use super::made::Feed;
+use super::pack::{kernel, Filling, Target};
+use super::prepare::{grow, Known, LOT_BETWEEN};
+use super::route::ROWS_MAX as FEW;
+use super::scratch::{Lent, SLOTS_AHEAD};
+use super::stream::Stream;
+use super::{Activations, Engine, Error, NpuWeight, Product};
+use crate::plan::{Batch, Schedule, ROWS_MAX};
+use crate::pool::Divided;
+
+/// A product whose rows are packed as they are made.
+#[derive(Clone, Copy)]
+pub(super) struct Feeds {
+    /// The product.
+    product: usize,
+    /// How it is run; as a chain's of its rows without.
+    schedule: Option<Schedule>,
+    /// What is made goes to its place in the host's memory, too.
+    pub(super) keeps: bool,
+}
+
+/// What is written where rows are packed as they are made, while all else is read.
+pub(super) struct Ahead<'p> {
+    weight: &'p NpuWeight,
+    block: Block,
+    keeps: bool,
+    memory: Lent,
+    scales: Vec<f32>,
+    targets: Vec<Target>,
+}
+
+impl Ahead<'_> {
+    /// Where rows of native A go, in blocks of as many elements as the weight's.
+    ///
+    /// # Errors
+    /// No memory, or no kernel for it: neither, where the block was begun.
+    pub(super) fn feed(&mut self) -> Result<Feed<'_>, Error> {
+        let (plan, pipeline) = (&self.weight.plan, self.weight.pipeline);
+        let block = Some(plan.limits.a_block);
+        Ok(Feed {
+            filling: Filling {
+                pipeline,
+                block,
+                segments: &plan.segments,
+                rows: 0..self.block.rows,
+                all_rows: self.block.rows,
+                targets: &self.targets,
+            },
+            kernel: kernel(pipeline, block).ok_or(Error::Unusable)?,
+            rotation: self.weight.rotation.as_deref(),
+            scales: Divided::new(&mut self.scales),
+            memory: Divided::new(self.memory.memory()?),
+            keeps: self.keeps,
+        })
+    }
+}
+
+impl Stream<'_, '_> {
+    /// Of the product that is with what is made of two, the rows from `first` on, if they are packed as they are made.
+    ///
+    /// # Errors
+    /// They were to be, are nowhere else, and are not.
+    pub(super) fn begun_ahead(&self, product: usize, first: usize) -> Result<Option<Block>, Error> {
+        let Some(feeds) = self.feeds.filter(|feeds| feeds.product == product) else { return Ok(None) };
+        let block = self.ahead.filter(|block| block.first == first);
+        if block.is_none() && !feeds.keeps {
+            return Err(Error::Unusable);
+        }
+        Ok(block)
+    }
+}
+
+impl Engine {
+    /// Whether so many rows of a weight can be packed as they are made.
+    pub(super) fn packs_as_made(&self, weight: &NpuWeight, rows: usize) -> bool {
+        (FEW + 1..=ROWS_MAX).contains(&rows)
+            && weight.is_by_segments()
+            && self.mode.native_ac
+            && self.domains.get(weight.share.domain).scratch.is_one_memory()
+            && kernel(weight.pipeline, Some(weight.plan.limits.a_block)).is_some()
+    }
+
+    /// Has the rows of a product, all of which are made of two others', packed as they are made, if that can be done. `schedule`
+    /// is how it is run, as a chain's tile of its rows without.
+    pub(super) fn feed(&mut self, stream: &mut Stream, product: usize, schedule: Option<Schedule>) {
+        stream.feeds = None;
+        let (Some(between), Some(Product { weight, activations, .. })) =
+            (stream.between, &stream.products[product])
+        else {
+            return;
+        };
+        let (weight, rows): (&NpuWeight, _) = (weight, activations.rows);
+        if activations.picks.is_some() || !self.packs_as_made(weight, rows) || self.is_for_cpu(weight, rows) {
+            return;
+        }
+        // Results are written when all else is done, so that the two can be done anew, by the CPU, if anything fails.
+        let is_last = |schedule: Schedule| schedule.parts == 1 && schedule.tile >= rows;
+        let keeps = between.kept || !schedule.is_some_and(is_last);
+        if !keeps {
+            stream.woven = Some(product);
+            grow(&mut stream.room.sums, rows * weight.plan.n);
+        }
+        stream.feeds = Some(Feeds { product, schedule, keeps });
+    }
+
+    /// Begins those rows of a product, `rows` from `first` on, that are to be packed as they are made, unless that is done.
+    ///
+    /// # Errors
+    /// No memory for them.
+    pub(super) fn begin_ahead(
+        &mut self,
+        stream: &mut Stream,
+        product: usize,
+        (first, rows): (usize, usize),
+    ) -> Result<(), Error> {
+        let Some(Feeds { schedule, .. }) = stream.feeds.filter(|feeds| feeds.product == product) else {
+            return Ok(());
+        };
+        if stream.ahead.is_some_and(|block| block.first == first) {
+            return Ok(());
+        }
+        let Some(Product { weight, activations, .. }) = &stream.products[product] else { return Ok(()) };
+        let (weight, activations) = (*weight, Activations { data: &[], rows, ..*activations });
+        let schedule = match schedule.or_else(|| self.chained(weight, rows, false)) {
+            Some(schedule) => schedule,
+            None => return Ok(()),
+        };
+        // Not that of the batch under way.
+        let busy = stream.under_way.as_ref().map(|under_way| under_way.flight.block.slot);
+        let begin = Begin {
+            first,
+            lot: LOT_BETWEEN,
+            slot: SLOTS_AHEAD.into_iter().find(|slot| Some(*slot) != busy),
+            known: Known::Others,
+            schedule,
+        };
+        let block = self.begin(weight, &activations, begin, stream.room)?;
+        self.aim(weight, &block, stream.room);
+        stream.ahead = Some(block);
+        Ok(())
+    }
+
+    /// Hands out what is written where rows of two products from `first` on are packed as they are made.
+    pub(super) fn lend<'p>(&mut self, stream: &mut Stream<'_, 'p>, first: usize) -> Option<Ahead<'p>> {
+        let feeds = stream.feeds.filter(|feeds| feeds.product == first + 2)?;
+        let (block, weight) = (stream.ahead?, stream.products[feeds.product].as_ref()?.weight);
+        let packed = &mut stream.room.packed;
+        Some(Ahead {
+            weight,
+            block,
+            keeps: feeds.keeps,
+            memory: self.domains.get_mut(weight.share.domain).scratch.a.lend(block.slot),
+            scales: std::mem::take(&mut packed.slots[block.slot].scales),
+            targets: std::mem::take(&mut packed.ahead),
+        })
+    }
+
+    /// Takes back what [`Self::lend`] gave, for the rows of `batch`.
+    pub(super) fn take_back(&mut self, stream: &mut Stream, ahead: Ahead, batch: &Batch) {
+        let Ahead { weight, block, memory, scales, targets, .. } = ahead;
+        self.domains.get_mut(weight.share.domain).scratch.a.take_back(block.slot, memory);
+        let packed = &mut stream.room.packed;
+        (packed.slots[block.slot].scales, packed.ahead) = (scales, targets);
+        // A row comes with its first columns, and others.
+        if batch.columns.start == 0 {
+            let rows = batch.rows.len() as u64;
+            self.stats.rows_as_made.fetch_add(rows, Relaxed);
+            self.stats.rows_rotated.fetch_add(if weight.rotation.is_some() { rows } else { 0 }, Relaxed);
+        }
+    }
+}
