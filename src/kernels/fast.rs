@@ -335,7 +335,16 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
         for (block, piece_of) in pieces.iter_mut().enumerate().take(STRIP / BLOCK).skip(1) {
             *piece_of = piece(start / BLOCK + block);
         }
+        let ahead = (start + STRIP) / BLOCK..(start + 2 * STRIP) / BLOCK;
         for (row, row_scale) in row_scales[..rows].iter().enumerate() {
+            if row % const { rows_a_line(BLOCK * size_of::<T>()) } == 0 {
+                // The same rows of the next strip, which begins in another page: nobody else foresees that.
+                for block in ahead.clone() {
+                    let at = (block * m + row_start + row) * BLOCK;
+                    prefetch(c, at);
+                    prefetch(c, at + low * BLOCK);
+                }
+            }
             let out: &mut [f32; STRIP] =
                 (&mut out[row * stride..][..STRIP]).try_into().expect("a strip's columns");
             for (block, pieces) in pieces.iter().enumerate().take(STRIP / BLOCK) {
@@ -348,6 +357,24 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
             }
         }
     }
+}
+
+/// Has the cache line of an element fetched, if there is one: it is about to be read.
+#[inline(always)]
+fn prefetch<T>(values: &[T], index: usize) {
+    let at = values.as_ptr().wrapping_add(index);
+    // SAFETY: a hint, which reads nothing, whatever the address is.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch(at.cast::<i8>(), std::arch::x86_64::_MM_HINT_T0);
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
 }
 
 #[inline(always)]
