@@ -4,8 +4,10 @@
 //! The rules are those of [`super::timeline`]: a core serves one run at a time (the caller holds it), and while n cores
 //! move data at once the traffic of each is slower. C keeps the bytes that it had, zeros most often: **results are not
 //! computed**. Syncs copy nothing, since nobody reads the other side. Creating and binding cost what they cost the CPU
-//! here, nothing modelled. A run never takes less
-//! than its modelled time; by how much it takes more depends on the machine's timers.
+//! here, nothing modelled. A run never takes less than its modelled time; by how much it takes more depends on the machine's
+//! timers, and on who else wants its processors: an NPU waits for none of them. So threads that have runs go before all
+//! ordinary ones from then on, where the system allows that (`CAP_SYS_NICE`, or a limit of real-time priorities): but the
+//! program's first thread, which has other things to do, too.
 
 use std::sync::OnceLock;
 use std::thread;
@@ -19,8 +21,9 @@ use crate::chip::MOST_CORES;
 /// The environment variable, read once: anything but nothing and `0` paces runs.
 pub const PACE_VARIABLE: &str = "RKNPU_EMU_PACE";
 
-/// How long before its end a run stops sleeping and spins instead: about what a timer is late. Yielding
-/// would give the CPU to whoever polls, for milliseconds.
+/// How long before its end a run stops sleeping and spins instead: about what a timer is late, for a thread that goes before
+/// others, and for one among them. Yielding would give the CPU to whoever polls, for milliseconds.
+const TAIL_AHEAD: Duration = Duration::from_micros(10);
 const TAIL: Duration = Duration::from_micros(40);
 
 /// Whether runs are paced.
@@ -96,7 +99,7 @@ impl Board {
 /// Ends of other runs are foreseen, and another run that begins only makes this one later: so it is enough to look
 /// again at the end that was foreseen.
 pub fn run(timing: &Timing, core: usize, cost: Cost) {
-    sharpen_timers();
+    let tail = if is_punctual() { TAIL_AHEAD } else { TAIL };
     let begin = Instant::now();
     let mut board = BOARD.lock();
     board.advance(timing, begin);
@@ -109,7 +112,7 @@ pub fn run(timing: &Timing, core: usize, cost: Cost) {
         // What rounding takes off must not make a run shorter.
         let end = board.at.unwrap_or(begin) + Duration::from_nanos(ns.ceil() as u64);
         drop(board);
-        sleep_until(end);
+        sleep_until(end, tail);
         board = BOARD.lock();
         board.advance(timing, Instant::now());
     }
@@ -118,24 +121,30 @@ pub fn run(timing: &Timing, core: usize, cost: Cost) {
 }
 
 /// Sleeps for most of the time and spins for the rest.
-fn sleep_until(end: Instant) {
+fn sleep_until(end: Instant, tail: Duration) {
     loop {
         match end.saturating_duration_since(Instant::now()) {
             Duration::ZERO => return,
-            left if left > TAIL => thread::sleep(left - TAIL),
+            left if left > tail => thread::sleep(left - tail),
             _ => std::hint::spin_loop(),
         }
     }
 }
 
-/// Has this thread's timers end when they are asked to, not up to 50 µs later.
-fn sharpen_timers() {
-    thread_local!(static SHARP: () = {
+/// Has this thread's timers end when they are asked to, not up to 50 µs later, and the thread go before ordinary ones, once;
+/// whether it does.
+fn is_punctual() -> bool {
+    thread_local!(static AHEAD: bool = {
         // SAFETY: takes plain numbers, and changes this thread's timers only.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+        // SAFETY: both take nothing.
+        let is_first = unsafe { libc::gettid() == libc::getpid() };
+        let lowest = libc::sched_param { sched_priority: 1 };
+        // SAFETY: the struct is readable; 0 is this thread.
+        !is_first && unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &lowest) } == 0
     });
     // A thread that is ending does without.
-    let _ = SHARP.try_with(|()| ());
+    AHEAD.try_with(|ahead| *ahead).unwrap_or(false)
 }
 
 /// How long each core was held by paced runs, in real ns; `None` when runs are not paced.
