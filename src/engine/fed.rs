@@ -1,6 +1,7 @@
 //! A product with what two others make, down of a feed-forward block: it begins before all of that is made.
 //!
-//! *By rows*: its first tile of rows is on the NPU while the last tile of gate and up is still to be read.
+//! *By rows*: its first tile of rows, or its first segments, are on the NPU while the last batch of gate and up is still to be
+//! read.
 //!
 //! ```text
 //! CPU   …        | gate 0 and up 0 read, made one and packed | gate 1 and up 1 read and … | …
@@ -24,15 +25,17 @@ use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::plan::{turns, Batch, Joint, Schedule, Turn, ROWS_MAX};
 
 impl Stream<'_, '_> {
-    /// The first row under way of the two products from `first` on: what is made of those before is made.
-    fn makes(&self, first: usize) -> Option<usize> {
+    /// The first row under way of the two products from `first` on, and the first column: what is made of rows before is made, and
+    /// of columns before.
+    fn makes(&self, first: usize) -> Option<(usize, usize)> {
         let UnderWay { flight, with } = self.under_way.as_ref()?;
         let product = match with {
             With::Alike(_) => first,
             With::After => first + 1,
             With::Others(_) => return None,
         };
-        (flight.product == product).then(|| flight.block.first + flight.batch.rows.start)
+        let (block, batch) = (&flight.block, &flight.batch);
+        (flight.product == product).then(|| (block.first + batch.rows.start, batch.columns.start))
     }
 
     /// Whether of the two products from `first` on something is under way.
@@ -130,7 +133,8 @@ impl Engine {
             // Nothing is read of them yet, and need not be there.
             let part = Activations { data: &[], stride, rows, picks: picks.map(|picks| picks.after(first)) };
             self.begin_ahead(stream, index, (first, rows))?;
-            let block = match stream.begun_ahead(index, first)? {
+            let ahead = stream.begun_ahead(index, first)?;
+            let block = match ahead {
                 Some(block) => block,
                 None if picks.is_some() => {
                     self.begin(weight, &part, between_others(first, schedule), stream.room)?
@@ -141,14 +145,21 @@ impl Engine {
             };
             for batch in schedule.batches(&weight.plan, rows) {
                 let end = first + batch.rows.end;
+                // What is packed segment by segment is there as soon as its own columns are.
+                let k = if ahead.is_some() { batch.k(&weight.plan).end } else { weight.k() };
                 match stream.makes(index - 2) {
-                    Some(made) if made < end => self.settle(stream)?,
+                    Some((row, column)) if row < end && column < k => self.settle(stream)?,
                     Some(_) => {
                         self.stats.rows_ahead.fetch_add(batch.rows.len() as u64, Relaxed);
                     }
                     None => (),
                 }
-                let there = if picks.is_some() { 0..made * stride } else { first * stride..end * stride };
+                let there = match (ahead, picks) {
+                    // They are packed, so that nothing is read of them.
+                    (Some(_), _) => 0..0,
+                    (None, Some(_)) => 0..made * stride,
+                    (None, None) => first * stride..end * stride,
+                };
                 // SAFETY: those of the rows that are read are made, and nobody writes to any meanwhile.
                 let data = unsafe { between.out.part(there) };
                 let part = Activations { data, ..part };

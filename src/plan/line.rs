@@ -40,8 +40,8 @@ struct Batched {
     /// When it is done, ns, and how long its results then take to be read.
     done: f64,
     read: f64,
-    /// The first of its rows, if something is made of them.
-    makes: Option<usize>,
+    /// The first of its rows and of its columns, if something is made of them.
+    makes: Option<(usize, usize)>,
 }
 
 /// The NPU's time of an element of K, a row and a column of a product, ns.
@@ -76,7 +76,10 @@ impl Line {
         };
         let is_packed = self.packs && matches!(kind, Kind::Fed | Kind::Woven);
         let makes = self.under_way.as_ref().and_then(|under_way| under_way.makes);
-        if kind == Kind::Fed && makes.is_some_and(|first| batch.rows.end > first) {
+        // What is packed segment by segment is there as soon as its own columns are.
+        let k = if self.packs { batch.k(plan).end } else { plan.k };
+        let needs = |(row, column)| batch.rows.end > row && k > column;
+        if kind == Kind::Fed && makes.is_some_and(needs) {
             self.land();
         }
         if batch.columns.start == 0 && !is_packed {
@@ -91,7 +94,7 @@ impl Line {
         self.npu = self.npu.max(self.cpu) + products * (rows * columns * segments) as f64 * rate;
         let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
         let read = read + packed;
-        let makes = (kind == Kind::Pair).then_some(batch.rows.start);
+        let makes = (kind == Kind::Pair).then_some((batch.rows.start, batch.columns.start));
         let next = Batched { done: self.npu, read, makes };
         self.land();
         self.under_way = Some(next);
