@@ -4,7 +4,9 @@ use ggml_sys::{sys, Host};
 
 use std::ops::Range;
 
+use super::backend::SUCCESS;
 use super::host_copy::{empty, shape};
+use super::norm::Norm;
 use super::tile::Tile;
 use crate::engine::Activations;
 use crate::pool::PARALLEL_MIN;
@@ -22,6 +24,8 @@ pub struct HostCpu {
     /// A graph of up to [`NODES`] nodes, made once.
     nodes: *mut sys::ggml_cgraph,
     tile: Tile,
+    /// Whether our norms are the host's to the bit, once that was looked at.
+    norms: Option<bool>,
 }
 
 /// A graph of one product, made once: only what its tensors say changes.
@@ -39,7 +43,7 @@ unsafe impl Send for HostCpu {}
 impl Default for HostCpu {
     fn default() -> Self {
         let (backend, nodes) = (std::ptr::null_mut(), std::ptr::null_mut());
-        Self { backend, threads: 0, applied: 0, product: None, nodes, tile: Tile::default() }
+        Self { backend, threads: 0, applied: 0, product: None, nodes, tile: Tile::default(), norms: None }
     }
 }
 
@@ -94,6 +98,9 @@ impl HostCpu {
     /// # Safety
     /// They are live nodes with allocated sources, which are computed already or among the nodes before.
     pub unsafe fn compute(&mut self, host: &Host, nodes: &[*mut sys::ggml_tensor]) -> i32 {
+        if nodes.is_empty() {
+            return SUCCESS;
+        }
         // SAFETY: live by the contract; a source is null or live.
         let elements = |node: &*mut sys::ggml_tensor| unsafe { most_elements(&**node) };
         if !self.is_ready_for(host, nodes.iter().map(elements).sum()) {
@@ -130,8 +137,38 @@ impl HostCpu {
     ) -> i32 {
         // SAFETY: by the contract.
         let tile = unsafe { self.tile.of(nodes, rows, range) };
-        // SAFETY: these are as the host's, but for their rows.
-        unsafe { self.compute(host, &tile[..nodes.len()]) }
+        let tile = &tile[..nodes.len()];
+        let mut done = 0;
+        for at in 0..tile.len() {
+            // SAFETY: these are as the host's, but for their rows.
+            let norm = unsafe { Norm::of(&host.ops, &tile[at..]) }.filter(|_| self.norms != Some(false));
+            let Some(norm) = norm.filter(|_| at >= done) else { continue };
+            // SAFETY: as above, and for what follows.
+            let status = unsafe { self.compute(host, &tile[done..at]) };
+            if status != SUCCESS {
+                return status;
+            }
+            done = at + norm.nodes();
+            if self.norms == Some(true) {
+                // SAFETY: by the contract; different rows have no address in common (`chain/apart.rs`).
+                unsafe { norm.run() };
+                continue;
+            }
+            let mut status = SUCCESS;
+            // SAFETY: as above.
+            let by_host = || unsafe {
+                status = self.compute(host, &tile[at..done]);
+                status == SUCCESS
+            };
+            // SAFETY: as above.
+            let same = unsafe { norm.is_as_the_hosts(by_host) };
+            if same.is_none() {
+                return status;
+            }
+            self.norms = same;
+        }
+        // SAFETY: as above.
+        unsafe { self.compute(host, &tile[done..]) }
     }
 
     /// `out` (rows × N, rows one after the other) = `activations` (rows × K) · `weight` (K × N) by the host's kernels;

@@ -30,6 +30,7 @@ mod gated;
 mod generation;
 mod group;
 mod host_copy;
+mod norm;
 mod order;
 mod registry;
 mod tensor;

@@ -7,6 +7,7 @@
 //! * [`int4`]: both for four-bit numbers.
 //! * [`attention`]: what is between attention's two products, and its keys and values as B.
 //! * [`glu`]: an activation times a gate; [`exp`]: the exponential of both.
+//! * [`norm`]: the norm of rows that comes between products.
 //! * [`dot`]: what one run of the NPU computes, for few rows.
 //! * [`rotate`]: the rotation that spreads outliers before rounding.
 //! * `strips`: rows of native A, as one thread of several sees them.
@@ -23,6 +24,7 @@ pub mod glu;
 mod halves;
 pub mod int4;
 mod lanes;
+pub mod norm;
 pub mod rotate;
 pub mod scalar;
 mod strips;
