@@ -7,6 +7,7 @@ mod common;
 mod ggml;
 
 use std::ffi::c_int;
+use std::path::Path;
 use std::process::Command;
 
 use ggml_sys::sys;
@@ -256,10 +257,10 @@ fn one_by_one(ggml: &Ggml, shape: &Shape, layer: &Layer) -> Results {
 }
 
 #[test]
-fn what_goes_through_in_tiles_is_what_the_products_give_one_by_one() {
+fn what_is_made_in_tiles_is_what_is_made_one_by_one() {
     let report = tempfile::NamedTempFile::new().unwrap();
     std::env::set_var("RKNPU_REPORT", report.path());
-    let Some(ggml) = host("what goes through in tiles is what the products give one by one") else { return };
+    let Some(ggml) = host("what is made in tiles is what is made one by one") else { return };
     let rows_ahead =
         || common::report(report.path())["rows_ahead"].as_u64().expect("the report's rows_ahead");
     let plain = Shape {
@@ -296,6 +297,41 @@ fn what_goes_through_in_tiles_is_what_the_products_give_one_by_one() {
         let numbers = want[0].iter().filter(|value| value.is_finite()).count();
         assert_eq!(numbers, (shape.rows - 1) * shape.width, "{shape:?}: one row is none");
     }
+    sums_and_norms_are_the_hosts(ggml, report.path());
+}
+
+/// Sums and norms outside of chains: of many rows tiles of them are made; of few they are left to the host.
+fn sums_and_norms_are_the_hosts(ggml: &Ggml, report: &Path) {
+    let link_ns = || common::report(report)["engine"]["link_ns"].as_u64().expect("the report's link_ns");
+    for (width, rows) in [(512, 96), (33, 517), (1536, 300), (512, 40)] {
+        let [mut one, other] = [1, 2].map(|seed| numbers(seed, width * rows));
+        let columns = numbers(3, width);
+        // A row without a number, and one of zeros.
+        one[width + 3] = f32::NAN;
+        one[2 * width..3 * width].fill(0.0);
+        type Make = fn(&Ggml, Context, [Tensor; 2]) -> Tensor;
+        // SAFETY: live tensors of a live context.
+        let of_columns: Make = |ggml, context, [rows, columns]| unsafe {
+            let sum = (ggml.ggml_add)(context, rows, columns);
+            (ggml.ggml_mul)(context, (ggml.ggml_rms_norm)(context, sum, EPS), columns)
+        };
+        // SAFETY: as above.
+        let of_rows: Make = |ggml, context, [one, other]| unsafe {
+            let norm = (ggml.ggml_rms_norm)(context, (ggml.ggml_add)(context, one, other), EPS);
+            (ggml.ggml_add)(context, (ggml.ggml_scale)(context, norm, SCALE), one)
+        };
+        for (make, second) in [(of_columns, &columns), (of_rows, &other)] {
+            // SAFETY: the host has a CPU.
+            let cpu = unsafe { (ggml.ggml_backend_init_by_type)(CPU, std::ptr::null()) };
+            let of = [&one[..], second];
+            let want = by(ggml, cpu, width, of, |context, leaves| make(ggml, context, leaves));
+            let before = link_ns();
+            let got = by(ggml, ggml.backend(), width, of, |context, leaves| make(ggml, context, leaves));
+            assert_eq!(differ(&got, &want), 0, "{rows} rows of {width}");
+            assert_eq!(link_ns() > before, rows >= 96, "{rows} rows of {width}");
+            assert_eq!(want.iter().filter(|value| value.is_nan()).count(), width, "one row is none");
+        }
+    }
 }
 
 /// Set in the process that has layers between domains.
@@ -318,7 +354,8 @@ fn layers_between_domains_are_right() {
     let [out, said] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
     assert!(output.status.success() && out.contains("1 passed"), "{out}{said}");
     let report = common::report(report.path());
-    assert_eq!(report["domains"], 2, "{said}");
+    // Where rows find no room beside the weights of a domain, some of these go to a third one.
+    assert!(report["domains"].as_u64() >= Some(2), "{said}");
     assert!(report["rows_ahead"].as_u64() > Some(0), "{report}");
 }
 

@@ -300,8 +300,8 @@ impl Engine {
         Error::Unsupported { chip: self.chip.title, what: "these products in tiles".to_owned() }
     }
 
-    /// Has some of the rows of a link made, by all threads.
-    fn link(&self, make: &Make, link: usize, rows: Range<usize>) -> bool {
+    /// Has some of the rows of a link made, by all threads; whether they are.
+    pub fn link(&self, make: &Make, link: usize, rows: Range<usize>) -> bool {
         let size = rows.len().div_ceil(2 * self.pool.threads()).clamp(1, ROWS_AT_ONCE);
         let is_made = AtomicBool::new(true);
         self.stats.stage(Of::Link, || {

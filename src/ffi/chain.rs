@@ -10,11 +10,12 @@ use std::ops::Range;
 use ggml_sys::sys;
 use parking_lot::Mutex;
 
-use self::apart::may_go_ahead;
+use self::apart::{are_by_rows, may_go_ahead};
 use self::find::{find, Found, Node, Nodes, Origin, Questions, STAGES};
 use super::backend::{FAILED, SUCCESS};
 use super::gated;
 use super::group::Group;
+use super::registry::State;
 use super::tensor;
 use crate::host::device::{Job, Link, CHAIN, CHAIN_ROWS};
 use crate::host::product::Product;
@@ -59,6 +60,33 @@ impl Group<'_> {
         // SAFETY: by the contract; what waited is done.
         let done = unsafe { self.run(&found) }?;
         Some((found.nodes, if done { SUCCESS } else { FAILED }))
+    }
+
+    /// Does nodes that have a norm among them, and many rows each of the same rows of others, some rows at a time; whether they are
+    /// done. `None` if they are no such nodes.
+    ///
+    /// # Safety
+    /// As [`Self::take`], of all nodes; what waited before them is done.
+    pub(super) unsafe fn by_rows(&self, nodes: &[Node]) -> Option<bool> {
+        let (state, [norm, ..]) = (self.state, self.state.host.ops.by_row);
+        // SAFETY: live by the contract.
+        let rows = unsafe { nodes.first()?.as_ref() }?.ne[1] as usize;
+        // SAFETY: as above.
+        let is_norm = |node: &Node| unsafe { (**node).op == norm };
+        // SAFETY: as above.
+        let are_by_rows = || unsafe { are_by_rows(&state.host.ops, nodes, rows) };
+        let mut links = Links([Nodes::NONE; STAGES]);
+        if rows < CHAIN_ROWS || !nodes.iter().any(is_norm) || !are_by_rows() {
+            return None;
+        }
+        if !nodes.iter().all(|node| links.0[0].push(*node)) {
+            return None;
+        }
+        // SAFETY: as above; each row is made once.
+        let make = |link: usize, range: Range<usize>| unsafe {
+            compute_rows(state, links.nodes(link), rows, &range)
+        };
+        Some(self.registered.device.make_rows(rows, &make))
     }
 
     /// # Safety
@@ -148,14 +176,22 @@ impl Group<'_> {
             None => None,
         };
         let all = found.rows;
-        let make = |link: usize, rows: Range<usize>| {
-            let free = state.row_cpus.iter().find_map(Mutex::try_lock);
-            let mut cpu = free.unwrap_or_else(|| state.row_cpus[0].lock());
-            // SAFETY: live nodes that were looked at; the rows of their sources are there, and nobody else writes to them.
-            unsafe { cpu.compute_rows(&state.host, nodes.nodes(link), all, &rows) == SUCCESS }
-        };
+        // SAFETY: live nodes that were looked at; the rows of their sources are there, and nobody else writes to them.
+        let make =
+            |link: usize, rows: Range<usize>| unsafe { compute_rows(state, nodes.nodes(link), all, &rows) };
         device.chain(&mut jobs[..found.products().len()], &links[..link], between.as_mut(), &make)
     }
+}
+
+/// Computes some of the rows of nodes, of `all` rows; whether the host did.
+///
+/// # Safety
+/// As [`super::cpu::HostCpu::compute_rows`].
+unsafe fn compute_rows(state: &State, nodes: &[Node], all: usize, rows: &Range<usize>) -> bool {
+    let free = state.row_cpus.iter().find_map(Mutex::try_lock);
+    let mut cpu = free.unwrap_or_else(|| state.row_cpus[0].lock());
+    // SAFETY: by the contract.
+    unsafe { cpu.compute_rows(&state.host, nodes, all, rows) == SUCCESS }
 }
 
 /// Whether the product is of one batch, and of some rows.

@@ -5,7 +5,7 @@
 use ggml_sys::sys;
 
 use super::attention;
-use super::backend::SUCCESS;
+use super::backend::{FAILED, SUCCESS};
 use super::cpu::NODES;
 use super::experts::WaitingExperts;
 use super::gated::{self, Gated};
@@ -410,7 +410,12 @@ impl<'a> Group<'a> {
     unsafe fn on_the_cpu(&self, nodes: &[*mut sys::ggml_tensor]) -> i32 {
         let Some(first) = nodes.first() else { return SUCCESS };
         // SAFETY: by the contract.
-        let status = unsafe { self.state.cpu.lock().compute(&self.state.host, nodes) };
+        let status = match unsafe { self.by_rows(nodes) } {
+            Some(true) => SUCCESS,
+            Some(false) => FAILED,
+            // SAFETY: by the contract.
+            None => unsafe { self.state.cpu.lock().compute(&self.state.host, nodes) },
+        };
         if status != SUCCESS {
             // SAFETY: as above.
             let name = tensor::name(unsafe { &**first });

@@ -11,6 +11,11 @@ use crate::engine::{Between, Chain, Chained, Link, Make, Product, CHAIN, FEW};
 use crate::observe::Done;
 
 impl Device {
+    /// Has `make` make rows, some at a time, by all threads; whether all are made.
+    pub fn make_rows(&self, rows: usize, make: &Make) -> bool {
+        self.engine.lock().link(make, 0, 0..rows)
+    }
+
     /// Does products that follow from each other, and has `make` make what comes between them, some rows at a time. The rows of
     /// all but the first products are still to be made. `None` if the device does not do them as a whole: nothing is then
     /// done; or whether all is done.

@@ -39,15 +39,12 @@ pub unsafe fn may_go_ahead(ops: &Ops, found: &Found) -> bool {
         // SAFETY: by the contract.
         let known = unsafe {
             before.iter().chain([&stage]).all(|stage| places.add_stage(found, stage))
-                && places.add_nodes(ops, found, nodes)
+                && places.add_nodes(ops, found.rows, nodes)
         };
         // SAFETY: by the contract; a product has a weight.
         let spares = |product: &Node| unsafe { places.spare(&span(&*(**product).src[0])) };
         // SAFETY: as above.
-        let spares_columns = |node: &Node| unsafe {
-            sources(ops, &**node, found.rows)
-                .is_some_and(|of| of.columns.is_none_or(|columns| places.spare(&columns)))
-        };
+        let spares_columns = |node: &Node| unsafe { places.spares_columns(ops, found.rows, *node) };
         let spares = found.products().iter().all(spares) && nodes.iter().all(spares_columns);
         if !known || !spares || !places.are_apart() {
             return false;
@@ -55,6 +52,19 @@ pub unsafe fn may_go_ahead(ops: &Ops, found: &Found) -> bool {
         before = Some(stage);
     }
     true
+}
+
+/// Whether nodes, at most [`OPS`] of them, make `rows` rows each of the same rows of their sources, in whatever order rows are made.
+///
+/// # Safety
+/// They are live and allocated, and so are their sources.
+pub unsafe fn are_by_rows(ops: &Ops, nodes: &[Node], rows: usize) -> bool {
+    let mut places = Places { of: [const { None }; PLACES], count: 0 };
+    // SAFETY: by the contract.
+    let known = nodes.len() <= OPS && unsafe { places.add_nodes(ops, rows, nodes) };
+    // SAFETY: as above.
+    let spares = |node: &Node| unsafe { places.spares_columns(ops, rows, *node) };
+    known && places.are_apart() && nodes.iter().all(spares)
 }
 
 impl Places {
@@ -90,16 +100,26 @@ impl Places {
     ///
     /// # Safety
     /// As [`may_go_ahead`].
-    unsafe fn add_nodes(&mut self, ops: &Ops, found: &Found, nodes: &[Node]) -> bool {
+    unsafe fn add_nodes(&mut self, ops: &Ops, rows: usize, nodes: &[Node]) -> bool {
         for node in nodes {
             // SAFETY: by the contract.
-            let Some(of) = (unsafe { sources(ops, &**node, found.rows) }) else { return false };
+            let Some(of) = (unsafe { sources(ops, &**node, rows) }) else { return false };
             let places = [Some(of.own), Some(of.first), of.second];
             if !places.into_iter().flatten().all(|place| self.add(Some(place))) {
                 return false;
             }
         }
         true
+    }
+
+    /// Whether none of what is written is among the numbers that a node has for each column.
+    ///
+    /// # Safety
+    /// As [`may_go_ahead`].
+    unsafe fn spares_columns(&self, ops: &Ops, rows: usize, node: Node) -> bool {
+        // SAFETY: by the contract.
+        let of = unsafe { sources(ops, &*node, rows) };
+        of.is_some_and(|of| of.columns.is_none_or(|columns| self.spare(&columns)))
     }
 
     /// Whether none of what is written is among these bytes.

@@ -28,7 +28,7 @@ impl Nodes {
     }
 
     /// One more; false if there is no room.
-    fn push(&mut self, node: Node) -> bool {
+    pub fn push(&mut self, node: Node) -> bool {
         let Some(place) = self.of.get_mut(self.count) else { return false };
         *place = node;
         self.count += 1;
