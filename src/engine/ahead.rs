@@ -146,10 +146,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands out what is written where rows of two products from `first` on are packed as they are made.
-    pub(super) fn lend<'p>(&mut self, stream: &mut Stream<'_, 'p>, first: usize) -> Option<Ahead<'p>> {
-        let feeds = stream.feeds.filter(|feeds| feeds.product == first + 2)?;
-        let (block, weight) = (stream.ahead?, stream.products[feeds.product].as_ref()?.weight);
+    /// Hands out what is written where a product's rows from `first` on are packed as they are made.
+    pub(super) fn lend<'p>(
+        &mut self,
+        stream: &mut Stream<'_, 'p>,
+        product: usize,
+        first: usize,
+    ) -> Option<Ahead<'p>> {
+        let feeds = stream.feeds.filter(|feeds| feeds.product == product)?;
+        let block = stream.ahead.filter(|block| block.first == first)?;
+        let weight = stream.products[product].as_ref()?.weight;
         let packed = &mut stream.room.packed;
         Some(Ahead {
             weight,

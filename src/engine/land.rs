@@ -92,8 +92,9 @@ impl Engine {
         if one.is_some() && other.portion.is_none() {
             self.arrive(weight, other)?;
         }
-        self.begin_ahead(stream, first + 2, (other.block.first, other.block.rows))?;
-        let mut ahead = self.lend(stream, first);
+        let (fed, rows) = (first + 2, (other.block.first, other.block.rows));
+        self.begin_ahead(stream, fed, rows)?;
+        let mut ahead = self.lend(stream, fed, rows.0);
         let feed = ahead.as_mut().map(|ahead| ahead.feed()).transpose();
         let read = feed.map(|feed| {
             let Some(Pair { of: [first, second], between }) = stream.pair(first) else { return };
