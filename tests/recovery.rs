@@ -69,18 +69,7 @@ fn fed_if(
         let (mut gated, mut results) = (vec![f32::NAN; rows * n], vec![f32::NAN; rows * k]);
         let activations = Activations::new(&x, k, rows);
         let (out, activation) = (Divided::new(&mut gated), Activation::Silu);
-        let (swapped, seen_by_others) = (false, false);
-        let mut between = Between {
-            first: 0,
-            activation,
-            swapped,
-            out,
-            seen: seen_by_others,
-            feeds: true,
-            kept,
-            made: false,
-            used: false,
-        };
+        let mut between = Between { feeds: true, kept, ..Between::new(0, activation, false, out) };
         let mut group = [const { None }; GROUP];
         for (index, (of, (weight, out))) in group.iter_mut().zip(weights.iter().zip(&mut outs)).enumerate() {
             *of = Some(product(weight, activations, index > 0, out));
@@ -172,17 +161,7 @@ fn chains(library: &Library) {
         let links =
             [Some(Link { before: 1, rows: block.after(0) }), Some(Link { before: 4, rows: next.after(0) })];
         let (out, activation) = (Divided::new(&mut gated), Activation::Silu);
-        let mut between = Between {
-            first: 1,
-            activation,
-            swapped: false,
-            out,
-            seen: false,
-            feeds: true,
-            kept: true,
-            made: false,
-            used: false,
-        };
+        let mut between = Between { feeds: true, ..Between::new(1, activation, false, out) };
         let size = engine.chain_tile(&products, &links, Some(&between)).expect("short enough");
         assert!((rows / 3..512).contains(&size), "{size} rows of {rows}");
         let mut chain = Chain { products: &mut products, links: &links, make: &make };
@@ -224,17 +203,7 @@ fn expert_blocks(library: &Library) {
         let mut unwritten = vec![f32::NAN; used * tokens * n];
         {
             let (out, activation) = (Divided::new(&mut made), Activation::Silu);
-            let between = Between {
-                first: 0,
-                activation,
-                swapped: false,
-                out,
-                seen: false,
-                feeds: true,
-                kept: true,
-                made: false,
-                used: false,
-            };
+            let between = Between { feeds: true, ..Between::new(0, activation, false, out) };
             let [nowhere, down] = [Divided::new(&mut unwritten), Divided::new(&mut results)];
             let mut products = [const { None }; 2 * BLOCK];
             for (index, (place, weight)) in products.iter_mut().zip(&weights).enumerate() {

@@ -38,7 +38,23 @@ pub struct Between<'a> {
     pub used: bool,
 }
 
-impl Between<'_> {
+impl<'a> Between<'a> {
+    /// What is made of the product `first` and the next one, into `out`; nobody sees their own results, and the next product is not
+    /// with it.
+    pub fn new(first: usize, activation: Activation, swapped: bool, out: Divided<'a, f32>) -> Self {
+        Self {
+            first,
+            activation,
+            swapped,
+            out,
+            seen: false,
+            feeds: false,
+            kept: true,
+            made: false,
+            used: false,
+        }
+    }
+
     /// As many products of the group are done for sure: if something was made of two, they and those before.
     pub fn done(&self) -> usize {
         match (self.made, self.used) {

@@ -104,7 +104,7 @@ impl Gated<'_> {
         let activation = self.activation;
         // SAFETY: by the contract.
         let out = Divided::new(unsafe { self.slices() }.1);
-        Between { first, activation, swapped, out, seen, feeds: false, kept: true, made: false, used: false }
+        Between { seen, ..Between::new(first, activation, swapped, out) }
     }
 
     /// Elements of the node, and of each source.
