@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::block::{Begin, Block};
 use super::made::Feed;
 use super::pack::{kernel, Filling, Target};
-use super::prepare::{grow, Known, LOT_BETWEEN};
 use super::route::ROWS_MAX as FEW;
 use super::scratch::{Lent, SLOTS_AHEAD};
 use super::stream::Stream;
@@ -81,7 +80,7 @@ impl Engine {
     pub(super) fn packs_as_made(&self, weight: &NpuWeight, rows: usize) -> bool {
         (FEW + 1..=ROWS_MAX).contains(&rows)
             && weight.is_by_segments()
-            && self.mode.native_ac
+            // Where it is, layouts are native.
             && self.domains.get(weight.share.domain).scratch.is_one_memory()
             && kernel(weight.pipeline, Some(weight.plan.limits.a_block)).is_some()
     }
@@ -103,8 +102,7 @@ impl Engine {
         let is_last = |schedule: Schedule| schedule.parts == 1 && schedule.tile >= rows;
         let keeps = between.kept || !schedule.is_some_and(is_last);
         if !keeps {
-            stream.woven = Some(product);
-            grow(&mut stream.room.sums, rows * weight.plan.n);
+            stream.keep_apart(product, rows * weight.plan.n);
         }
         stream.feeds = Some(Feeds { product, schedule, keeps });
     }
@@ -133,14 +131,8 @@ impl Engine {
         };
         // Not that of the batch under way.
         let busy = stream.under_way.as_ref().map(|under_way| under_way.flight.block.slot);
-        let begin = Begin {
-            first,
-            lot: LOT_BETWEEN,
-            slot: SLOTS_AHEAD.into_iter().find(|slot| Some(*slot) != busy),
-            known: Known::Others,
-            schedule,
-        };
-        let block = self.begin(weight, &activations, begin, stream.room)?;
+        let slot = SLOTS_AHEAD.into_iter().find(|slot| Some(*slot) != busy);
+        let block = self.begin(weight, &activations, Begin::between(first, slot, schedule), stream.room)?;
         self.aim(weight, &block, stream.room);
         stream.ahead = Some(block);
         Ok(())

@@ -9,7 +9,7 @@ use rknn_sys::MatmulSpec;
 
 use super::core::{Job, Ticket};
 use super::pack::{Filling, Target};
-use super::prepare::{Known, Wish};
+use super::prepare::{Known, Wish, LOT_BETWEEN};
 use super::scratch::{Piece, SLOTS, SLOTS_AHEAD};
 use super::stream::Room;
 use super::{Activations, Engine, Error, NpuWeight};
@@ -73,19 +73,24 @@ struct Key {
 /// How rows are to be prepared.
 pub(super) struct Begin {
     /// The row of the product that the first of them is.
-    pub(super) first: usize,
+    first: usize,
     /// Which of the prepared rows they are.
-    pub(super) lot: usize,
+    lot: usize,
     /// The slot that they are to have; one of those that rows take in turns without.
-    pub(super) slot: Option<usize>,
-    pub(super) known: Known,
-    pub(super) schedule: Schedule,
+    slot: Option<usize>,
+    known: Known,
+    schedule: Schedule,
 }
 
 impl Begin {
     /// Rows from `first` on, which products may share.
     pub(super) fn shared(first: usize, known: Known, schedule: Schedule) -> Self {
         Self { first, lot: 0, slot: None, known, schedule }
+    }
+
+    /// Rows from `first` on that come between those that other products share.
+    pub(super) fn between(first: usize, slot: Option<usize>, schedule: Schedule) -> Self {
+        Self { first, lot: LOT_BETWEEN, slot, known: Known::Others, schedule }
     }
 }
 

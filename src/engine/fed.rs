@@ -19,7 +19,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::block::Begin;
-use super::prepare::{grow, Known, LOT_BETWEEN};
+use super::prepare::{Known, LOT_BETWEEN};
 use super::stream::{Room, Stream, UnderWay, With};
 use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::plan::{turns, Batch, Joint, Schedule, Turn, ROWS_MAX};
@@ -70,9 +70,8 @@ impl Engine {
         let ([one, other], down) = (pair.of.map(|product| product.weight), *down);
         let (part, known) = (pair.of[0].activations, Known::same(pair.of[0].same));
         [one, other, down].iter().for_each(|weight| self.count_bytes(weight, part.rows));
-        stream.woven = Some(index + 2);
         stream.asked.add(2.0 * joint.pair.ns + schedule.ns, part.rows);
-        grow(&mut stream.room.sums, part.rows * down.plan.n);
+        stream.keep_apart(index + 2, part.rows * down.plan.n);
         self.feed(stream, index + 2, Some(schedule));
         let block = self.begin(one, &part, Begin::shared(0, known, joint.pair), stream.room)?;
         for turn in turns((&joint.pair, &one.plan), (&schedule, &down.plan), part.rows) {
@@ -137,7 +136,7 @@ impl Engine {
             let block = match ahead {
                 Some(block) => block,
                 None if picks.is_some() => {
-                    self.begin(weight, &part, between_others(first, schedule), stream.room)?
+                    self.begin(weight, &part, Begin::between(first, None, schedule), stream.room)?
                 }
                 None => {
                     self.begin(weight, &part, Begin::shared(first, Known::Others, schedule), stream.room)?
@@ -179,9 +178,4 @@ impl Engine {
         let joint = pair.and_then(|pair| self.joint_schedule(pair, Some(weight), rows, false));
         joint.and_then(|joint| joint.fed).unwrap_or_else(|| self.schedule(weight, rows))
     }
-}
-
-/// Rows from `first` on that come between those that other products share.
-fn between_others(first: usize, schedule: Schedule) -> Begin {
-    Begin { first, lot: LOT_BETWEEN, slot: None, known: Known::Others, schedule }
 }

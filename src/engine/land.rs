@@ -75,8 +75,8 @@ impl Engine {
             None => {
                 // SAFETY: this thread alone reads results, and it has no other part of them.
                 let out = unsafe { out.part(rows.start * n..rows.end * n) };
-                let is_woven = stream.woven == Some(flight.product);
-                let sums = is_woven.then(|| Divided::new(&mut sums[rows.start * n..rows.end * n]));
+                let apart = stream.apart == Some(flight.product);
+                let sums = apart.then(|| Divided::new(&mut sums[rows.start * n..rows.end * n]));
                 reading.scale(&self.pool, &computed, out, sums.as_ref());
             }
         });

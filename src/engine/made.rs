@@ -9,7 +9,7 @@ use super::experts::Picks;
 use super::pack::{Filling, Kernel};
 use super::pair::Between;
 use super::prepare::grow;
-use super::results::{Computed, Part, Reading, WIDTH};
+use super::results::{Computed, Reading, WIDTH};
 use crate::kernels::fast::F16Scratch;
 use crate::kernels::rotate::Rotation;
 use crate::plan::Segment;
@@ -154,7 +154,9 @@ impl Two<'_> {
     ) {
         for (at, room) in room.iter_mut().enumerate() {
             grow(room, rows.len() * width);
-            self.results(at, rows.clone(), columns.clone(), width, room);
+            // SAFETY: nobody else reads or writes these rows and columns meanwhile.
+            let there = |row: usize| unsafe { &*self.outs[at].part(self.place(row, &columns)) };
+            self.readings[at].tile(self.computed[at], (rows.clone(), columns.clone()), there, room, width);
         }
         let [one, other] = room.each_ref().map(|room| room.chunks(width));
         for (row, (one, other)) in rows.zip(one.zip(other)) {
@@ -168,21 +170,6 @@ impl Two<'_> {
                 }
             }
         }
-    }
-
-    /// Puts one product's results of some rows and columns into rows `stride` apart.
-    fn results(&self, at: usize, rows: Range<usize>, columns: Range<usize>, stride: usize, room: &mut [f32]) {
-        let (computed, out) = (self.computed[at], self.outs[at]);
-        let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
-        if first != Some(0) {
-            // All of it is there, or the sum of the segments before.
-            for (row, room) in rows.clone().zip(room.chunks_mut(stride)) {
-                // SAFETY: nobody else reads or writes these rows and columns meanwhile.
-                let there = unsafe { out.part(self.place(row, &columns)) };
-                room[..columns.len()].copy_from_slice(there);
-            }
-        }
-        self.readings[at].part(computed, &mut Part { rows, columns, out: room, stride });
     }
 }
 

@@ -358,7 +358,7 @@ impl Engine {
         }
         let c_bytes = joint_c_bytes(&self.domains);
         let packs = fed.is_some_and(|fed| self.packs_as_made(fed, rows));
-        let weaves = weaves && fed.is_some_and(NpuWeight::is_by_segments);
+        let weaves = weaves && packs;
         let of_fed = fed.map(|fed| (schedule_key(fed, rows), [packs, weaves]));
         let key = (schedule_key(weight, rows), of_fed, c_bytes);
         if let Some(known) = self.joint_schedules.get(&key) {

@@ -49,12 +49,12 @@ pub struct Reading<'a> {
 }
 
 /// A part of the output: rows of the batch, and columns.
-pub(super) struct Part<'a> {
-    pub(super) rows: Range<usize>,
-    pub(super) columns: Range<usize>,
+struct Part<'a> {
+    rows: Range<usize>,
+    columns: Range<usize>,
     /// From the first row's first column on, rows `stride` apart.
-    pub(super) out: &'a mut [f32],
-    pub(super) stride: usize,
+    out: &'a mut [f32],
+    stride: usize,
 }
 
 impl Reading<'_> {
@@ -100,7 +100,6 @@ impl Reading<'_> {
         to: impl Fn(usize) -> usize + Sync,
     ) {
         let n = self.plan.n;
-        let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
         let tiles = self.tiles(self.columns.clone(), pool.threads());
         let work = |index: usize| {
             let (rows, columns) = tiles.at(index);
@@ -108,15 +107,9 @@ impl Reading<'_> {
             ROOM.with_borrow_mut(|room| {
                 grow(room, tiles.len());
                 let room = &mut room[..tiles.len()];
-                if first > Some(0) {
-                    // The sum so far.
-                    for (row, room) in rows.clone().zip(room.chunks_mut(tiles.width)) {
-                        // SAFETY: no two rows go to the same one, and each index comes once.
-                        room[..columns.len()].copy_from_slice(unsafe { sums.part(place(row)) });
-                    }
-                }
-                let (rows_of, columns_of, stride) = (rows.clone(), columns.clone(), tiles.width);
-                self.part(computed, &mut Part { rows: rows_of, columns: columns_of, out: room, stride });
+                // SAFETY: no two rows go to the same one, and each index comes once.
+                let before = |row: usize| unsafe { &*sums.part(place(row)) };
+                self.tile(computed, (rows.clone(), columns.clone()), before, room, tiles.width);
                 for (row, room) in rows.clone().zip(room.chunks(tiles.width)) {
                     // SAFETY: as above.
                     unsafe { out.part(place(row)) }.copy_from_slice(&room[..columns.len()]);
@@ -139,8 +132,26 @@ impl Reading<'_> {
         Tiles { rows, columns, height, width: (width / WIDTH).max(1) * WIDTH }
     }
 
-    /// Puts what the runs computed of a part into it.
-    pub(super) fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
+    /// Puts what the runs computed of some rows and columns into `room`, rows `stride` apart: on top of what there was `before` of a
+    /// row, if that has the sums of earlier segments, or if nothing was computed.
+    pub(super) fn tile<'a>(
+        &self,
+        computed: &[Option<Computed>],
+        (rows, columns): (Range<usize>, Range<usize>),
+        before: impl Fn(usize) -> &'a [f32],
+        room: &mut [f32],
+        stride: usize,
+    ) {
+        let first = computed.iter().flatten().map(|computed| computed.step.segments.start).min();
+        if first != Some(0) {
+            for (row, room) in rows.clone().zip(room.chunks_mut(stride)) {
+                room[..columns.len()].copy_from_slice(before(row));
+            }
+        }
+        self.part(computed, &mut Part { rows, columns, out: room, stride });
+    }
+
+    fn part(&self, computed: &[Option<Computed>], part: &mut Part) {
         for Computed { step, run, c } in computed.iter().flatten() {
             let rows = part.rows.start.max(run.rows.start)..part.rows.end.min(run.rows.end);
             if rows.is_empty() {

@@ -18,7 +18,7 @@ use super::block::{Begin, Block, Flight, Give, Packed, PlaceOfC};
 use super::mixture::FewRows;
 use super::on_cpu::CpuRoom;
 use super::pair::Between;
-use super::prepare::{Known, Prepared, LOTS};
+use super::prepare::{grow, Known, Prepared, LOTS};
 use super::product::{blocks, Activations, Product, GROUP};
 use super::route::ROWS_MAX as FEW;
 use super::scratch::SLOTS;
@@ -33,7 +33,7 @@ pub struct Room {
     pub(super) cpu: CpuRoom,
     pub(super) packed: Packed,
     pub(super) few: FewRows,
-    /// Sums of the first segments of a product that is woven in.
+    /// Sums of the first segments of a product that are kept apart.
     pub(super) sums: Vec<f32>,
 }
 
@@ -55,8 +55,8 @@ pub(super) struct Stream<'s, 'p> {
     pub(super) between: Option<&'s Between<'s>>,
     /// All that is made between two products is made.
     pub(super) made: bool,
-    /// The product whose sums of segments are kept apart: its results are written when those of two others are not needed.
-    pub(super) woven: Option<usize>,
+    /// The product whose sums of segments are kept apart, see [`Self::keep_apart`].
+    pub(super) apart: Option<usize>,
     /// The product whose rows are packed as they are made, and those of them that were begun last.
     pub(super) feeds: Option<Feeds>,
     pub(super) ahead: Option<Block>,
@@ -106,6 +106,13 @@ impl Stream<'_, '_> {
         self.under_way.as_ref().map_or(0, |under_way| (under_way.flight.c.slot + 1) % SLOTS)
     }
 
+    /// Has so many sums of the first segments of a product kept apart, so that its results, which may lie over the rows of two
+    /// others, are written when all else is done.
+    pub(super) fn keep_apart(&mut self, product: usize, sums: usize) {
+        self.apart = Some(product);
+        grow(&mut self.room.sums, sums);
+    }
+
     /// The columns of a product's weight, those of padding counted.
     pub(super) fn columns(&self, product: usize) -> usize {
         self.products[product].as_ref().map_or(0, |product| product.weight.plan.columns)
@@ -151,7 +158,7 @@ impl Engine {
             products,
             between,
             made: false,
-            woven: None,
+            apart: None,
             feeds: None,
             ahead: None,
             under_way: None,

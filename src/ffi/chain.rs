@@ -75,13 +75,11 @@ impl Group<'_> {
         let is_norm = |node: &Node| unsafe { (**node).op == norm };
         // SAFETY: as above.
         let are_by_rows = || unsafe { are_by_rows(&state.host.ops, nodes, rows) };
-        let mut links = Links([Nodes::NONE; STAGES]);
         if rows < CHAIN_ROWS || !nodes.iter().any(is_norm) || !are_by_rows() {
             return None;
         }
-        if !nodes.iter().all(|node| links.0[0].push(*node)) {
-            return None;
-        }
+        let mut links = Links([Nodes::NONE; STAGES]);
+        links.0[0] = Nodes::of(nodes)?;
         // SAFETY: as above; each row is made once.
         let make = |link: usize, range: Range<usize>| unsafe {
             compute_rows(state, links.nodes(link), rows, &range)

@@ -19,26 +19,29 @@ vectorised! {
 
 #[inline(always)]
 fn rms_scales_body(rows: &[f32], stride: usize, k: usize, epsilon: f32, scales: &mut [f32]) {
-    let row = |index: usize| &rows[index * stride..][..k];
-    let scale = |sum: f64| 1.0 / ((sum / k as f64) as f32 + epsilon).sqrt();
-    let (mut groups, mut first) = (scales.chunks_exact_mut(SIDE_BY_SIDE), 0);
+    let mut groups = scales.chunks_exact_mut(SIDE_BY_SIDE);
+    let mut first = 0;
     for scales in &mut groups {
-        let rows: [&[f32]; SIDE_BY_SIDE] = std::array::from_fn(|index| row(first + index));
-        let mut sums = [0.0; SIDE_BY_SIDE];
-        for i in 0..k {
-            for (sum, row) in sums.iter_mut().zip(&rows) {
-                *sum += f64::from(row[i] * row[i]);
-            }
-        }
-        for (scale_of, sum) in scales.iter_mut().zip(sums) {
-            *scale_of = scale(sum);
-        }
+        some_scales::<SIDE_BY_SIDE>(&rows[first * stride..], stride, k, epsilon, scales);
         first += SIDE_BY_SIDE;
     }
-    for (index, scale_of) in groups.into_remainder().iter_mut().enumerate() {
-        let mut sum = 0.0;
-        row(first + index).iter().for_each(|value| sum += f64::from(value * value));
-        *scale_of = scale(sum);
+    for (index, scale) in groups.into_remainder().chunks_mut(1).enumerate() {
+        some_scales::<1>(&rows[(first + index) * stride..], stride, k, epsilon, scale);
+    }
+}
+
+/// The scales of the first rows, side by side.
+#[inline(always)]
+fn some_scales<const ROWS: usize>(rows: &[f32], stride: usize, k: usize, epsilon: f32, scales: &mut [f32]) {
+    let rows: [&[f32]; ROWS] = std::array::from_fn(|index| &rows[index * stride..][..k]);
+    let mut sums = [0.0; ROWS];
+    for i in 0..k {
+        for (sum, row) in sums.iter_mut().zip(&rows) {
+            *sum += f64::from(row[i] * row[i]);
+        }
+    }
+    for (scale, sum) in scales.iter_mut().zip(sums) {
+        *scale = 1.0 / ((sum / k as f64) as f32 + epsilon).sqrt();
     }
 }
 

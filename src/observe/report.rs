@@ -30,6 +30,7 @@ pub struct Report {
     rows_shared: u64,
     /// Rows that were packed, whole or in part, while others, or parts, of the same product were still to be made.
     rows_ahead: u64,
+    /// Rows that were packed as they were made of two products' results.
     rows_as_made: u64,
     /// Converted weights that came from the disk.
     weights_loaded: u64,

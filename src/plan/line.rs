@@ -83,11 +83,10 @@ impl Line {
             self.land();
         }
         if batch.columns.start == 0 && !is_packed {
-            // A row is rotated and packed as far as it is needed; what is left is read again, unless each segment is by itself.
-            let (elements, bytes) = match kind {
-                Kind::Woven => (segments * plan.longest(), 4.0),
-                _ if batch.segments.start > 0 => (segments * plan.longest(), 2.0),
-                _ => (plan.k, 4.0),
+            // A row is rotated and packed as far as it is needed; what is left is read again.
+            let (elements, bytes) = match batch.segments.start {
+                0 => (plan.k, 4.0),
+                _ => (segments * plan.longest(), 2.0),
             };
             self.cpu += (rows * elements) as f64 * bytes / PACK_RATE;
         }

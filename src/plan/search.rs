@@ -108,7 +108,7 @@ pub struct Fed<'a> {
     pub planned: Planned<'a>,
     /// Its rows are packed as they are made.
     pub packs: bool,
-    /// Its batches may come between those of the two.
+    /// Its batches may come between those of the two, if they are.
     pub weaves: bool,
 }
 
@@ -147,7 +147,7 @@ impl Joint {
                 consider(line.end(), None, false);
                 continue;
             };
-            let weaves = weaves && one.parts > 1 && one.tile >= rows;
+            let weaves = weaves && packs && one.parts > 1 && one.tile >= rows;
             for candidate in candidates {
                 if 2.0 * one.ns + candidate.ns > most {
                     continue;

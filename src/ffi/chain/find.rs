@@ -22,13 +22,19 @@ impl Nodes {
     /// None.
     pub const NONE: Self = Self { of: [std::ptr::null_mut(); OPS], count: 0 };
 
+    /// These; `None` if there are too many.
+    pub fn of(nodes: &[Node]) -> Option<Self> {
+        let mut of = Self::NONE;
+        nodes.iter().all(|node| of.push(*node)).then_some(of)
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Node] {
         &self.of[..self.count]
     }
 
     /// One more; false if there is no room.
-    pub fn push(&mut self, node: Node) -> bool {
+    fn push(&mut self, node: Node) -> bool {
         let Some(place) = self.of.get_mut(self.count) else { return false };
         *place = node;
         self.count += 1;
