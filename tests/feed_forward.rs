@@ -13,7 +13,7 @@ use ggml::{differ, free, host, numbers, read, Context, Ggml, Product, Tensor, F3
 const Q8_0: c_int = 8;
 
 /// K, N and rows of a block, the type of its weights, and how its graph lies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Shape {
     k: usize,
     n: usize,
@@ -43,7 +43,7 @@ enum Results {
     OverFirst,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Activation {
     Relu,
     Gelu,
@@ -192,7 +192,9 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         activation: Activation::Silu,
     };
     let in_tiles = Shape { k: 1024, n: 2048, rows: 512, beside: 400 << 20, ..plain };
-    let woven = Shape { k: 768, n: 5120, rows: 200, ..in_tiles };
+    // Of several segments, so that the two are not run as one.
+    let woven = Shape { k: 1536, n: 5120, rows: 200, ..in_tiles };
+    let runs = || common::report(report.path())["npu_runs"].as_u64().expect("the report's npu_runs");
     let mut unwritten = 0;
     for (shape, way) in [
         (plain, Way::Together),
@@ -238,7 +240,12 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
             sources.swap(0, 1);
         }
         let (before, ahead, as_made) = (gate_ns(), rows_ahead(), rows_as_made());
+        let runs_before = runs();
         let got = whole(ggml, &shape, &weights, &x);
+        if shape == plain {
+            // The first call converts the three; gate and up are one run on each core, and so is down.
+            assert_eq!(runs() - runs_before, 2 * 3, "gate and up are run as one");
+        }
         assert_eq!(gate_ns() == before, way != Way::ByItself, "{shape:?}: made as results were read");
         // A block of rows, or a tile, before the last one; or a part of the columns.
         let several = rows > 512 || shape.beside > 0;

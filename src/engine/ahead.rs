@@ -125,7 +125,7 @@ impl Engine {
         }
         let Some(Product { weight, activations, .. }) = &stream.products[product] else { return Ok(()) };
         let (weight, activations) = (*weight, Activations { data: &[], rows, ..*activations });
-        let schedule = match schedule.or_else(|| self.chained(weight, rows, false)) {
+        let schedule = match schedule.or_else(|| self.chained(weight, rows)) {
             Some(schedule) => schedule,
             None => return Ok(()),
         };

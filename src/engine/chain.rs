@@ -14,11 +14,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::on_cpu::has_kernel;
-use super::pair::Between;
+use super::pair::{joint_c_bytes, Between};
 use super::prepare::Known;
 use super::product::Activations;
 use super::stream::Stream;
-use super::{joint_c_bytes, schedule_key, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
+use super::{schedule_key, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
 use crate::observe::Stage as Of;
 use crate::plan::{sizes_of_tiles, Schedule};
 use crate::pool::Divided;
@@ -200,25 +200,24 @@ impl Engine {
     /// The NPU's time of a tile of a stage; `None` if a pair cannot be read together.
     fn stage_ns(&mut self, products: &[Option<Product>], is_pair: bool, rows: usize) -> Option<f64> {
         if is_pair {
-            let one = self.chained(products[0].as_ref()?.weight, rows, true)?;
-            return Some(2.0 * one.ns);
+            let [Some(one), Some(other), ..] = products else { return None };
+            return Some(self.chained_pair([one.weight, other.weight], rows)?.pair_ns());
         }
         let (mut at, mut ns) = (0, 0.0);
         while at < products.len() {
             let (count, together) = self.together(&products[at..], rows);
             ns += match together {
                 Some(together) => together.ns(),
-                None => self.chained(products[at].as_ref()?.weight, rows, false)?.ns,
+                None => self.chained(products[at].as_ref()?.weight, rows)?.ns,
             };
             at += count;
         }
         Some(ns)
     }
 
-    /// The schedule of a tile, of one product or of two that are read together.
-    pub(super) fn chained(&mut self, weight: &NpuWeight, rows: usize, is_pair: bool) -> Option<Schedule> {
-        let c_bytes = if is_pair { joint_c_bytes(&self.domains) } else { 0 };
-        let key = (schedule_key(weight, rows), c_bytes);
+    /// The schedule of a tile of one product.
+    pub(super) fn chained(&mut self, weight: &NpuWeight, rows: usize) -> Option<Schedule> {
+        let key = schedule_key(weight, rows);
         if let Some(known) = self.chained.get(&key) {
             return *known;
         }
@@ -226,7 +225,7 @@ impl Engine {
             self.chained.clear();
         }
         let planned = self.planned(weight);
-        let found = Schedule::shortest(planned, &self.chip.timing, rows, is_pair.then_some(c_bytes));
+        let found = Schedule::shortest(planned, &self.chip.timing, rows);
         self.chained.insert(key, found);
         found
     }
@@ -332,9 +331,10 @@ impl Engine {
             self.stats.rows_ahead.fetch_add(tile.len() as u64, Relaxed);
         }
         if is_pair(stage, between) {
-            let schedule = self.chained(product.weight, tile.len(), true);
-            let schedule = schedule.ok_or_else(|| self.no_tiles())?;
-            return self.pair_block(stream, first, (tile.start, &part), Known::Others, schedule);
+            let Some(pair) = stream.pair(first) else { return Ok(()) };
+            let joint = self.chained_pair(pair.of.map(|product| product.weight), tile.len());
+            let paired = joint.ok_or_else(|| self.no_tiles())?.into();
+            return self.pair_block(stream, first, (tile.start, &part), Known::Others, &paired);
         }
         let mut at = first;
         while at < end {
@@ -346,7 +346,7 @@ impl Engine {
                 }
                 None => {
                     let Some(Product { weight, .. }) = &stream.products[at] else { return Ok(()) };
-                    let schedule = self.chained(weight, tile.len(), false);
+                    let schedule = self.chained(weight, tile.len());
                     let schedule = schedule.ok_or_else(|| self.no_tiles())?;
                     self.one_block(stream, at, (tile.start, &part), known, schedule)?;
                 }

@@ -52,11 +52,11 @@ impl Engine {
     pub(super) fn woven(&mut self, stream: &Stream, index: usize) -> Option<Joint> {
         let pair = stream.pair(index).filter(|pair| pair.between.feeds)?;
         let fed = stream.products.get(index + 2)?.as_ref()?;
-        let (one, rows) = (pair.of[0].weight, fed.activations.rows);
+        let (two, rows) = (pair.of.map(|product| product.weight), fed.activations.rows);
         let may = fed.activations.picks.is_none()
             && self.packs_as_made(fed.weight, rows)
             && !self.is_for_cpu(fed.weight, rows);
-        let joint = if may { self.joint_schedule(one, Some(fed.weight), rows, true) } else { None };
+        let joint = if may { self.joint_schedule(two, Some(fed.weight), rows, true) } else { None };
         joint.filter(|joint| joint.woven && joint.fed.is_some())
     }
 
@@ -126,7 +126,7 @@ impl Engine {
         self.count_bytes(weight, all);
         for first in (0..all).step_by(ROWS_MAX) {
             let rows = ROWS_MAX.min(all - first);
-            let pair = stream.pair(index - 2).map(|pair| pair.of[0].weight);
+            let pair = stream.pair(index - 2).map(|pair| pair.of.map(|product| product.weight));
             let schedule = self.fed_schedule(pair, weight, rows);
             stream.asked.add(schedule.ns, rows);
             // Nothing is read of them yet, and need not be there.
@@ -168,10 +168,10 @@ impl Engine {
         Ok(())
     }
 
-    /// How so many rows of a product are run that is with what is made of two others, of which one is `pair`.
+    /// How so many rows of a product are run that is with what is made of two others, `pair`.
     pub(super) fn fed_schedule(
         &mut self,
-        pair: Option<&NpuWeight>,
+        pair: Option<[&NpuWeight; 2]>,
         weight: &NpuWeight,
         rows: usize,
     ) -> Schedule {

@@ -39,7 +39,7 @@ impl Engine {
     fn is_read_together(&mut self, [gate, up, down]: [&NpuWeight; BLOCK], rows: usize) -> bool {
         let mut blocks = (0..rows).step_by(ROWS_MAX).map(|first| ROWS_MAX.min(rows - first));
         self.run_alike([gate, up], rows)
-            && blocks.all(|rows| self.joint_schedule(gate, Some(down), rows, false).is_some())
+            && blocks.all(|rows| self.joint_schedule([gate, up], Some(down), rows, false).is_some())
     }
 
     /// Does blocks for which [`Self::does_block`] says so: gate, up and down of an expert, one after the other. Down has no

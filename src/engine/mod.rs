@@ -14,7 +14,7 @@
 //! * [`route`]: who does products of few rows;
 //! * [`on_cpu`]: those that the CPU does;
 //! * [`results`]: out of C into the rows of the output;
-//! * [`product`]: what is asked for; [`pair`]: two products in turns; [`made`]: what is made of both; [`fed`]: the product of that,
+//! * [`product`]: what is asked for; [`pair`]: two products in turns, or as one; [`made`]: what is made of both; [`fed`]: the product of that,
 //!   [`ahead`] of which its rows are packed;
 //! * [`chain`]: products that follow from each other, tile of rows behind tile;
 //! * [`together`]: products whose weights lie one after the other, in the same runs;
@@ -62,6 +62,7 @@ use self::chain::ChainKey;
 use self::core::Cores;
 use self::domain_lock::DomainLock;
 use self::domains::Domains;
+use self::pair::JointKey;
 use self::stream::Room;
 use self::together::{Together, TogetherKey};
 use crate::chip::Chip;
@@ -69,7 +70,7 @@ use crate::cpus::pin;
 use crate::kernels::rotate::{Recipe, Rotation};
 use crate::mode::Mode;
 use crate::observe::Stats;
-use crate::plan::{Fed, Joint, Means, Planned, Schedule, WeightPlan};
+use crate::plan::{Joint, Means, Planned, Schedule, WeightPlan};
 use crate::policy::Pipeline;
 use crate::pool::Pool;
 use crate::weights::store::Store;
@@ -153,14 +154,6 @@ impl Error {
 type PlanKey = (Pipeline, (usize, usize), usize, Option<usize>);
 /// Pipeline, K and N, segment and rows.
 type ScheduleKey = (Pipeline, (usize, usize), usize, usize);
-/// Those of two products that are alike, of the one that is with what is made of them and whether it may be woven in, and bytes
-/// of C.
-type JointKey = (ScheduleKey, Option<(ScheduleKey, [bool; 2])>, usize);
-/// Bytes of C of two products that are read together, of a batch on a core: an eightieth of what the models take, so that
-/// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
-const JOINT_C_PART: usize = 80;
-const JOINT_C: std::ops::Range<usize> = 5 << 18..16 << 20;
-const JOINT_C_STEP: usize = 512 << 10;
 /// As many schedules are remembered; a server with prompts of all lengths has some thousands.
 const SCHEDULES_MAX: usize = 8192;
 
@@ -181,10 +174,10 @@ pub struct Engine {
     /// The segments and blocks of long rows that are rotated, by pipeline and K.
     blocks: HashMap<(Pipeline, usize), Option<(usize, usize)>>,
     schedules: HashMap<ScheduleKey, Schedule>,
-    joint_schedules: HashMap<JointKey, Option<Joint>>,
-    /// Rows of a tile of products that follow from each other, and how each is run, with bytes of C if it is one of two.
+    joints: HashMap<JointKey, Option<Joint>>,
+    /// Rows of a tile of products that follow from each other, and how each is run that is not one of two.
     chains: HashMap<ChainKey, Option<usize>>,
-    chained: HashMap<(ScheduleKey, usize), Option<Schedule>>,
+    chained: HashMap<ScheduleKey, Option<Schedule>>,
     together: HashMap<TogetherKey, Option<Together>>,
     /// Weights were let go of to make room, which is there when the last of them is.
     makes_room: bool,
@@ -244,7 +237,7 @@ impl Engine {
             plans: HashMap::new(),
             blocks: HashMap::new(),
             schedules: HashMap::new(),
-            joint_schedules: HashMap::new(),
+            joints: HashMap::new(),
             chains: HashMap::new(),
             chained: HashMap::new(),
             together: HashMap::new(),
@@ -343,37 +336,6 @@ impl Engine {
             .entry(schedule_key(weight, rows))
             .or_insert_with(|| Schedule::best(plan, &self.chip.timing, means, rows))
     }
-
-    /// How two products of so many rows, which are alike, are run in turns and read together, and how the one is run that is
-    /// with what is made of them, woven in if that is allowed; `None` if they are not.
-    fn joint_schedule<'w>(
-        &mut self,
-        weight: &'w NpuWeight,
-        fed: Option<&'w NpuWeight>,
-        rows: usize,
-        weaves: bool,
-    ) -> Option<Joint> {
-        if self.joint_schedules.len() >= SCHEDULES_MAX {
-            self.joint_schedules.clear();
-        }
-        let c_bytes = joint_c_bytes(&self.domains);
-        let packs = fed.is_some_and(|fed| self.packs_as_made(fed, rows));
-        let weaves = weaves && packs;
-        let of_fed = fed.map(|fed| (schedule_key(fed, rows), [packs, weaves]));
-        let key = (schedule_key(weight, rows), of_fed, c_bytes);
-        if let Some(known) = self.joint_schedules.get(&key) {
-            return *known;
-        }
-        let fed = fed.map(|fed| Fed { planned: self.planned(fed), packs, weaves });
-        let joint = Joint::best(self.planned(weight), fed, &self.chip.timing, rows, c_bytes);
-        self.joint_schedules.insert(key, joint);
-        joint
-    }
-}
-
-/// Bytes of C that two products may have at once.
-fn joint_c_bytes(domains: &Domains) -> usize {
-    (domains.expected() / JOINT_C_PART / JOINT_C_STEP * JOINT_C_STEP).clamp(JOINT_C.start, JOINT_C.end)
 }
 
 fn schedule_key(weight: &NpuWeight, rows: usize) -> ScheduleKey {

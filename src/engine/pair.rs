@@ -2,16 +2,20 @@
 //! read, while they are in the cache ([`super::made`]); or, where the C of both would be too much, where the second one's are.
 //! A third product, down, may be with what is made ([`super::fed`]).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::block::{Begin, Block, Flight, Give, PlaceOfC};
+use super::domains::Domains;
 use super::prepare::Known;
 use super::product::blocks;
 use super::stream::{Stream, UnderWay, With};
-use super::{Activations, Engine, Error, NpuWeight, Product};
+use super::together::{follows, Together};
+use super::{schedule_key, Activations, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
+use crate::chip::Timing;
 use crate::kernels::glu::{glu, Activation};
 use crate::observe::Stage;
-use crate::plan::{Batch, Schedule, ROWS_MAX};
+use crate::plan::{Alike, Batch, Fed, Joint, Schedule, WeightPlan, ROWS_MAX};
 use crate::pool::Divided;
 
 /// What is made of the results of two neighbours in a group, gate and up, as they come: an activation of the one times the
@@ -91,6 +95,46 @@ impl<'p> Stream<'_, 'p> {
     }
 }
 
+/// How two products that are alike are run where they are read together.
+pub(super) enum Paired {
+    /// Batch by batch in turns, each by this schedule.
+    InTurns(Schedule),
+    /// As one.
+    AsOne(Together),
+}
+
+impl From<Joint> for Paired {
+    fn from(Joint { pair: schedule, as_one, .. }: Joint) -> Self {
+        match as_one {
+            Some(plan) => Self::AsOne(Together { plan, schedule }),
+            None => Self::InTurns(schedule),
+        }
+    }
+}
+
+/// What is looked for of two products that are alike.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Sought {
+    /// The best, with the one that is with what is made of them, whether it packs and whether it may be woven in.
+    Best(Option<(ScheduleKey, [bool; 2])>),
+    /// The shortest, for a chain.
+    Shortest,
+}
+
+/// The first of two products that are alike, whether the other one's weight follows, what is looked for, and bytes of C.
+pub(super) type JointKey = (ScheduleKey, bool, Sought, usize);
+
+/// Bytes of C of two products that are read together, of a batch on a core: an eightieth of what the models take, so that
+/// all cores' two slots of it stay a few, in steps, so that it comes to rest while these are loaded.
+const JOINT_C_PART: usize = 80;
+const JOINT_C: Range<usize> = 5 << 18..16 << 20;
+const JOINT_C_STEP: usize = 512 << 10;
+
+/// Bytes of C that two products may have at once.
+pub(super) fn joint_c_bytes(domains: &Domains) -> usize {
+    (domains.expected() / JOINT_C_PART / JOINT_C_STEP * JOINT_C_STEP).clamp(JOINT_C.start, JOINT_C.end)
+}
+
 /// Whether two weights have the same rows for theirs.
 pub(super) fn same_rows(one: &NpuWeight, other: &NpuWeight) -> bool {
     let same_rotation = match (&one.rotation, &other.rotation) {
@@ -116,7 +160,51 @@ impl Engine {
             && ![one, other].into_iter().any(|weight| self.is_for_cpu(weight, rows))
     }
 
-    /// Does two products that are alike, from `index` on, batch by batch in turns, and what is made of them as their results
+    /// How two products of so many rows, which are alike, are run and read together, and how the one is run that is with what is
+    /// made of them, woven in if that is allowed; `None` if they are not read together.
+    pub(super) fn joint_schedule(
+        &mut self,
+        pair: [&NpuWeight; 2],
+        fed: Option<&NpuWeight>,
+        rows: usize,
+        weaves: bool,
+    ) -> Option<Joint> {
+        let packs = fed.is_some_and(|fed| self.packs_as_made(fed, rows));
+        let weaves = weaves && packs;
+        let sought = Sought::Best(fed.map(|fed| (schedule_key(fed, rows), [packs, weaves])));
+        let fed = fed.map(|fed| Fed { planned: self.planned(fed), packs, weaves });
+        self.joint(pair, rows, sought, |alike, timing| Joint::best(alike, fed, timing, rows))
+    }
+
+    /// How a chain's tile of two products that are alike is run.
+    pub(super) fn chained_pair(&mut self, pair: [&NpuWeight; 2], rows: usize) -> Option<Joint> {
+        self.joint(pair, rows, Sought::Shortest, |alike, timing| Joint::shortest(alike, timing, rows))
+    }
+
+    fn joint(
+        &mut self,
+        [one, other]: [&NpuWeight; 2],
+        rows: usize,
+        sought: Sought,
+        find: impl FnOnce(Alike, &Timing) -> Option<Joint>,
+    ) -> Option<Joint> {
+        let (follows, c_bytes) = (follows(one, other), joint_c_bytes(&self.domains));
+        let key = (schedule_key(one, rows), follows, sought, c_bytes);
+        if let Some(known) = self.joints.get(&key) {
+            return known.clone();
+        }
+        if self.joints.len() >= SCHEDULES_MAX {
+            self.joints.clear();
+        }
+        let each = self.planned(one);
+        let plans = [&one.plan, &other.plan].into_iter().filter(|_| follows);
+        let as_one = WeightPlan::together(plans, each.means.cores).map(Arc::new);
+        let joint = find(Alike { each, as_one: as_one.as_ref(), c_bytes }, &self.chip.timing);
+        self.joints.insert(key, joint.clone());
+        joint
+    }
+
+    /// Does two products that are alike, from `index` on, in turns or as one, and what is made of them as their results
     /// come; their last batches may be under way when this returns.
     pub(super) fn pair(&mut self, stream: &mut Stream, index: usize) -> Result<(), Error> {
         let Some(pair) = stream.pair(index) else { return Ok(()) };
@@ -125,19 +213,18 @@ impl Engine {
         let fed = stream.products.get(index + 2).filter(|_| pair.between.feeds);
         let fed = fed.and_then(Option::as_ref).map(|fed| fed.weight);
         if let Some(fed) = fed.filter(|_| activations.rows <= ROWS_MAX) {
-            let schedule = self.fed_schedule(Some(one), fed, activations.rows);
+            let schedule = self.fed_schedule(Some([one, other]), fed, activations.rows);
             self.feed(stream, index + 2, Some(schedule));
         }
         [one, other].iter().for_each(|weight| self.count_bytes(weight, activations.rows));
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
-            if let Some(together) = self.pair_together([one, other], part.rows) {
-                let with = |flight: &Flight| With::Alike(flight.of_next(one.plan.columns));
-                self.run_block(stream, index, (first, &part), known, &together, with)?;
-                continue;
-            }
-            if let Some(joint) = self.joint_schedule(one, fed, part.rows, false) {
-                self.pair_block(stream, index, (first, &part), known, joint.pair)?;
+            let paired = match self.pair_together([one, other], part.rows) {
+                Some(together) => Some(Paired::AsOne(together)),
+                None => self.joint_schedule([one, other], fed, part.rows, false).map(Paired::from),
+            };
+            if let Some(paired) = paired {
+                self.pair_block(stream, index, (first, &part), known, &paired)?;
                 continue;
             }
             let schedule = self.schedule(one, part.rows);
@@ -155,10 +242,17 @@ impl Engine {
         index: usize,
         (first, part): (usize, &Activations),
         known: Known,
-        schedule: Schedule,
+        paired: &Paired,
     ) -> Result<(), Error> {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
+        let schedule = match paired {
+            Paired::InTurns(schedule) => *schedule,
+            Paired::AsOne(together) => {
+                let with = |flight: &Flight| With::Alike(flight.of_next(weight.plan.columns));
+                return self.run_block(stream, index, (first, part), known, together, with);
+            }
+        };
         stream.asked.add(2.0 * schedule.ns, part.rows);
         let block = self.begin(weight, part, Begin::shared(first, known, schedule), stream.room)?;
         for batch in schedule.batches(&weight.plan, part.rows) {

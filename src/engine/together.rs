@@ -22,8 +22,8 @@ pub(super) type TogetherKey = (ScheduleKey, [usize; GROUP]);
 /// Weights as one.
 #[derive(Clone)]
 pub(super) struct Together {
-    plan: Arc<WeightPlan>,
-    schedule: Schedule,
+    pub(super) plan: Arc<WeightPlan>,
+    pub(super) schedule: Schedule,
 }
 
 impl Together {
@@ -70,9 +70,9 @@ impl Engine {
         (count, Some(together))
     }
 
-    /// The same of a pair.
+    /// The same of a pair, few rows of it.
     pub(super) fn pair_together(&mut self, [one, other]: [&NpuWeight; 2], rows: usize) -> Option<Together> {
-        // Of more rows gate and up are run in parts.
+        // Of more rows it is looked at together with down's.
         let may = rows <= FEW && follows(one, other);
         if may {
             self.as_one(&[one, other], rows)
@@ -175,6 +175,6 @@ impl Engine {
 }
 
 /// Whether the stack of a weight with the same rows, in the same segments, follows that of the other one.
-fn follows(one: &NpuWeight, next: &NpuWeight) -> bool {
+pub(super) fn follows(one: &NpuWeight, next: &NpuWeight) -> bool {
     one.is_before(next) && same_rows(one, next) && one.plan.segments == next.plan.segments
 }

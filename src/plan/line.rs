@@ -15,8 +15,10 @@ const SCALE_RATE: f64 = 12.0;
 pub enum Kind {
     /// One product.
     Alone,
-    /// Two, read together.
+    /// Two, run in turns and read together.
     Pair,
+    /// Two, run as one and read together.
+    AsOne,
     /// One with what is made of two before it.
     Fed,
     /// One with what is made of two that its batches come between.
@@ -64,15 +66,20 @@ impl Line {
 
     /// Lets a batch through, whose product takes the NPU `rate`.
     fn step(&mut self, batch: &Batch, Planned { plan, means }: Planned, rate: f64, kind: Kind) {
-        let products = if kind == Kind::Pair { 2.0 } else { 1.0 };
+        let (products, is_pair) = match kind {
+            Kind::Pair => (2.0, true),
+            Kind::AsOne => (1.0, true),
+            _ => (1.0, false),
+        };
         let sum = (plan.dtype.c().bytes(1) * means.planes) as f64;
         let (rows, columns, segments) = (batch.rows.len(), batch.columns.len(), batch.segments.len());
         // Results are written, and read before if other segments were added up; of two that are read together one is made,
         // which stays in the cache if it is packed at once.
-        let (written, packed) = match kind {
-            Kind::Pair if self.packs => (0.0, 4.0 * (rows * columns) as f64 / PACK_RATE),
-            Kind::Pair => (4.0, 0.0),
-            _ => (8.0, 0.0),
+        let results = products * (rows * columns) as f64;
+        let (written, packed) = match is_pair {
+            true if self.packs => (0.0, 4.0 * (results / 2.0) / PACK_RATE),
+            true => (4.0, 0.0),
+            false => (8.0, 0.0),
         };
         let is_packed = self.packs && matches!(kind, Kind::Fed | Kind::Woven);
         let makes = self.under_way.as_ref().and_then(|under_way| under_way.makes);
@@ -90,10 +97,9 @@ impl Line {
             };
             self.cpu += (rows * elements) as f64 * bytes / PACK_RATE;
         }
-        self.npu = self.npu.max(self.cpu) + products * (rows * columns * segments) as f64 * rate;
-        let read = products * (rows * columns) as f64 * (sum * segments as f64 + written) / SCALE_RATE;
-        let read = read + packed;
-        let makes = (kind == Kind::Pair).then_some((batch.rows.start, batch.columns.start));
+        self.npu = self.npu.max(self.cpu) + results * segments as f64 * rate;
+        let read = results * (sum * segments as f64 + written) / SCALE_RATE + packed;
+        let makes = is_pair.then_some((batch.rows.start, batch.columns.start));
         let next = Batched { done: self.npu, read, makes };
         self.land();
         self.under_way = Some(next);
