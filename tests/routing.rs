@@ -26,8 +26,8 @@ fn multiply(engine: &mut Engine, weight: &NpuWeight, x: &[f32], k: usize, rows: 
 fn a_row_has_the_same_bits_wherever_it_is_computed() {
     let library = emulator();
     for pipeline in [Pipeline::W8A8, Pipeline::W4A8, Pipeline::W4A4] {
-        // One segment and several, narrow and odd; enough rows for several tiles.
-        for (k, n, rows) in [(576, 192, 130), (2048, 70, 67), (1536, 50, 600)] {
+        // One segment, several, and more than cores; narrow and odd; enough rows for several tiles.
+        for (k, n, rows) in [(576, 192, 130), (2048, 70, 67), (4600, 200, 30), (1536, 50, 600)] {
             let (weight, x) = (numbers(1, k * n), numbers(2, k * rows));
             let (mut first, _) = engine(&library, [true; 3], 2, Decode::Npu);
             let npu = upload(&mut first, pipeline, &weight, k);
@@ -135,6 +135,7 @@ fn products_that_are_run_together_have_the_bits_of_each_alone() {
         (Pipeline::W16A16, 576, &[576, 192, 192], [true; 3]),
         (Pipeline::W4A8, 1536, &[256, 128, 128], [true; 3]),
         (Pipeline::W4A4, 1536, &[256, 128, 128], [true; 3]),
+        (Pipeline::W4A4, 2048, &[256, 512], [true, true, false]),
         // Padding between two of them: the first two only.
         (Pipeline::W8A8, 576, &[64, 96, 64], [true; 3]),
     ] {

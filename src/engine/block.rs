@@ -10,6 +10,7 @@ use rknn_sys::MatmulSpec;
 use super::core::{Job, Ticket};
 use super::pack::{Filling, Target};
 use super::prepare::{Known, Wish, LOT_BETWEEN};
+use super::product::GROUP;
 use super::scratch::{Piece, SLOTS, SLOTS_AHEAD};
 use super::stream::Room;
 use super::{Activations, Engine, Error, NpuWeight};
@@ -67,11 +68,13 @@ struct Key {
     rows: usize,
     cut: Cut,
     tile: usize,
+    /// The columns of all weights of a stacked run, by which it follows which segments' rows a core has.
+    stacks: [usize; GROUP],
     picks: Option<(u64, usize)>,
 }
 
 /// How rows are to be prepared.
-pub(super) struct Begin {
+pub(super) struct Begin<'a> {
     /// The row of the product that the first of them is.
     first: usize,
     /// Which of the prepared rows they are.
@@ -80,17 +83,24 @@ pub(super) struct Begin {
     slot: Option<usize>,
     known: Known,
     schedule: Schedule,
+    /// The plan of the product's weight and of those that follow it, if it is run as one with them.
+    together: Option<&'a WeightPlan>,
 }
 
-impl Begin {
+impl<'a> Begin<'a> {
     /// Rows from `first` on, which products may share.
     pub(super) fn shared(first: usize, known: Known, schedule: Schedule) -> Self {
-        Self { first, lot: 0, slot: None, known, schedule }
+        Self { first, lot: 0, slot: None, known, schedule, together: None }
+    }
+
+    /// The same of products that are run as one.
+    pub(super) fn together(first: usize, known: Known, schedule: Schedule, plan: &'a WeightPlan) -> Self {
+        Self { together: Some(plan), ..Self::shared(first, known, schedule) }
     }
 
     /// Rows from `first` on that come between those that other products share.
     pub(super) fn between(first: usize, slot: Option<usize>, schedule: Schedule) -> Self {
-        Self { first, lot: LOT_BETWEEN, slot, known: Known::Others, schedule }
+        Self { first, lot: LOT_BETWEEN, slot, known: Known::Others, schedule, together: None }
     }
 }
 
@@ -212,8 +222,8 @@ impl Engine {
         begin: Begin,
         room: &mut Room,
     ) -> Result<Block, Error> {
-        let Begin { first, lot, slot: own, known, schedule } = begin;
-        let plan = &weight.plan;
+        let Begin { first, lot, slot: own, known, schedule, together } = begin;
+        let plan = together.unwrap_or(&weight.plan);
         let stats = self.stats.clone();
         let wish = Wish {
             rotation: weight.rotation.as_ref(),
@@ -223,6 +233,10 @@ impl Engine {
                 && schedule.batch < plan.segments.len()
                 && !weight.is_by_segments(),
         };
+        let mut stacks = [0; GROUP];
+        if matches!(schedule.cut, Cut::Columns(2..)) {
+            stacks.iter_mut().zip(plan.stacks()).for_each(|(stack, columns)| *stack = *columns);
+        }
         let generation = room.prepared[lot].take_up(&self.pool, &wish, part, &stats);
         let key = Key {
             generation,
@@ -232,12 +246,14 @@ impl Engine {
             rows: part.rows,
             cut: schedule.cut,
             tile: schedule.tile,
+            stacks,
             picks: part.picks.map(|picks| picks.key()),
         };
         let means = self.means(weight.pipeline);
         let largest = |step: &Step| schedule.runs(plan, means, step).map(|run| run.m).max().unwrap_or(0);
-        // The first step of a tile is as large as any.
-        let m = schedule.steps(plan, part.rows).next().map_or(0, |step| largest(&step));
+        // The first tile has as many rows as any.
+        let m = schedule.steps(plan, part.rows).take(plan.segments.len()).map(|step| largest(&step)).max();
+        let m = m.unwrap_or(0);
         let stride = plan.dtype.a().bytes(m * plan.longest()).next_multiple_of(PIECE_ALIGN);
         let slot = match room.packed.slots.iter().position(|slot| slot.key == Some(key)) {
             Some(slot) => slot,
@@ -263,7 +279,7 @@ impl Engine {
 
     /// Pieces of A that a step has: one, or one a core.
     fn pieces_a_step(&self, schedule: &Schedule) -> usize {
-        if schedule.cut == Cut::Rows {
+        if schedule.has_own_rows() {
             self.cores.count()
         } else {
             1
@@ -271,7 +287,7 @@ impl Engine {
     }
 
     fn piece(&self, weight: &NpuWeight, block: &Block, step: &Step, run: &CoreRun) -> Piece {
-        let own = if block.schedule.cut == Cut::Rows { run.core } else { 0 };
+        let own = if block.schedule.has_own_rows() { run.core } else { 0 };
         Piece {
             slot: block.slot,
             index: step.index * self.pieces_a_step(&block.schedule) + own,
@@ -283,13 +299,13 @@ impl Engine {
     /// Packs what a batch reads and is not packed yet.
     pub(super) fn pack_batch(
         &mut self,
-        weight: &NpuWeight,
+        (weight, plan): (&NpuWeight, &WeightPlan),
         part: &Activations,
         block: &Block,
         batch: &Batch,
         room: &mut Room,
     ) -> Result<(), Error> {
-        let (plan, stats) = (&weight.plan, self.stats.clone());
+        let stats = self.stats.clone();
         let means = self.means(weight.pipeline);
         let together = self.domains.get_mut(weight.share.domain).scratch.is_one_memory();
         room.packed.targets.clear();
@@ -301,7 +317,7 @@ impl Engine {
                     continue;
                 }
                 *state = State::Packed;
-                room.packed.targets.extend(targets(&step, &run, &piece, together));
+                room.packed.targets.extend(targets((plan, &step), &run, &piece, together));
                 if !together {
                     self.fill(weight, part, block, &piece, room)?;
                     room.packed.targets.clear();
@@ -338,7 +354,7 @@ impl Engine {
                     let state = &mut room.packed.slots[block.slot].pieces[piece.index];
                     // Parts of the columns have the same rows.
                     if std::mem::replace(state, State::Packed) == State::Empty {
-                        room.packed.ahead.extend(targets(&step, &run, &piece, true));
+                        room.packed.ahead.extend(targets((plan, &step), &run, &piece, true));
                     }
                 }
             }
@@ -407,11 +423,11 @@ impl Engine {
         let mut here = None;
         if weight.is_by_segments() {
             for step in flight.batch.by_steps() {
-                self.pack_batch(weight, part, &block, &step, room)?;
+                self.pack_batch((weight, plan), part, &block, &step, room)?;
                 self.give_runs(weight, (plan, &flight), &step, steps, &mut here)?;
             }
         } else {
-            self.pack_batch(weight, part, &block, &flight.batch, room)?;
+            self.pack_batch((weight, plan), part, &block, &flight.batch, room)?;
             self.give_runs(weight, (plan, &flight), &flight.batch, steps, &mut here)?;
         }
         flight.ticket = self.cores.ticket();
@@ -467,18 +483,19 @@ impl Engine {
 
 /// Where the rows of a run go, segment by segment; the piece is in a memory of all `together`, or in its own.
 fn targets<'a>(
-    step: &'a Step,
+    (plan, step): (&'a WeightPlan, &'a Step),
     run: &'a CoreRun,
     piece: &'a Piece,
     together: bool,
 ) -> impl Iterator<Item = Target> + 'a {
     let rows = step.rows.start + run.rows.start..step.rows.start + run.rows.end;
     let start = if together { piece.index * piece.stride } else { 0 };
-    step.segments.clone().map(move |segment| Target {
-        segment,
+    let segments = plan.segments.len();
+    (0..run.stacked.count).map(move |place| Target {
+        segment: (run.stacked.first + place) % segments,
         rows: rows.clone(),
         bytes: start..start + piece.bytes,
         m: run.m,
-        first: (segment - step.segments.start) * rows.len(),
+        first: place * rows.len(),
     })
 }

@@ -52,7 +52,7 @@ pub struct Filling<'a> {
     pub rows: Range<usize>,
     /// Rows that there are scales for.
     pub all_rows: usize,
-    /// Where they go: each row at most once for a segment.
+    /// Where they go: a row's segment to one place, or to one for each core that multiplies it.
     pub targets: &'a [Target],
 }
 
@@ -82,7 +82,7 @@ impl Filling<'_> {
                 let (data, stride) = unsafe { source.rows(rows.clone(), room) };
                 for target in self.targets {
                     let piece = (rows.clone(), data, stride, skipped);
-                    // SAFETY: as above; a row is once in a segment's targets.
+                    // SAFETY: as above: all targets of a row are this thread's.
                     unsafe { self.put(kernel, target, piece, (&scales, &memory), halves) };
                 }
             });

@@ -162,7 +162,8 @@ impl Engine {
         let Some(Product { weight, .. }) = &stream.products[index] else { return Ok(()) };
         let weight = *weight;
         stream.asked.add(schedule.ns, part.rows);
-        let block = self.begin(weight, part, Begin::shared(first, known, *schedule), stream.room)?;
+        let begin = Begin::together(first, known, *schedule, plan);
+        let block = self.begin(weight, part, begin, stream.room)?;
         for batch in schedule.batches(plan, part.rows) {
             let place = PlaceOfC::whole(stream.next_slot());
             let give = Give { product: index, block, batch, place, together: Some(plan) };

@@ -6,9 +6,9 @@
 //! * [`Cut::Rows`]: each core has rows of its own, and all columns: for weights too narrow to share.
 //!
 //! A step by columns may take a *group* of segments at once. B is then read as one stack of these segments' columns,
-//! with the rows' pieces of each segment stacked as rows of A: a run multiplies each piece with each segment's columns,
-//! and only the products that belong together are read back. Few rows are bound by B's bytes, so that what is
-//! computed in vain costs little, and a run costs as much as half a megabyte of B.
+//! with the rows' pieces of those segments that a core's columns are of stacked as rows of its A: a run multiplies each piece
+//! with each segment's columns, and only the products that belong together are read back. Few rows are bound by B's bytes, so
+//! that what is computed in vain costs little, and a run costs as much as half a megabyte of B.
 //!
 //! A *batch* is the steps of some rows whose results are read together: each row of the output is then written once for
 //! all of their segments. While the NPU runs a batch, the CPU packs the next one and reads the one before. Wide outputs
@@ -20,6 +20,7 @@
 use std::ops::Range;
 
 use super::rows::round_up_by_an_eighth;
+use super::weight::Stacked;
 use super::WeightPlan;
 use crate::chip::CORES_MAX;
 
@@ -128,6 +129,8 @@ pub struct CoreRun {
     pub m: usize,
     /// Columns of the stack.
     pub columns: Range<usize>,
+    /// The segments whose rows are in A, one after the other.
+    pub stacked: Stacked,
 }
 
 /// Products in a run's C that belong together: a segment's pieces of rows times that segment's columns.
@@ -159,14 +162,14 @@ impl CoreRun {
 
     /// The pieces of a run that is part of `step`, the segments ascending.
     pub fn pieces<'a>(&'a self, plan: &'a WeightPlan, step: &Step) -> impl Iterator<Item = Piece> + 'a {
-        let (first, rows) = (step.segments.start, self.rows.len());
+        let (segments, rows) = (plan.segments.len(), self.rows.len());
         step.segments.clone().filter_map(move |segment| {
             let base = segment * plan.columns;
             let start = self.columns.start.max(base);
             let end = self.columns.end.min(base + plan.n);
             (start < end).then(|| Piece {
                 segment,
-                c_row: (segment - first) * rows,
+                c_row: self.stacked.place(segment, segments) * rows,
                 c_column: start - self.columns.start,
                 columns: start - base..end - base,
             })
@@ -175,6 +178,11 @@ impl CoreRun {
 }
 
 impl Schedule {
+    /// Whether each core has rows of its own in A: some of all rows, or those of its segments.
+    pub fn has_own_rows(&self) -> bool {
+        self.cut != Cut::Columns(1)
+    }
+
     /// Segments of a step.
     pub(super) fn group(&self) -> usize {
         match self.cut {
@@ -252,16 +260,22 @@ impl Schedule {
                         return None;
                     }
                     let columns = plan.share(all, core, cores);
+                    let columns = base + columns.start..base + columns.end;
+                    let stacked = match segments.len() {
+                        1 => Stacked::one(segments.start),
+                        _ => plan.stacked(&columns),
+                    };
                     // Segments lie one after the other among the rows, so that padding comes after all of them.
-                    let m = round_up_by_an_eighth(segments.len() * len) * means.planes;
-                    CoreRun { core, rows: 0..len, m, columns: base + columns.start..base + columns.end }
+                    let m = round_up_by_an_eighth(stacked.count * len) * means.planes;
+                    CoreRun { core, rows: 0..len, m, columns, stacked }
                 }
                 Cut::Rows => {
                     let rows = len.div_ceil(means.cores);
                     // The same M for all, and so contexts of one shape.
                     let m = round_up_by_an_eighth(rows) * means.planes;
                     let rows = (core * rows).min(len)..((core + 1) * rows).min(len);
-                    CoreRun { core, rows, m, columns: base..base + plan.columns }
+                    let stacked = Stacked::one(segments.start);
+                    CoreRun { core, rows, m, columns: base..base + plan.columns, stacked }
                 }
             };
             (!run.rows.is_empty() && !run.columns.is_empty()).then_some(run)

@@ -49,6 +49,27 @@ pub struct Slice {
     pub padded: usize,
 }
 
+/// Segments whose rows are stacked in A: `count` of them, `first` and those after it; after the last one comes segment 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stacked {
+    /// The first.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Stacked {
+    /// One alone.
+    pub fn one(segment: usize) -> Self {
+        Self { first: segment, count: 1 }
+    }
+
+    /// The place of a segment among them, of `segments` that there are.
+    pub fn place(&self, segment: usize, segments: usize) -> usize {
+        (segment + segments - self.first) % segments
+    }
+}
+
 /// The cutting of one K×N weight. It holds for any number of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightPlan {
@@ -66,6 +87,8 @@ pub struct WeightPlan {
     pub slices: Vec<Slice>,
     /// N, padded.
     pub columns: usize,
+    /// The columns of each weight, where it is the plan of several [`Self::together`].
+    stacks: Vec<usize>,
     /// The NPU's time of a prompt by its fastest schedule, over the shortest for segments of any lengths; 1 if nobody looked.
     pub lag: f64,
 }
@@ -129,7 +152,7 @@ impl WeightPlan {
                 Slice { core, start: share.start, len: share.end.min(n) - share.start, padded: share.len() }
             })
             .collect();
-        Self { dtype, limits, k, n, segments, slices, columns, lag: 1.0 }
+        Self { dtype, limits, k, n, segments, slices, columns, stacks: vec![columns], lag: 1.0 }
     }
 
     /// The plan of several weights that are cut alike but for N, and whose stacks lie one after the other, as of one: its columns
@@ -138,14 +161,43 @@ impl WeightPlan {
     pub fn together<'a>(plans: impl Iterator<Item = &'a Self>, cores: usize) -> Option<Self> {
         let mut plans = plans.peekable();
         let first = *plans.peek()?;
-        let mut n = 0;
+        let mut stacks = Vec::new();
         for plan in plans {
             if plan.dtype != first.dtype || plan.segments != first.segments {
                 return None;
             }
-            n += plan.columns;
+            stacks.push(plan.columns);
         }
-        Some(Self::of_segments(first.dtype, first.limits, (first.k, n), first.segments.clone(), cores))
+        let shape = (first.k, stacks.iter().sum());
+        Some(Self {
+            stacks,
+            ..Self::of_segments(first.dtype, first.limits, shape, first.segments.clone(), cores)
+        })
+    }
+
+    /// The columns of each weight that it is the plan of.
+    pub fn stacks(&self) -> &[usize] {
+        &self.stacks
+    }
+
+    /// The segments that some columns of the stack are of. In the stack of several weights each one's segments come in their
+    /// order, so that after a weight's last one the next one's first follows.
+    pub fn stacked(&self, columns: &Range<usize>) -> Stacked {
+        let segments = self.segments.len();
+        // Counted on from weight to weight.
+        let of = |column: usize| {
+            let mut start = 0;
+            for (at, width) in self.stacks.iter().enumerate() {
+                let end = start + segments * width;
+                if column < end {
+                    return at * segments + (column - start) / width;
+                }
+                start = end;
+            }
+            self.stacks.len() * segments - 1
+        };
+        let (first, last) = (of(columns.start), of(columns.end.max(columns.start + 1) - 1));
+        Stacked { first: first % segments, count: (last - first + 1).min(segments) }
     }
 
     /// The fastest plan for prompts of [`ROWS_MAX`] rows: segments as long as `segment_max` and the chip allow, or
