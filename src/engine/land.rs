@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::block::Flight;
 use super::core::Ticket;
+use super::flight::Flight;
 use super::made::Two;
 use super::pair::Pair;
 use super::results::{Computed, Reading, RUNS_MAX};

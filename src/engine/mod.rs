@@ -18,8 +18,8 @@
 //!   [`ahead`] of which its rows are packed;
 //! * [`chain`]: products that follow from each other, tile of rows behind tile;
 //! * [`together`]: products whose weights lie one after the other, in the same runs;
-//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together, and
-//!   the batches of them that are given to the cores; [`land`]: where each of these ends.
+//! * [`stream`]: products as a stream of steps, in which CPU and NPU work at once; [`block`]: rows that are prepared together;
+//!   [`flight`]: the batches of them that are given to the cores; [`land`]: where each of these ends.
 //!
 //! Nothing here knows ggml's structs. Every failure comes back as an [`Error`]; what to do instead is the host
 //! layer's decision.
@@ -35,6 +35,7 @@ mod domain_lock;
 mod domains;
 mod experts;
 mod fed;
+mod flight;
 mod keep;
 mod land;
 mod made;

@@ -5,8 +5,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::{Begin, Block, Flight, Give, PlaceOfC};
+use super::block::{Begin, Block};
 use super::domains::Domains;
+use super::flight::{Flight, Give, PlaceOfC};
 use super::prepare::Known;
 use super::product::blocks;
 use super::stream::{Stream, UnderWay, With};

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::ahead::Feeds;
-use super::block::{Begin, Block, Flight, Give, Packed, PlaceOfC};
+use super::block::{Begin, Block, Packed};
+use super::flight::{Flight, Give, PlaceOfC};
 use super::mixture::FewRows;
 use super::on_cpu::CpuRoom;
 use super::pair::Between;

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::block::{Begin, Flight, Give, PlaceOfC};
+use super::block::Begin;
+use super::flight::{Flight, Give, PlaceOfC};
 use super::on_cpu::{has_kernel, is_exact};
 use super::pair::same_rows;
 use super::prepare::Known;
