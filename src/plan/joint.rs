@@ -1,8 +1,8 @@
 //! Which schedules are best for products that belong together: two that are alike, gate and up, which are read together, and
 //! the one of what is made of them, down.
 //!
-//! The two are run in turns, or, of one segment, as one weight where their stacks lie one after the other: fewer and fuller
-//! runs, so that tiles of rows, whose results are read while the NPU is at the next ones, cost less of its time.
+//! The two are run in turns, or as one weight where their stacks lie one after the other, all segments at once: fewer and
+//! fuller runs, so that tiles of rows, whose results are read while the NPU is at the next ones, cost less of its time.
 
 use std::sync::Arc;
 
@@ -66,12 +66,13 @@ impl<'a> Alike<'a> {
             planned,
             kind: Kind::Pair,
         });
-        // Of several segments the stack of both is in another order, and parts of the columns are not of both.
-        let plan = self.as_one.filter(|plan| plan.segments.len() == 1 && means.windows);
-        let as_one = plan.map(|plan| {
+        let as_one = self.as_one.filter(|_| means.windows).map(|plan| {
             let planned = Planned { plan, means };
             let all = Schedule::candidates(planned, timing, rows, Wanted::as_one(self.c_bytes), 2.0 * most);
-            let whole = all.into_iter().filter(|schedule| schedule.parts == 1);
+            // Of several segments the stack of both is in another order, and parts of the columns are not of both.
+            let is_whole =
+                |schedule: &Schedule| schedule.group() == plan.segments.len() && schedule.parts == 1;
+            let whole = all.into_iter().filter(is_whole);
             whole.map(move |schedule| Way { ns: schedule.ns, schedule, planned, kind: Kind::AsOne })
         });
         let as_one = as_one.into_iter().flatten();
@@ -157,10 +158,11 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100))]
-        /// Two as one are of one segment, each of their columns comes once for each row, and no batch has more of C than allowed.
+        /// Two as one are run all segments at once, each of their columns comes once for each row, and no batch has more of C than
+        /// allowed.
         #[test]
         fn two_as_one_are_covered_once(
-            chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..2000, n in 1usize..3000,
+            chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..4000, n in 1usize..3000,
             rows in 1usize..513, c_bytes in 1usize << 18..4 << 20, in_chain: bool,
         ) {
             let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
@@ -178,15 +180,16 @@ mod tests {
                 prop_assert_eq!(joint, find(Alike { as_one: None, ..alike }));
                 return Ok(());
             };
-            prop_assert_eq!(plan.segments.len(), 1);
-            let mut done = vec![0u8; rows * plan.columns];
+            let width = plan.columns * plan.segments.len();
+            let mut done = vec![0u8; rows * width];
             for batch in schedule.batches(plan, rows) {
                 let mut bytes = [0; crate::chip::CORES_MAX];
                 for step in batch.steps() {
+                    prop_assert_eq!(step.segments.len(), plan.segments.len());
                     for run in schedule.runs(plan, means, &step) {
                         bytes[run.core] += run.c_bytes(plan);
                         for row in run.rows.clone().map(|row| step.rows.start + row) {
-                            run.columns.clone().for_each(|column| done[row * plan.columns + column] += 1);
+                            run.columns.clone().for_each(|column| done[row * width + column] += 1);
                         }
                     }
                 }
