@@ -58,6 +58,10 @@ pub struct Weight {
     pub npu_bytes: f64,
     /// FLOPs by the NPU.
     pub npu_flops: f64,
+    /// Products, of an expert each if it has any.
+    pub calls: f64,
+    /// Rows of all of them.
+    pub rows: f64,
 }
 
 impl Plugin {
@@ -71,6 +75,15 @@ impl Plugin {
     /// The weights.
     pub fn weights(&self) -> Vec<Weight> {
         self.0.get("tensors").and_then(Weight::parse_all).unwrap_or_default()
+    }
+
+    /// Rows of a product of an expert, on average; `None` where there was none.
+    pub fn rows_an_expert(&self) -> Option<f64> {
+        let weights = self.weights();
+        let experts = || weights.iter().filter(|weight| weight.name.ends_with("_exps.weight"));
+        let sum = |of: fn(&Weight) -> f64| experts().map(of).sum::<f64>();
+        let calls = sum(|weight| weight.calls);
+        (calls > 0.0).then(|| sum(|weight| weight.rows) / calls)
     }
 }
 
@@ -95,6 +108,11 @@ pub mod tests {
         assert_eq!(names.map(|name| plugin.number(name)), [Some(7.0), Some(8.0), Some(9.5), None, None]);
         assert_eq!((plugin.weights()[0].k, plugin.weights()[0].npu_flops), (2, 24.0));
         assert!(Plugin::default().weights().is_empty());
+        assert_eq!(plugin.rows_an_expert(), None);
+        let expert = |calls, rows| json!({"name": "blk.0.ffn_up_exps.weight", "calls": calls, "rows": rows});
+        let other = json!({"name": "blk.0.attn_q.weight", "calls": 1, "rows": 512});
+        let plugin = Plugin(json!({"tensors": [expert(3, 60), expert(1, 20), other]}));
+        assert_eq!(plugin.rows_an_expert(), Some(20.0));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! clock. The host is the same in both ways, and so is everything else that it does.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ const SHORT: u32 = 2048;
 const REPETITIONS: u32 = 3;
 /// What leaves experts to the CPU (RKNPU_POLICY).
 const EXPERTS_ON_CPU: &str = "[[weights]]\nname = \"*_exps.weight\"\npipeline = \"CPU\"\n";
+/// What leaves the choice of experts to it, where times are measured: paced runs compute nothing, so that else all tokens of a
+/// layer would go to the same few.
+const ROUTER_ON_CPU: &str = "[[weights]]\nname = \"*ffn_gate_inp.weight\"\npipeline = \"CPU\"\n";
 
 /// Who does which part of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -64,6 +67,9 @@ pub struct Pair {
     pub npu_bytes: [u64; 2],
     /// Real time of the NPU's runs over modelled time, with the part.
     pub pacing: Option<f64>,
+    /// Rows of a product of an expert that has any, on average.
+    #[serde(default)]
+    pub rows: Option<f64>,
     /// How alike the two ways' words are, of experts.
     #[serde(default)]
     pub quality: Option<Quality>,
@@ -123,8 +129,14 @@ impl Versus<'_> {
         let scratch = self.cache.partial()?;
         let repetitions = if tokens <= SHORT { REPETITIONS } else { 1 };
         // The host's own --cpu-moe gives weights to the CPU and its accelerators, and we are one.
-        let policy = scratch.path().join("policy.toml");
-        fs::write(&policy, EXPERTS_ON_CPU).at("write", &policy)?;
+        let policy = |name: &str, text: &str| -> Result<PathBuf> {
+            let path = scratch.path().join(name);
+            fs::write(&path, text).at("write", &path)?;
+            Ok(path)
+        };
+        let experts = policy("experts.toml", EXPERTS_ON_CPU)?;
+        let router = policy("router.toml", ROUTER_ON_CPU)?;
+        let both = policy("both.toml", &format!("{EXPERTS_ON_CPU}{ROUTER_ON_CPU}"))?;
         let run = |attention: &'static str, policy: Option<&Path>| {
             let host = Host {
                 ready: self.ready,
@@ -140,12 +152,12 @@ impl Versus<'_> {
             Part::Attention => None,
             Part::Experts => {
                 let (ready, npu, scratch, path) = (self.ready, self.npu, scratch.path(), subject.path);
-                Some(Model { ready, npu, scratch, path, asked, threads: self.threads }.compare(&policy)?)
+                Some(Model { ready, npu, scratch, path, asked, threads: self.threads }.compare(&experts)?)
             }
         };
         let [cpu, npu] = match part {
             Part::Attention => [run("cpu", None)?, run("npu", None)?],
-            Part::Experts => [run("cpu", Some(&policy))?, run("cpu", None)?],
+            Part::Experts => [run("cpu", Some(&both))?, run("cpu", Some(&router))?],
         };
         step.done();
         let number = |ran: &Ran, name: &str| ran.plugin.number(name).unwrap_or(0.0);
@@ -165,6 +177,7 @@ impl Versus<'_> {
             fds: both("fds"),
             npu_bytes: both("npu_bytes"),
             pacing: npu.emulator.pacing(),
+            rows: npu.plugin.rows_an_expert(),
             quality,
         })
     }
@@ -192,7 +205,9 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
         Part::Experts => (
             "Experts",
             "A prompt with the experts' weights left to the CPU (RKNPU_POLICY) and on the NPU, one after the other: paced, CPU \
-             of this machine + modelled NPU. Attention is the CPU's both ways. *Perplexity*, *KL* and *same token*: of 512 tokens \
+             of this machine + modelled NPU. Attention is the CPU's both ways, and so is the choice of experts: paced runs compute \
+             nothing, so that else all tokens would go to the same few. *Rows*: those of a product of an expert that has any, on \
+             average of the prompt and of the short ones before. *Perplexity*, *KL* and *same token*: of 512 tokens \
              of text, computed and not paced, the NPU's way against the CPU's. *Generated*: whether both ways go on from a prompt \
              by the same 32 tokens, the likeliest each time. smollm2-8x is SmolLM2-135M with eight experts, each its feed-forward \
              block in another order and without a few hidden units: it says about what SmolLM2 does. The others have random \
@@ -204,15 +219,14 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
     let mut out =
         format!("{text}\n\n| model | weights | layers | tokens | by the CPU, s | by the NPU, s | times |");
     let attention = part == Part::Attention;
-    if attention {
-        out += " attention by the CPU, s | by the NPU, s | weights, s | times |";
-    }
+    out +=
+        if attention { " attention by the CPU, s | by the NPU, s | weights, s | times |" } else { " rows |" };
     out += " contexts | descriptors | NPU MB |";
     if !attention {
         out += " perplexity by the CPU | by the NPU | differs | KL | same token | generated |";
     }
     out += "\n|---|---|";
-    out += &"---:|".repeat(if attention { 12 } else { 14 });
+    out += &"---:|".repeat(if attention { 12 } else { 15 });
     out.push('\n');
     let seconds = |ns: Option<f64>| ns.map_or_else(|| "–".to_owned(), |ns| format!("{:.3}", ns / 1e9));
     for pair in pairs {
@@ -230,6 +244,8 @@ pub fn section(part: Part, pairs: &[Pair]) -> Option<(&'static str, String)> {
             let times = cpu.zip(pair.attention_ns).map(|(cpu, npu)| format!("{:.2}", cpu / npu));
             cells.extend([seconds(cpu), seconds(pair.attention_ns), seconds(pair.weigh_ns)]);
             cells.push(times.unwrap_or_else(|| "–".to_owned()));
+        } else {
+            cells.push(pair.rows.map_or_else(|| "–".to_owned(), |rows| format!("{rows:.0}")));
         }
         let both = |[without, with]: [u64; 2]| format!("{without}, {with}");
         let mb = pair.npu_bytes.map(|bytes| bytes.div_ceil(1_000_000));
@@ -262,6 +278,7 @@ pub mod tests {
             fds: [3, 4],
             npu_bytes: [5_000_000, 6_000_000],
             pacing: None,
+            rows: Some(31.6),
             quality: Some(Quality {
                 perplexity: [200.0, 201.0],
                 kl: 1.5e-5,
@@ -283,7 +300,8 @@ pub mod tests {
         assert_eq!(bars(&text), [15; 3]);
         let without = Pair { quality: None, ..pair(Part::Experts) };
         let (_, text) = section(Part::Experts, &[pair(Part::Experts), without]).unwrap();
-        assert_eq!(bars(&text), [17; 4]);
+        assert_eq!(bars(&text), [18; 4]);
+        assert!(text.contains("| 1.50 | 32 | 1, 2 |"), "{text}");
         assert!(text.contains("| 200.00 | 201.00 | +0.500 % | 1.50e-5 | 98.0 % | the same 32 |\n"), "{text}");
         assert!(section(Part::Experts, &[pair(Part::Attention)]).is_none());
     }
