@@ -177,9 +177,9 @@ pub struct Cores {
 pub struct Ticket([u64; CORES_MAX]);
 
 impl Ticket {
-    /// The same before the last `jobs` jobs of each core.
-    pub fn before(mut self, jobs: usize) -> Self {
-        self.0.iter_mut().for_each(|given| *given = given.saturating_sub(jobs as u64));
+    /// The same before the last jobs of each core, so many.
+    pub fn before(mut self, jobs: [u64; CORES_MAX]) -> Self {
+        self.0.iter_mut().zip(jobs).for_each(|(given, jobs)| *given = given.saturating_sub(jobs));
         self
     }
 }

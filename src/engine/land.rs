@@ -10,6 +10,7 @@ use super::pair::Pair;
 use super::results::{Computed, Reading, RUNS_MAX};
 use super::stream::{Room, Stream, UnderWay, With};
 use super::{Engine, Error, NpuWeight, Product};
+use crate::chip::CORES_MAX;
 use crate::observe::Stage;
 use crate::plan::Step;
 use crate::pool::Divided;
@@ -43,20 +44,26 @@ impl Engine {
         let (weight, steps) = (*weight, flight.batch.steps().count());
         let mut done = 0;
         while done < steps {
-            // Each core that takes part in a step of one segment has a run of each.
-            let until = |step: usize| flight.ticket.before(steps - step);
-            let mut next = steps;
-            if flight.batch.segments.len() == steps {
-                next = done + 1;
-                self.wait(until(next))?;
-                next += (next..steps).take_while(|step| self.cores.are_done(until(step + 1))).count();
-            }
-            self.wait(until(next))?;
+            let mut next = done + 1;
+            self.wait(self.until(weight, flight, next))?;
+            let is_done = |step: &usize| self.cores.are_done(self.until(weight, flight, step + 1));
+            next += (next..steps).take_while(is_done).count();
+            self.wait(self.until(weight, flight, next))?;
             self.sync(weight, flight, &(done..next))?;
             self.land_one(stream, flight, done..next);
             done = next;
         }
         Ok(())
+    }
+
+    /// When a flight's first `steps` steps are done.
+    fn until(&self, weight: &NpuWeight, flight: &Flight, steps: usize) -> Ticket {
+        let (plan, means) = (flight.plan(weight), self.means(weight.pipeline));
+        let mut later = [0; CORES_MAX];
+        for step in flight.batch.steps().skip(steps) {
+            flight.block.schedule.runs(plan, means, &step).for_each(|run| later[run.core] += 1);
+        }
+        flight.ticket.before(later)
     }
 
     /// Puts what some steps of a batch have of a product into its output.

@@ -71,7 +71,7 @@ impl<'a> Alike<'a> {
             let all = Schedule::candidates(planned, timing, rows, Wanted::as_one(self.c_bytes), 2.0 * most);
             // Of several segments the stack of both is in another order, and parts of the columns are not of both.
             let is_whole =
-                |schedule: &Schedule| schedule.group() == plan.segments.len() && schedule.parts == 1;
+                |schedule: &Schedule| schedule.takes_all(plan.segments.len()) && schedule.parts == 1;
             let whole = all.into_iter().filter(is_whole);
             whole.map(move |schedule| Way { ns: schedule.ns, schedule, planned, kind: Kind::AsOne })
         });
@@ -123,7 +123,11 @@ impl Joint {
                 } else {
                     line.run(candidate, planned, rows, Kind::Fed);
                 }
-                consider(line.end(), Some(*candidate), weaves);
+                // In tiles or parts it begins to write its results while what is made may still be needed, which then has to be
+                // in its place.
+                let is_kept = packs && !(candidate.parts == 1 && candidate.tile >= rows);
+                let kept = if is_kept { Line::writing(rows * pair.each.plan.n) } else { 0.0 };
+                consider(line.end() + kept, Some(*candidate), weaves);
             }
         }
         best

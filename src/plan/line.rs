@@ -57,6 +57,11 @@ impl Line {
         Self { packs, ..Self::default() }
     }
 
+    /// ns that writing as many elements of what is made takes.
+    pub fn writing(elements: usize) -> f64 {
+        4.0 * elements as f64 / SCALE_RATE
+    }
+
     /// Takes the results of what is under way.
     fn land(&mut self) {
         if let Some(Batched { done, read, .. }) = self.under_way.take() {

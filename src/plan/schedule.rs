@@ -1,8 +1,10 @@
 //! How a product is run: what each core takes, in how many steps.
 //!
-//! A *step* is one run on each core. Two ways to cut it:
+//! A *step* is one run on each core. Three ways to cut it:
 //!
 //! * [`Cut::Columns`]: all cores read the same rows, each has its share of the columns;
+//! * [`Cut::Segments`]: each core has a segment of its own, of all rows and columns: fewer and fuller runs, and a row's piece
+//!   of a segment is read by one core;
 //! * [`Cut::Rows`]: each core has rows of its own, and all columns: for weights too narrow to share.
 //!
 //! A step by columns may take a *group* of segments at once. B is then read as one stack of these segments' columns,
@@ -32,6 +34,8 @@ pub const BATCH_MAX: usize = 8;
 pub enum Cut {
     /// Columns of this many segments at once.
     Columns(usize),
+    /// As many segments, one a core. What is left of a step of one segment is shared by columns.
+    Segments(usize),
     /// Rows.
     Rows,
 }
@@ -54,7 +58,7 @@ pub struct Schedule {
     pub cut: Cut,
     /// Rows of a step, of all cores together.
     pub tile: usize,
-    /// Parts of the columns, one after the other; 1 unless columns are shared out, a segment at a time.
+    /// Parts of the columns, one after the other; 1 unless a core has columns of one segment at a time.
     pub parts: usize,
     /// Steps of a batch, at most.
     pub batch: usize,
@@ -178,15 +182,29 @@ impl CoreRun {
 }
 
 impl Schedule {
-    /// Whether each core has rows of its own in A: some of all rows, or those of its segments.
+    /// Whether each core has rows of its own in A, of some step: some of all rows, or those of its segments.
     pub fn has_own_rows(&self) -> bool {
         self.cut != Cut::Columns(1)
     }
 
-    /// Segments of a step.
-    pub(super) fn group(&self) -> usize {
+    /// Whether it has in `step`.
+    pub fn has_own_rows_in(&self, step: &Step) -> bool {
         match self.cut {
-            Cut::Columns(group) => group,
+            Cut::Columns(group) => group > 1,
+            Cut::Segments(_) => step.segments.len() > 1,
+            Cut::Rows => true,
+        }
+    }
+
+    /// Whether a run has columns of all segments of a stack, one after the other.
+    pub(super) fn takes_all(&self, segments: usize) -> bool {
+        segments == 1 || self.cut == Cut::Columns(segments)
+    }
+
+    /// Segments of a step.
+    pub fn group(&self) -> usize {
+        match self.cut {
+            Cut::Columns(group) | Cut::Segments(group) => group,
             Cut::Rows => 1,
         }
     }
@@ -251,7 +269,14 @@ impl Schedule {
         (0..means.cores.min(CORES_MAX)).filter_map(move |core| {
             let base = segments.start * plan.columns;
             let run = match cut {
-                Cut::Columns(_) => {
+                Cut::Segments(_) if segments.len() > 1 => {
+                    let segment = segments.clone().nth(core)?;
+                    let base = segment * plan.columns;
+                    let m = round_up_by_an_eighth(len) * means.planes;
+                    let columns = base + part.start..base + part.end;
+                    CoreRun { core, rows: 0..len, m, columns, stacked: Stacked::one(segment) }
+                }
+                Cut::Columns(_) | Cut::Segments(_) => {
                     // Several segments have all columns; one alone may have some of them.
                     let all = if segments.len() > 1 { segments.len() * plan.columns } else { part.len() };
                     let base = if segments.len() > 1 { base } else { base + part.start };

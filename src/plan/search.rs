@@ -115,7 +115,7 @@ impl Schedule {
         rows: usize,
         singly: f64,
     ) -> Option<Self> {
-        let is_whole = |schedule: &Self| schedule.group() == plan.segments.len() && schedule.ns <= singly;
+        let is_whole = |schedule: &Self| schedule.takes_all(plan.segments.len()) && schedule.ns <= singly;
         Self::best_within(plan, timing, means, rows, singly, is_whole)
     }
 
@@ -201,6 +201,9 @@ impl Schedule {
             consider(Cut::Columns(1), tile);
             if means.windows && means.cores > 1 {
                 consider(Cut::Rows, (tile * means.cores).min(ROWS_MAX));
+                if segments > 1 {
+                    consider(Cut::Segments(means.cores), tile);
+                }
             }
         }
         if means.windows && segments > 1 {
@@ -210,17 +213,22 @@ impl Schedule {
 
     /// As many parts may the columns have: with some blocks of columns for each core.
     fn parts_max(&self, plan: &WeightPlan, means: Means) -> usize {
-        if self.cut == Cut::Columns(1) && means.windows && self.tile >= PARTED_ROWS_MIN {
-            (plan.columns / (means.cores.max(1) * PART_COLUMNS_MIN)).clamp(1, PARTS_MAX)
-        } else {
-            1
+        if !means.windows || self.tile < PARTED_ROWS_MIN {
+            return 1;
+        }
+        match self.cut {
+            Cut::Columns(1) | Cut::Segments(_) => {
+                (plan.columns / (means.cores.max(1) * PART_COLUMNS_MIN)).clamp(1, PARTS_MAX)
+            }
+            _ => 1,
         }
     }
 
     /// Whether it is within the bounds; those of C do not hold for a batch of one step and row.
     fn fits(&self, plan: &WeightPlan, means: Means, rows: usize, wanted: Wanted) -> bool {
         let group = self.group();
-        let stacks = group == 1 || group * self.tile * means.planes <= STACK_ROWS_MAX;
+        let is_stack = matches!(self.cut, Cut::Columns(2..));
+        let stacks = !is_stack || group * self.tile * means.planes <= STACK_ROWS_MAX;
         let least = group == 1 && self.tile == 1 && self.batch == 1;
         stacks && self.batch <= wanted.steps && (least || self.c_bytes(plan, means, rows) <= wanted.c_bytes)
     }
@@ -436,14 +444,16 @@ mod tests {
     }
 
     #[test]
-    fn one_row_is_one_run_a_core_and_narrow_weights_share_rows() {
+    fn one_row_is_one_run_a_core_narrow_weights_share_rows_and_long_ones_segments() {
         let chip = Chip::by_name("rk3588").unwrap();
         let means = Means { cores: 3, planes: 1, windows: true };
         let plan = WeightPlan::new(chip, 3, MatmulType::I8, (8960, 1536), 896).unwrap();
         let one = Schedule::best(&plan, &chip.timing, means, 1);
         assert_eq!((one.cut, one.steps(&plan, 1).count()), (Cut::Columns(10), 1));
-        let narrow = WeightPlan::new(chip, 3, MatmulType::I8, (1536, 32), 768).unwrap();
+        let narrow = WeightPlan::new(chip, 3, MatmulType::I8, (768, 32), 768).unwrap();
         assert_eq!(Schedule::best(&narrow, &chip.timing, means, 512).cut, Cut::Rows);
+        let long = WeightPlan::new(chip, 3, MatmulType::I8, (8960, 1536), 768).unwrap();
+        assert_eq!(Schedule::best(&long, &chip.timing, means, 512).cut, Cut::Segments(3));
         let no_windows = Means { windows: false, ..means };
         assert_eq!(Schedule::best(&plan, &chip.timing, no_windows, 1).cut, Cut::Columns(1));
     }

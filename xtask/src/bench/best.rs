@@ -1,7 +1,8 @@
 //! The best schedule of a product: an exhaustive search with the emulator's own formula.
 //!
 //! What is searched: K in segments of every length that the type's alignment allows, rows in tiles of every length, and
-//! the work split over one to all cores by N or by rows. A core's time is the sum over its runs of
+//! the work split over one to all cores by N, by rows, or by K: each core a segment, and what is left of them by N. A core's time
+//! is the sum over its runs of
 //! `fixed + max(arithmetic, traffic)`, with traffic as slow as it is while all of those cores move data; a schedule takes
 //! as long as its slowest core. Adding up segments costs the NPU nothing.
 
@@ -53,6 +54,8 @@ pub enum Split {
     Columns,
     /// Each core has rows of its own.
     Rows,
+    /// Each core has segments of its own, as many; what is left of these is split by columns.
+    Segments,
 }
 
 /// A schedule and its time.
@@ -93,17 +96,23 @@ impl Search {
             let segments = Pieces::of(product.k, segment, row.k_align);
             for cores in 1..=self.chip.cores {
                 let slowdown = self.timing.slowdown(cores);
-                for split in [Split::Columns, Split::Rows] {
+                for split in [Split::Columns, Split::Rows, Split::Segments] {
                     // The busiest core has a whole share; all others have as much or less.
                     let units = product.n.div_ceil(row.n_align);
+                    let share = units.div_ceil(cores) * row.n_align;
                     let (rows, n) = match split {
-                        Split::Columns => (product.rows, units.div_ceil(cores) * row.n_align),
+                        Split::Columns => (product.rows, share),
                         Split::Rows => (product.rows.div_ceil(cores), units * row.n_align),
+                        Split::Segments => (product.rows, units * row.n_align),
+                    };
+                    let runs = match split {
+                        Split::Segments => segments.by_cores(cores, n, share),
+                        _ => segments.0.map(|(count, k)| (count, k, n)).to_vec(),
                     };
                     for tile in 1..=rows {
                         let tiles = Pieces::of(rows, tile, 1);
                         let mut ns = 0.0;
-                        for (count, k) in segments.0 {
+                        for &(count, k, n) in &runs {
                             for (times, m) in tiles.0 {
                                 if count * times > 0 {
                                     ns += (count * times) as f64
@@ -162,6 +171,15 @@ impl Pieces {
         let rest = whole % piece;
         Self([(whole / piece, piece), (usize::from(rest > 0), rest.next_multiple_of(align))])
     }
+
+    /// The busiest core's runs if each has as many of the pieces: how many, of which length, and of how many columns. All `n` of
+    /// its own pieces, its `share` of those that are left.
+    fn by_cores(&self, cores: usize, n: usize, share: usize) -> Vec<(usize, usize, usize)> {
+        let [(count, piece), (last, rest)] = self.0;
+        let (own, left) = ((count + last) / cores, (count + last) % cores);
+        let shorter = left.min(last);
+        vec![(own, piece, n), (left - shorter, piece, share), (shorter, rest, share)]
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +209,27 @@ mod tests {
                 deal(n.div_ceil(32), cores).into_iter().map(|units| (rows, 32 * units)).collect();
             let by_rows: Vec<(usize, usize)> =
                 deal(rows, cores).into_iter().map(|rows| (rows, n.next_multiple_of(32))).collect();
+            for segment in (32..=k.next_multiple_of(32)).step_by(32) {
+                // Dealt out, the first core has the longest.
+                let pieces = cut(k, segment);
+                let dealt = pieces.len() / cores * cores;
+                let own: Vec<usize> = pieces[..dealt].iter().step_by(cores).copied().collect();
+                let left = pieces[dealt..].to_vec();
+                let all = n.next_multiple_of(32);
+                let share = 32 * n.div_ceil(32).div_ceil(cores);
+                for tile in 1..=rows {
+                    let mut ns = 0.0;
+                    for (k, n) in own.iter().map(|k| (k, all)).chain(left.iter().map(|k| (k, share))) {
+                        let k = k.next_multiple_of(32);
+                        for m in cut(rows, tile) {
+                            let [a, b, c] = [m * k, k * n, 4 * m * n].map(|bytes| bytes as f64);
+                            let traffic = ((a / 131_072.0).ceil() * b + a + c) / rate;
+                            ns += 33_000.0 + f64::max(2.0 * m as f64 * b / 2050.0, traffic);
+                        }
+                    }
+                    best = best.min(ns);
+                }
+            }
             for shares in [by_columns, by_rows] {
                 for segment in (32..=k.next_multiple_of(32)).step_by(32) {
                     for tile in 1..=rows {
@@ -240,10 +279,11 @@ mod tests {
     fn long_ks_and_tall_rows_are_cut_where_that_pays() {
         let schedule = search().best(Product { code: 2, rows: 1, k: 8960, n: 1536 }).unwrap();
         assert!(schedule.segment <= 8192 && schedule.cores == 3, "{schedule:?}");
-        // One row: B is read once, whatever the segments are; two of them cost one more start.
-        let (k, n) = (8960.0, 1536.0);
-        let stream = (k * n / 3.0 + k + 2.0 * 4.0 * n / 3.0) / (27.3 / 3.0);
-        assert!((schedule.ns - (66_000.0 + stream)).abs() < 1.0, "{schedule:?}");
+        // One row: B is read once, each core has a third of K, but for its alignment, and all columns.
+        let (k, n) = (3008.0, 1536.0);
+        let stream = (k * n + k + 4.0 * n) / (27.3 / 3.0);
+        assert!((schedule.ns - (33_000.0 + stream)).abs() < 1.0, "{schedule:?}");
+        assert_eq!((schedule.split, schedule.segment), (Split::Segments, 3008));
         let i4 = search().best(Product { code: 10, rows: 64, k: 4096, n: 4096 }).unwrap();
         assert!(i4.segment <= 512, "sums of 16 bits: {i4:?}");
     }

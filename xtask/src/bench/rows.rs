@@ -173,7 +173,7 @@ pub const GROUPS: [Group; 3] = [
     Group {
         title: "Prefill",
         text: "A prompt of 512 tokens. *Modelled ms*: the time in which at least one core ran. *Of the best*: the time \
-               of the best schedule of each product (exhaustive search: K segments, tiles of rows, splits over cores) \
+               of the best schedule of each product (exhaustive search: K segments, tiles of rows, splits over cores by N, rows or K) \
                over it, which products that are run together may be faster than; *as one*: over it the best with products of the \
                same rows run as one, where that is shorter. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: comparing, rotating, packing, syncing \
                and scaling, in units of copying all activations and results once, as f32, as fast as *memcpy* copied before and \
