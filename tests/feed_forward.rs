@@ -216,7 +216,7 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         (Shape { results: Results::OverRows, ..woven }, Way::Together),
         (Shape { results: Results::OverFirst, swapped: true, ..woven }, Way::Together),
         (Shape { seen: true, ..woven }, Way::Together),
-        (Shape { k: 256, n: 4096, ggml_type: F32, results: Results::OverRows, ..woven }, Way::Together),
+        (Shape { k: 1024, n: 8192, ggml_type: F32, results: Results::OverRows, ..woven }, Way::Together),
         // Too much to be read together: in parts of the columns.
         (
             Shape { k: 1536, n: 8992, rows: 512, swapped: true, results: Results::OverFirst, ..plain },
