@@ -201,6 +201,8 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         (Shape { swapped: true, activation: Activation::Gelu, ..plain }, Way::Together),
         (Shape { ggml_type: F32, activation: Activation::Relu, ..plain }, Way::Together),
         (Shape { seen: true, ..plain }, Way::Together),
+        (Shape { rows: 17, ..plain }, Way::Together),
+        (Shape { k: 512, n: 1024, rows: 48, ..plain }, Way::Together),
         // More than one block of rows; the last has one.
         (Shape { rows: 513, ..plain }, Way::Together),
         (Shape { rows: 1030, results: Results::OverRows, ..plain }, Way::Together),
@@ -247,9 +249,9 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
             assert_eq!(runs() - runs_before, 2 * 3, "gate and up are run as one");
         }
         assert_eq!(gate_ns() == before, way != Way::ByItself, "{shape:?}: made as results were read");
-        // A block of rows, or a tile, before the last one; or a part of the columns. Smaller ones may come in tiles, too.
+        // A block of rows, or a tile, before the last one; or a part of the columns.
         let several = rows > 512 || shape.beside > 0;
-        assert!(rows_ahead() > ahead || !several, "{shape:?}: rows of down are packed ahead");
+        assert_eq!(rows_ahead() > ahead, several, "{shape:?}: rows of down are packed ahead");
         // Of one block of many rows.
         let is_fed = (17..=512).contains(&rows) && way != Way::ByItself;
         let fed = if is_fed { rows as u64 } else { 0 };
@@ -292,5 +294,5 @@ fn what_is_made_as_results_are_read_is_what_is_made_of_them_one_by_one() {
         assert_eq!(differ(&alone.down, &got.down[row * k..]), 0, "{shape:?}: down of the last row by itself");
     }
     // Of those whose down writes all of its results at last.
-    assert!(unwritten >= 8, "what is made was written but for {unwritten} shapes");
+    assert!(unwritten >= 10, "what is made was written but for {unwritten} shapes");
 }

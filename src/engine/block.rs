@@ -13,6 +13,7 @@ use crate::plan::{Batch, CoreRun, Cut, Schedule, Step, WeightPlan};
 
 /// Pieces of A and of C begin at multiples of this.
 pub(super) const PIECE_ALIGN: usize = 4096;
+
 /// How far a piece of A is.
 #[derive(Clone, Copy, PartialEq)]
 enum State {
@@ -124,8 +125,8 @@ impl Engine {
             rotation: weight.rotation.as_ref(),
             shared: &weight.shared,
             known,
-            again: schedule.cut == Cut::Columns(1)
-                && schedule.batch < plan.segments.len()
+            again: matches!(schedule.cut, Cut::Columns(1) | Cut::Segments(_))
+                && schedule.batch * schedule.group() < plan.segments.len()
                 && !weight.is_by_segments(),
         };
         let mut stacks = [0; GROUP];
@@ -182,7 +183,7 @@ impl Engine {
     }
 
     pub(super) fn piece(&self, weight: &NpuWeight, block: &Block, step: &Step, run: &CoreRun) -> Piece {
-        let own = if block.schedule.has_own_rows() { run.core } else { 0 };
+        let own = if block.schedule.has_own_rows_in(step) { run.core } else { 0 };
         Piece {
             slot: block.slot,
             index: step.index * self.pieces_a_step(&block.schedule) + own,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::line::{Kind, Line};
-use super::search::{Limits, Planned, Wanted};
+use super::search::{by_time, Limits, Planned, Wanted};
 use super::{Schedule, WeightPlan};
 use crate::chip::Timing;
 
@@ -136,9 +136,7 @@ impl Joint {
     /// The one of two products that are alike that keeps the NPU for the shortest time; `None` if there are too few bytes for C.
     pub fn shortest(pair: Alike, timing: &Timing, rows: usize) -> Option<Self> {
         let ways = pair.ways(timing, rows, f64::INFINITY);
-        let best = ways.min_by(|one, other| {
-            one.ns.total_cmp(&other.ns).then(other.schedule.batch.cmp(&one.schedule.batch))
-        });
+        let best = ways.min_by(|one, other| by_time((one.ns, &one.schedule), (other.ns, &other.schedule)));
         best.map(|way| pair.joint(&way, None, false))
     }
 

@@ -187,13 +187,9 @@ impl Schedule {
         self.cut != Cut::Columns(1)
     }
 
-    /// Whether it has in `step`.
+    /// Whether it has in `step`: one of a single segment has the same rows for all cores that share its columns.
     pub fn has_own_rows_in(&self, step: &Step) -> bool {
-        match self.cut {
-            Cut::Columns(group) => group > 1,
-            Cut::Segments(_) => step.segments.len() > 1,
-            Cut::Rows => true,
-        }
+        self.cut == Cut::Rows || step.segments.len() > 1
     }
 
     /// Whether a run has columns of all segments of a stack, one after the other.
@@ -286,10 +282,7 @@ impl Schedule {
                     }
                     let columns = plan.share(all, core, cores);
                     let columns = base + columns.start..base + columns.end;
-                    let stacked = match segments.len() {
-                        1 => Stacked::one(segments.start),
-                        _ => plan.stacked(&columns),
-                    };
+                    let stacked = plan.stacked(&columns);
                     // Segments lie one after the other among the rows, so that padding comes after all of them.
                     let m = round_up_by_an_eighth(stacked.count * len) * means.planes;
                     CoreRun { core, rows: 0..len, m, columns, stacked }

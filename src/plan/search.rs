@@ -1,6 +1,8 @@
 //! Which schedule is best: all that are worth a look are timed, the NPU's part by [`Timing`], the CPU's by what its memory
 //! lets through.
 
+use std::cmp::Ordering;
+
 use rknn_sys::Element;
 
 use super::line::{Kind, Line};
@@ -35,10 +37,10 @@ const PARTED_ROWS_MIN: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     /// The most bytes of C, and steps, of a core's batch.
-    pub(super) c_bytes: usize,
-    pub(super) steps: usize,
+    c_bytes: usize,
+    steps: usize,
     /// All segments are to be in one batch, and the results are read with another product's and not written.
-    pub(super) joint: bool,
+    joint: bool,
 }
 
 impl Wanted {
@@ -144,7 +146,7 @@ impl Schedule {
     /// The one that keeps the NPU for the shortest time; of equal ones that with the fewest batches.
     pub fn shortest(planned: Planned, timing: &Timing, rows: usize) -> Option<Self> {
         let all = Self::candidates(planned, timing, rows, Wanted::ALONE, f64::INFINITY);
-        all.into_iter().min_by(|one, other| one.ns.total_cmp(&other.ns).then(other.batch.cmp(&one.batch)))
+        all.into_iter().min_by(|one, other| by_time((one.ns, one), (other.ns, other)))
     }
 
     /// How long the product's share of a chain may keep the NPU, ns.
@@ -268,6 +270,11 @@ impl Schedule {
         }
         total
     }
+}
+
+/// The order of schedules by the NPU's time of what they are for, ns; of equal ones that with the fewest batches comes first.
+pub(super) fn by_time((ns, one): (f64, &Schedule), (other_ns, other): (f64, &Schedule)) -> Ordering {
+    ns.total_cmp(&other_ns).then(other.batch.cmp(&one.batch))
 }
 
 /// Numbers of rows of a tile that are worth a look where products follow from each other: as few tiles as there can be, but two

@@ -205,6 +205,11 @@ mod tests {
         let mut best = f64::INFINITY;
         for cores in 1..=3usize {
             let rate = f64::min(11.3, 27.3 / cores as f64);
+            let run = |m: usize, k: usize, n: usize| {
+                let [a, b, c] = [m * k, k * n, 4 * m * n].map(|bytes| bytes as f64);
+                let traffic = ((a / 131_072.0).ceil() * b + a + c) / rate;
+                33_000.0 + f64::max(2.0 * m as f64 * b / 2050.0, traffic)
+            };
             let by_columns: Vec<(usize, usize)> =
                 deal(n.div_ceil(32), cores).into_iter().map(|units| (rows, 32 * units)).collect();
             let by_rows: Vec<(usize, usize)> =
@@ -221,11 +226,7 @@ mod tests {
                     let mut ns = 0.0;
                     for (k, n) in own.iter().map(|k| (k, all)).chain(left.iter().map(|k| (k, share))) {
                         let k = k.next_multiple_of(32);
-                        for m in cut(rows, tile) {
-                            let [a, b, c] = [m * k, k * n, 4 * m * n].map(|bytes| bytes as f64);
-                            let traffic = ((a / 131_072.0).ceil() * b + a + c) / rate;
-                            ns += 33_000.0 + f64::max(2.0 * m as f64 * b / 2050.0, traffic);
-                        }
+                        ns += cut(rows, tile).into_iter().map(|m| run(m, k, n)).sum::<f64>();
                     }
                     best = best.min(ns);
                 }
@@ -238,11 +239,7 @@ mod tests {
                             let mut ns = 0.0;
                             for k in cut(k, segment) {
                                 let k = k.next_multiple_of(32);
-                                for m in cut(*rows, tile) {
-                                    let [a, b, c] = [m * k, k * n, 4 * m * n].map(|bytes| bytes as f64);
-                                    let traffic = ((a / 131_072.0).ceil() * b + a + c) / rate;
-                                    ns += 33_000.0 + f64::max(2.0 * m as f64 * b / 2050.0, traffic);
-                                }
+                                ns += cut(*rows, tile).into_iter().map(|m| run(m, k, *n)).sum::<f64>();
                             }
                             slowest = slowest.max(ns);
                         }

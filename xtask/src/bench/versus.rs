@@ -34,7 +34,7 @@ const ROUTER_ON_CPU: &str = "[[weights]]\nname = \"*ffn_gate_inp.weight\"\npipel
 pub enum Part {
     /// Attention, in pieces (RKNPU_ATTENTION=cpu and npu).
     Attention,
-    /// The experts' weights (a policy, and none).
+    /// The experts' weights (two policies, by both of which the choice of experts is the CPU's).
     Experts,
 }
 
