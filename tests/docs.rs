@@ -127,7 +127,7 @@ fn tune_runs() {
         let report = common::report(&stage.folder().join("report.json"));
         assert_ne!(
             report["weights_loaded"], 0,
-            "the second start takes the weights from the disk, a tenth of which has to be free"
+            "the second start takes the weights from the disk, of which 9 GiB have to be free"
         );
     });
 }

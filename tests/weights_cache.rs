@@ -37,7 +37,7 @@ fn a_second_start_takes_its_weights_from_the_disk() {
     assert_eq!(cold["weights_loaded"], 0);
     let count = entries(&cache).len() as u64;
     let weights = cold["tensors"].as_array().unwrap().len() as u64;
-    assert_eq!(count, weights, "an entry a weight, if a tenth of the disk is free");
+    assert_eq!(count, weights, "an entry a weight, where 9 GiB of the disk are free");
 
     let (second, warm, _) = generate(&lab, &cache, dir.path());
     assert_eq!((second, &warm["weights_loaded"]), (first.clone(), &count.into()));

@@ -133,7 +133,7 @@ impl Store {
     /// Saves a converted weight, of which nothing is seen before all of it is on disk.
     ///
     /// Before that the least recently used entries of others are removed, if the folder would have more than half of
-    /// what is free without it, or less than 10 % or 2 GiB of the disk would stay free.
+    /// what is free without it, or less would stay free of the disk than 10 %, 2 GiB at least and 8 GiB at most.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::Write`] or, when the disk cannot be asked, [`Error::Folder`]: said once. From then on

@@ -40,10 +40,11 @@ impl Space {
     /// The most bytes that the store may have in all, when it has `used` by now.
     ///
     /// Half of what is free without it, so that the store does not fill a disk that others fill as well; and never
-    /// so much that less than 10 % or 2 GiB stay free.
+    /// so much that less than its reserve stays free: 10 % of the file system, but 2 GiB at least, and 8 GiB at most,
+    /// which is room enough for others on a disk of any size.
     pub fn budget(self, used: u64) -> u64 {
         let room = self.free.saturating_add(used);
-        let reserve = (self.total / 10).max(2 * GIB);
+        let reserve = (self.total / 10).clamp(2 * GIB, 8 * GIB);
         (room / 2).min(room.saturating_sub(reserve))
     }
 }
@@ -67,10 +68,13 @@ mod tests {
         // Plenty: half, which stays the same as the store grows.
         assert_eq!(space(100, 60).budget(0), 30 * GIB);
         assert_eq!(space(100, 40).budget(20 * GIB), 30 * GIB);
-        // Scarce: 10 %, or 2 GiB on a small disk.
-        assert_eq!(space(100, 12).budget(0), 2 * GIB);
+        // Scarce: 10 % stay free, 2 GiB on a small disk, 8 GiB on a large one.
+        assert_eq!(space(50, 6).budget(0), GIB);
         assert_eq!(space(8, 3).budget(0), GIB);
-        assert_eq!(space(100, 5).budget(0), 0);
+        assert_eq!(space(50, 5).budget(0), 0);
+        assert_eq!(space(1000, 60).budget(0), 30 * GIB);
+        assert_eq!(space(1000, 10).budget(0), 2 * GIB);
+        assert_eq!(space(1000, 8).budget(0), 0);
         assert_eq!(Space { total: u64::MAX, free: u64::MAX }.budget(u64::MAX), u64::MAX / 2);
     }
 

@@ -79,7 +79,7 @@ fn every_failing_write_of_an_entry_is_an_error() {
 #[test]
 fn too_little_room_on_the_disk_is_an_error_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let scarce = |_: &Path| Ok(Space { total: 100 * GIB, free: 10 * GIB + 100 });
+    let scarce = |_: &Path| Ok(Space { total: 50 * GIB, free: 5 * GIB + 100 });
     let store = Store::open_measured(dir.path(), scarce).unwrap();
     let written = Cell::new(false);
     let write = |_: &mut fs::File| {
