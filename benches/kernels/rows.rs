@@ -169,16 +169,32 @@ pub fn out_of_native(criterion: &mut Criterion, table: &mut Table) {
     }
 }
 
-/// Sums of two segments, of rows as long as a feed-forward block's, tile by tile into a thread's room, as the engine reads
+/// Sums of several segments, of rows as long as a feed-forward block's, tile by tile into a thread's room, as the engine reads
 /// what it makes something of. The bytes are those of C: more than caches hold.
 pub fn tiles_out_of_native(criterion: &mut Criterion, table: &mut Table) {
-    const SEGMENTS: usize = 2;
+    let numbers = numbers(3 * TILED.0 * TILED.1);
+    let integers: Vec<i32> = numbers.iter().map(|value| (value * 1e6) as i32).collect();
+    by_tiles(criterion, table, "i32", &integers[..2 * TILED.0 * TILED.1], unpack_c_i32);
+    let nibbles: Vec<i16> = numbers.iter().map(|value| (value * 3e4) as i16).collect();
+    let kernel = |c: &[i16], results: &Results, out: &mut [f32]| int4::unpack_c::<8>(c, 1, results, out);
+    by_tiles(criterion, table, "i16", &nibbles, kernel);
+}
+
+/// Rows and columns of what is read by tiles.
+const TILED: (usize, usize) = (512, 8960);
+
+fn by_tiles<T: Sync>(
+    criterion: &mut Criterion,
+    table: &mut Table,
+    of: &str,
+    c: &[T],
+    kernel: fn(&[T], &Results, &mut [f32]),
+) {
     let [height, width] = TILE_OF_C;
-    let (m, n) = (512, 8960);
-    let c: Vec<i32> = numbers(SEGMENTS * m * n).iter().map(|value| (value * 1e6) as i32).collect();
+    let (m, n) = TILED;
     let (row_scales, column_scales) = (vec![0.5; m], vec![0.25; n]);
-    let name = format!("{m}×{n} i32 results of {SEGMENTS} segments by tiles");
-    table.measure(criterion, &name, SEGMENTS * m * n * 4, Some(4.0), |pool| {
+    let name = format!("{m}×{n} {of} results of {} segments by tiles", c.len() / m / n);
+    table.measure(criterion, &name, size_of_val(c), Some(4.0), |pool| {
         let work = |room: &mut Vec<f32>, tile: usize| {
             let (row_start, column) = (tile % (m / height) * height, tile / (m / height) * width);
             for (segment, c) in c.chunks_exact(m * n).enumerate() {
@@ -192,7 +208,7 @@ pub fn tiles_out_of_native(criterion: &mut Criterion, table: &mut Table) {
                     accumulate: segment > 0,
                     stride: width,
                 };
-                unpack_c_i32(&c[column * m..], &results, room);
+                kernel(&c[column * m..], &results, room);
             }
         };
         let room = || vec![0.0; height * width];

@@ -32,6 +32,9 @@ pub trait Lanes: Copy {
     /// Products.
     fn mul(self, other: Self) -> Self;
 
+    /// Sums with twice the other numbers, rounded once.
+    fn add_twice(self, other: Self) -> Self;
+
     /// The same numbers with the other sign.
     fn neg(self) -> Self;
 
@@ -72,6 +75,11 @@ impl Lanes for f32 {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self * other
+    }
+
+    #[inline(always)]
+    fn add_twice(self, other: Self) -> Self {
+        other.mul_add(2.0, self)
     }
 
     #[inline(always)]
@@ -135,6 +143,12 @@ mod x86 {
         fn mul(self, other: Self) -> Self {
             // SAFETY: the value is the proof of AVX2 and FMA.
             Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn add_twice(self, other: Self) -> Self {
+            // SAFETY: the value is the proof of AVX2 and FMA.
+            Self(unsafe { _mm256_fmadd_ps(other.0, _mm256_set1_ps(2.0), self.0) })
         }
 
         #[inline(always)]
@@ -216,6 +230,12 @@ mod arm {
         fn mul(self, other: Self) -> Self {
             // SAFETY: NEON is part of the target.
             Self(unsafe { vmulq_f32(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn add_twice(self, other: Self) -> Self {
+            // SAFETY: NEON is part of the target.
+            Self(unsafe { vfmaq_n_f32(self.0, other.0, 2.0) })
         }
 
         #[inline(always)]

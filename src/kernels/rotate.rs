@@ -1,7 +1,7 @@
 //! Randomised Hadamard rotation: what spreads outliers over a row, or over each segment of one, before it is rounded.
 //!
 //! A row x of K elements becomes Q·x with Q = (H_m ⊗ H_p) · D / √K, where K = m·p, p is a power of two, H_p is
-//! Sylvester's matrix, H_m a Paley matrix (I or II) of the smallest order that fits, or the product of two where
+//! Sylvester's matrix, H_m Williamson's or Paley's of the smallest order that fits, or the product of two where
 //! that is less work (8960 = 20·28·16 rather than 140·64), and D random signs. Q is
 //! orthogonal, so (Q·w)·(Q·x) = w·x: weights are rotated once, activations on their way to the NPU, and results
 //! need nothing. A K with no such factors is rotated in blocks of its largest power of two; or the row is padded
@@ -11,33 +11,28 @@
 //! needs its own elements only. Nothing is lost. An outlier of magnitude x in a segment of n elements that has a scale of its
 //! own becomes about x/√n in each of them, and so adds about x² to the squared error, whatever n is.
 //!
-//! Cost of a row: K·(log₂ p + m/4 + 5) additions, m/4 + 5 for each Paley matrix; it reads and writes 4·K bytes a
-//! few times, in cache.
-//! Sources: the ones of `paley`; QuIP (2307.13304) for the use on weights.
+//! Cost of a row: K·(log₂ p + m/4 + 5) additions, m/4 + 5 for a Paley matrix, m/4 + 3 for one of Williamson's; it reads and
+//! writes 4·K bytes a few times, in cache.
+//! Sources: the ones of `paley` and `williamson`; QuIP (2307.13304) for the use on weights.
 
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::Arc;
 
-use paley::Paley;
+use factor::{factors, Factor};
 
 use crate::names::value_of;
 
+mod factor;
 mod paley;
 mod transform;
+mod williamson;
 
-/// The largest Paley factor: a row costs K·m/4 additions, and the table of sums 256·m bytes.
-const ORDER_MAX: usize = 256;
-
-/// The shortest block of a long row, and the largest Paley factor of one: beyond it other blocks are less work.
+/// The shortest block of a long row, and the largest factor of one: beyond it other blocks are less work.
 const BLOCK_MIN: usize = 256;
 const BLOCK_ORDER_MAX: usize = 36;
 
-/// What the sums of four cost an element beside the m/4 additions, in additions: what is stored costs the most.
-const WORK_OF_A_TABLE: usize = 6;
-
-/// What decides a rotation. The same recipe gives the same rotation in every process, for ever: converted weights
-/// outlive the program that made them.
+/// What decides a rotation: the same recipe gives the same one in every process. Converted weights outlive the program that
+/// made them; so a description stands for the same rotation for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Recipe {
     /// Elements of a row.
@@ -84,8 +79,8 @@ pub struct Rotation {
     recipe: Recipe,
     /// Elements that come out.
     width: usize,
-    /// The Paley factors, the outermost first, two at most; none when a power of two is rotated.
-    paley: Vec<Arc<Paley>>,
+    /// The factors that are no power of two, the outermost first, two at most; none when a power of two is rotated.
+    factors: Vec<Factor>,
     /// The power of two.
     power: usize,
     /// ±1/√(order·power), one an element of the row that goes in.
@@ -105,14 +100,14 @@ impl Rotation {
         if block < 2 || block % 2 != 0 || width % block != 0 || (recipe.padded && block < width) {
             return None;
         }
-        let paley = paley_factors(block);
-        let order: usize = paley.iter().map(|paley| paley.order()).product();
+        let factors = factors(block);
+        let order: usize = factors.iter().map(Factor::order).product();
         let power = if order > 1 { block / order } else { 1 << block.trailing_zeros() };
         let norm = 1.0 / ((order * power) as f32).sqrt();
         let random: Vec<bool> = negatives(recipe).take(k).collect();
         let period = if recipe.signs == Signs::Shared { power } else { width };
         let signs = (0..k).map(|i| if random[i % period] { -norm } else { norm }).collect();
-        Some(Self { recipe: *recipe, width, paley, power, signs })
+        Some(Self { recipe: *recipe, width, factors, power, signs })
     }
 
     /// Elements of a row that goes in.
@@ -125,9 +120,9 @@ impl Rotation {
         self.width
     }
 
-    /// The order of all Paley factors together, or 1.
+    /// The order of all factors together, or 1.
     fn order(&self) -> usize {
-        self.paley.iter().map(|paley| paley.order()).product()
+        self.factors.iter().map(Factor::order).product()
     }
 
     /// Elements that are rotated together: all, or each of as many by itself.
@@ -135,12 +130,12 @@ impl Rotation {
         self.order() * self.power
     }
 
-    /// The longest part of `len` elements that is a good block of a long row: of which there is a matrix, by a Paley factor of
+    /// The longest part of `len` elements that is a good block of a long row: of which there is a matrix, by a factor of
     /// little work. `None` where none is long enough.
     pub fn block_within(len: usize) -> Option<usize> {
         let is_good = |block: &usize| {
             let twos = 1 << block.trailing_zeros();
-            let order = || paley_factors(*block).iter().map(|paley| paley.order()).product::<usize>();
+            let order = || factors(*block).iter().map(Factor::order).product::<usize>();
             *block == twos || (2..=BLOCK_ORDER_MAX).contains(&order()) && block / order() >= transform::STRIP
         };
         let blocks = (1..=len / BLOCK_MIN).filter(|parts| len % parts == 0).map(|parts| len / parts);
@@ -148,11 +143,11 @@ impl Rotation {
     }
 
     /// All that decides the result, in one line that stays the same for ever, for the keys of caches:
-    /// `hadamard k=576 order=36 power=16 layer=3 signs=full`, or `order=20x28` of two factors. A padded rotation is told by its
+    /// `hadamard k=576 order=w36 power=16 layer=3 signs=full`, or `order=w20xw28` of two factors ([`Factor::name`]). A padded rotation is told by its
     /// order of 1 and a power above K, blocks by an order times power below it.
     pub fn describe(&self) -> String {
         let Self { recipe, power, .. } = self;
-        let orders: Vec<String> = self.paley.iter().map(|paley| paley.order().to_string()).collect();
+        let orders: Vec<String> = self.factors.iter().map(Factor::name).collect();
         let orders = if orders.is_empty() { "1".to_owned() } else { orders.join("x") };
         let mut text = format!("hadamard k={} order={orders} power={power} layer=", recipe.k);
         // Writing to a string never fails.
@@ -195,51 +190,22 @@ impl Rotation {
     fn shape(&self, block: usize) -> transform::Shape<'_> {
         let (start, len) = (block * self.block(), self.block());
         let signs = &self.signs[start..self.signs.len().min(start + len)];
-        transform::Shape { paley: &self.paley, power: self.power, signs }
+        transform::Shape { factors: &self.factors, power: self.power, signs }
     }
 
     /// The element (i, j) of Q, by definition, i below [`Self::width`], j below [`Self::k`]; for tests.
     pub fn element(&self, i: usize, j: usize) -> f32 {
         let (mut block_i, mut block_j) = (i / self.power, j / self.power);
         let mut outer = 1.0;
-        for paley in self.paley.iter().rev() {
-            outer *= paley.element(block_i % paley.order(), block_j % paley.order());
-            (block_i, block_j) = (block_i / paley.order(), block_j / paley.order());
+        for factor in self.factors.iter().rev() {
+            outer *= factor.element(block_i % factor.order(), block_j % factor.order());
+            (block_i, block_j) = (block_i / factor.order(), block_j / factor.order());
         }
         if block_i != block_j {
             outer = 0.0;
         }
         let sylvester = if ((i % self.power) & (j % self.power)).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
         outer * sylvester * self.signs[j]
-    }
-}
-
-/// The Paley factors of rows of `width` elements, the outermost first: one of the smallest order, or two where that is
-/// less work and leaves whole strips; none for a power of two, and where none fit.
-fn paley_factors(width: usize) -> Vec<Arc<Paley>> {
-    let twos = width.trailing_zeros();
-    let odd = width >> twos;
-    if odd == 1 {
-        return Vec::new();
-    }
-    let smallest = |odd: usize, twos: u32| {
-        let mut orders = (2..=twos).map(|power| odd << power).take_while(|order| *order <= ORDER_MAX);
-        orders.find_map(Paley::new)
-    };
-    let work =
-        |paley: &[Arc<Paley>]| paley.iter().map(|paley| paley.order() / 4 + WORK_OF_A_TABLE).sum::<usize>();
-    let one: Vec<_> = smallest(odd, twos).into_iter().collect();
-    let divisors =
-        (3..).step_by(2).take_while(|divisor| divisor * divisor <= odd).filter(|divisor| odd % divisor == 0);
-    let pairs = divisors.filter_map(|divisor| {
-        let inner = smallest(odd / divisor, twos)?;
-        let outer = smallest(divisor, twos)?;
-        (width % (outer.order() * inner.order() * transform::STRIP) == 0).then(|| vec![outer, inner])
-    });
-    let pair = pairs.min_by_key(|pair| work(pair));
-    match pair {
-        Some(pair) if one.is_empty() || work(&pair) < work(&one) => pair,
-        _ => one,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The fast transform: signs, Sylvester's matrix by butterflies, Paley's by sums of four.
+//! The fast transform: signs, Sylvester's matrix by butterflies, Paley's by sums of four, Williamson's by sums of quaternions.
 //!
 //! Written once over [`Lanes`], so that the same additions are done in the same order with AVX2, NEON and plain
 //! floats: results are the same bits everywhere. Against exact arithmetic they are off by at most about
@@ -6,14 +6,14 @@
 //!
 //! Bytes of a block, of K elements: 8·K are read with the signs and 4·K written by the first six levels (NEON: five), then 4·K read
 //! and written by every three more, in the level-1 cache. Paley's part reads m/4 sums an output, m bytes, and is
-//! bound by that: at the 32 bytes a cycle of Cortex-A76, 140·64 takes 4.4 cycles an element, 20·28·16 takes 1.5, and
-//! as much again for its tables; 576 = 36·16 takes 1.1, and a Sylvester matrix alone about as much.
+//! bound by that: at the 32 bytes a cycle of Cortex-A76, 140·64 takes 4.4 cycles an element, and as much again for its
+//! tables. Williamson's reads m bytes an output, too, but has no tables, and is bound by its m/4 + 2 additions: of 8 a cycle
+//! 1.4 cycles an element for 576 = 36·16, 0.6 for 768 = 12·64.
 
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
+use super::factor::{Factor, ORDER_MAX};
 use super::paley::{Paley, PATTERNS};
-use super::ORDER_MAX;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::lanes::Avx2;
 use crate::kernels::lanes::Lanes;
@@ -28,8 +28,8 @@ const RADIX: usize = 8;
 /// What [`apply`] needs of a block of a rotation.
 #[derive(Clone, Copy)]
 pub struct Shape<'a> {
-    /// The Paley factors, the outermost first: none, one or two.
-    pub paley: &'a [Arc<Paley>],
+    /// The factors that are no power of two, the outermost first: none, one or two.
+    pub factors: &'a [Factor],
     /// The power of two.
     pub power: usize,
     /// A factor for each element that goes in.
@@ -84,12 +84,12 @@ unsafe fn transform<V: Lanes, const S: usize>(
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let Shape { paley, power, signs } = shape;
+    let Shape { factors, power, signs } = shape;
     assert!(row.len() == signs.len() && out.len() == scratch.len() && row.len() <= out.len());
-    let orders: usize = paley.iter().map(|paley| paley.order()).product();
-    assert!(power.is_power_of_two() && paley.len() <= 2 && orders * power == out.len());
-    // Each Paley matrix goes from one to the other, the last one to `out`.
-    let mixed = if paley.len() == 1 { &mut *scratch } else { &mut *out };
+    let orders: usize = factors.iter().map(Factor::order).product();
+    assert!(power.is_power_of_two() && factors.len() <= 2 && orders * power == out.len());
+    // Each factor goes from one to the other, the last one to `out`.
+    let mixed = if factors.len() == 1 { &mut *scratch } else { &mut *out };
     // SAFETY: passed on; the lengths were checked just now.
     unsafe {
         let done = power.min(RADIX * V::N);
@@ -100,16 +100,31 @@ unsafe fn transform<V: Lanes, const S: usize>(
             _ => first::<V, RADIX>(row, signs, mixed),
         }
         wide::<V>(mixed, power, done);
-        match paley {
-            [one] => sums_of_four::<V, S>(one, power, scratch, out),
+        match factors {
+            [one] => times::<V, S>(one, power, scratch, out),
             [outer, inner] => {
                 let block = inner.order() * power;
                 for (from, to) in out.chunks_exact(block).zip(scratch.chunks_exact_mut(block)) {
-                    sums_of_four::<V, S>(inner, power, from, to);
+                    times::<V, S>(inner, power, from, to);
                 }
-                sums_of_four::<V, S>(outer, block, scratch, out);
+                times::<V, S>(outer, block, scratch, out);
             }
             _ => (),
+        }
+    }
+}
+
+/// The factor times `source` (order × power) into `out`.
+///
+/// # Safety
+/// As [`sums_of_four`].
+#[inline(always)]
+unsafe fn times<V: Lanes, const S: usize>(factor: &Factor, power: usize, source: &[f32], out: &mut [f32]) {
+    // SAFETY: passed on; a power of whole strips is one of whole vectors.
+    unsafe {
+        match factor {
+            Factor::Williamson(matrix) => matrix.times::<V>(power, source, out),
+            Factor::Paley(matrix) => sums_of_four::<V, S>(matrix, power, source, out),
         }
     }
 }
