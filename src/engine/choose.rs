@@ -17,7 +17,8 @@ use crate::weights::{relative_error, PackError, Source};
 const CLEARLY_LESS: f64 = 0.5;
 
 /// Rows of up to as many elements are rotated as a whole, longer ones in blocks; or what a segment has at most. (K = 1536 of
-/// SmolLM2's Q8_0 in two blocks: a divergence of 0.0055 instead of 0.0056, and by W4A8 of 0.59 instead of 0.65.)
+/// SmolLM2's Q8_0 in two blocks: a divergence of 0.0055 instead of 0.0056, and by W4A8 of 0.59 instead of 0.65, by Paley's
+/// matrices.)
 const WHOLE_MAX: usize = 1280;
 
 /// What is wanted of a weight that the NPU is to have.
