@@ -53,6 +53,10 @@ struct Shared {
 /// Below this many elements, waking the other threads costs more than they save.
 pub const PARALLEL_MIN: usize = 32 * 1024;
 
+/// How often a thread at least looks for more work before it parks: a few microseconds. A product's stages follow each other that
+/// soon, and waking a thread takes longer, whoever else may want its processor.
+const SPINS_MIN: u32 = 300;
+
 /// Threads for the CPU's share of the work.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -68,7 +72,8 @@ impl Pool {
     /// When the operating system gives no thread.
     pub fn new(threads: usize, begin: impl Fn() + Clone + Send + 'static) -> std::io::Result<Self> {
         // The cores of the NPU have threads too.
-        let shared = Shared { spins: spins(threads + CORES_MAX), ..Shared::default() };
+        let spins = spins(threads + CORES_MAX).max(SPINS_MIN);
+        let shared = Shared { spins, ..Shared::default() };
         let mut pool = Self { shared: Arc::new(shared), threads: Vec::new(), turn: Mutex::new(()) };
         for index in 1..threads.max(1) {
             let (shared, begin) = (pool.shared.clone(), begin.clone());
