@@ -98,10 +98,11 @@ impl Engine {
         if activations.picks.is_some() || !self.packs_as_made(weight, rows) || self.is_for_cpu(weight, rows) {
             return;
         }
-        // Results are written when all else is done, so that the two can be done anew, by the CPU, if anything fails.
+        // If anything fails the two are done anew, by the CPU: a chain's rows stay for that; of one block the results are written
+        // when all else is done.
         let is_last = |schedule: Schedule| schedule.parts == 1 && schedule.tile >= rows;
-        let keeps = between.kept || !schedule.is_some_and(is_last);
-        if !keeps {
+        let keeps = between.kept || schedule.is_some_and(|schedule| !is_last(schedule));
+        if !keeps && schedule.is_some() {
             stream.keep_apart(product, rows * weight.plan.n);
         }
         stream.feeds = Some(Feeds { product, schedule, keeps });

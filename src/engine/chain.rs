@@ -370,16 +370,27 @@ impl Engine {
         else {
             return false;
         };
-        let mut number = 0;
+        let (mut number, mut before) = (0, None);
         for stage in stages(products.len(), links, between).collect::<Vec<_>>() {
+            let count = tiles(rows, size).count();
             for tile in tiles(rows, size) {
                 number += 1;
                 if number + 1 < progress.begun {
                     continue;
                 }
                 let is_made = number < progress.begun || number == progress.begun && progress.is_made;
-                match stage.origin {
-                    Origin::Link(link) if !is_made && !self.link(make, link, tile.clone()) => return false,
+                match (stage.origin, between, &before) {
+                    (Origin::Link(link), ..) if !is_made && !self.link(make, link, tile.clone()) => {
+                        return false
+                    }
+                    // Of two products that the NPU did, and nobody wrote it down.
+                    (Origin::Made, Some(between), Some(pair))
+                        if !between.kept
+                            && number + 1 < progress.begun + count
+                            && !self.make_anew(products, (pair, links, between), tile.clone()) =>
+                    {
+                        return false
+                    }
                     _ => (),
                 }
                 for at in stage.products.clone() {
@@ -395,7 +406,32 @@ impl Engine {
                     make_rows(&products[stage.products.clone()], between, tile);
                 }
             }
+            before = Some(stage);
         }
+        true
+    }
+
+    /// Makes some rows of the results of a stage's two products, which are there no more; whether that could be done.
+    fn make_anew(
+        &mut self,
+        products: &[Option<Product>],
+        (pair, links, between): (&Stage, &[Option<Link>], &Between),
+        tile: Range<usize>,
+    ) -> bool {
+        let mut results = [Vec::new(), Vec::new()];
+        for (results, product) in results.iter_mut().zip(&products[pair.products.clone()]) {
+            let Some(product) = product else { return false };
+            results.resize(tile.len() * product.weight.plan.n, 0.0);
+            let part = part(product, links, Some(between), pair.origin, tile.clone());
+            // Not to where they belong: others may be there by now.
+            if !self.by_kernels(product.weight, &part, &Divided::new(results)) {
+                return false;
+            }
+        }
+        let n = results[0].len() / tile.len();
+        // SAFETY: this thread alone has these rows now.
+        let out = unsafe { between.out.part(tile.start * n..tile.end * n) };
+        between.make(results.each_ref().map(Vec::as_slice), out);
         true
     }
 }

@@ -10,14 +10,14 @@ use std::ops::Range;
 use ggml_sys::sys;
 use parking_lot::Mutex;
 
-use self::apart::{are_by_rows, may_go_ahead};
+use self::apart::{are_by_rows, may_be_made_anew, may_go_ahead};
 use self::find::{find, Found, Node, Nodes, Origin, Questions, STAGES};
 use super::backend::{FAILED, SUCCESS};
 use super::gated;
 use super::group::Group;
 use super::registry::State;
 use super::tensor;
-use crate::host::device::{Job, Link, CHAIN, CHAIN_ROWS};
+use crate::host::device::{Between, Job, Link, CHAIN, CHAIN_ROWS};
 use crate::host::product::Product;
 use crate::pool::Divided;
 
@@ -166,10 +166,14 @@ impl Group<'_> {
             Some(gated) => {
                 let two = &found.products()[first_of_two..][..2];
                 let swapped = gated.is_swapped([two[0], two[1]])?;
+                // SAFETY: by the contract, of the graph's nodes.
+                let kept = unsafe {
+                    let user = found.products()[first_of_two + 2];
+                    gated.is_kept(&state.host, self.graph, user) || !may_be_made_anew(&state.host.ops, found)
+                };
                 // SAFETY: the results are nobody else's.
-                let mut between = unsafe { gated.between_products(first_of_two, swapped, false) };
-                between.feeds = true;
-                Some(between)
+                let between = unsafe { gated.between_products(first_of_two, swapped, false) };
+                Some(Between { feeds: true, kept, ..between })
             }
             None => None,
         };

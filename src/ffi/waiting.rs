@@ -23,7 +23,7 @@ impl Waiting {
     pub(super) unsafe fn new(node: *mut sys::ggml_tensor, product: Product) -> Self {
         // SAFETY: by the contract.
         let (weight, reads, writes) =
-            unsafe { (span(&*(*node).src[0]), span(&*(*node).src[1]), span(&*node)) };
+            unsafe { (whole(&*(*node).src[0]), span(&*(*node).src[1]), span(&*node)) };
         Self { node, product, weight, reads, writes }
     }
 

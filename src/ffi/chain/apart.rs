@@ -10,7 +10,7 @@ use std::ops::Range;
 use ggml_sys::Ops;
 
 use super::super::tile::{sources, RowsAt, OPS};
-use super::super::waiting::{meet, span};
+use super::super::waiting::{meet, whole};
 use super::find::{Found, Node, Origin, Stage};
 use crate::host::device::GROUP;
 
@@ -42,7 +42,7 @@ pub unsafe fn may_go_ahead(ops: &Ops, found: &Found) -> bool {
                 && places.add_nodes(ops, found.rows, nodes)
         };
         // SAFETY: by the contract; a product has a weight.
-        let spares = |product: &Node| unsafe { places.spare(&span(&*(**product).src[0])) };
+        let spares = |product: &Node| unsafe { places.spare(&whole(&*(**product).src[0])) };
         // SAFETY: as above.
         let spares_columns = |node: &Node| unsafe { places.spares_columns(ops, found.rows, *node) };
         let spares = found.products().iter().all(spares) && nodes.iter().all(spares_columns);
@@ -52,6 +52,25 @@ pub unsafe fn may_go_ahead(ops: &Ops, found: &Found) -> bool {
         before = Some(stage);
     }
     true
+}
+
+/// Whether what a gate makes can be made anew as long as a product with it is under way: whether the rows of the two products
+/// before are still there when nodes make the rows after it.
+///
+/// # Safety
+/// As [`may_go_ahead`].
+pub unsafe fn may_be_made_anew(ops: &Ops, found: &Found) -> bool {
+    let stages = || found.stages().zip(found.stages().skip(1)).zip(found.stages().skip(2));
+    stages().all(|((pair, of_gate), next)| {
+        let (Origin::Gate(_), Origin::Nodes(nodes)) = (&of_gate.origin, &next.origin) else { return true };
+        let mut places = Places { of: [const { None }; PLACES], count: 0 };
+        // SAFETY: by the contract.
+        let rows = found.of(pair).first().map(|first| unsafe { &*(**first).src[1] });
+        // SAFETY: as above.
+        rows.is_some_and(|rows| unsafe {
+            places.add(RowsAt::of(rows, found.rows, false)) && places.add_nodes(ops, found.rows, nodes.all())
+        }) && places.are_apart()
+    })
 }
 
 /// Whether nodes, at most [`OPS`] of them, make `rows` rows each of the same rows of their sources, in whatever order rows are made.
