@@ -38,11 +38,10 @@ pub(super) fn meet(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// The addresses of a tensor's elements.
+/// The addresses of the elements of rows or results, f32 all of them.
 pub(super) fn span(tensor: &sys::ggml_tensor) -> Range<usize> {
     let last: usize = (0..4).map(|i| (tensor.ne[i].max(1) as usize - 1) * tensor.nb[i]).sum();
     let start = tensor.data as usize;
-    // Of f32, as products' rows and results are.
     start..start.saturating_add(last + 4)
 }
 
@@ -52,4 +51,23 @@ pub(super) fn whole(tensor: &sys::ggml_tensor) -> Range<usize> {
     let bytes = (1..4).map(|i| tensor.ne[i].max(0) as usize * tensor.nb[i]).fold(tensor.nb[0], usize::max);
     let start = tensor.data as usize;
     start..start.saturating_add(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_nodes::{graph, Node};
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_elements() {
+        let mut nodes = graph(&[Node::leaf(), Node::leaf()]);
+        for node in &mut nodes {
+            node.data = std::ptr::without_provenance_mut(0x1_0000);
+        }
+        // Rows of eight floats with a gap after each, and of two blocks of 32 elements in 34 bytes.
+        (nodes[0].ne, nodes[0].nb) = ([8, 4, 1, 1], [4, 64, 256, 256]);
+        assert_eq!(span(&nodes[0]), 0x1_0000..0x1_0000 + 3 * 64 + 32);
+        (nodes[1].ne, nodes[1].nb) = ([64, 4, 1, 1], [34, 68, 272, 272]);
+        assert_eq!(whole(&nodes[1]), 0x1_0000..0x1_0000 + 4 * 68);
+    }
 }

@@ -7,7 +7,8 @@
 //!
 //! yₚ = g·(xₚ + Σᵢ uᵢ·xₚ₋ᵢ) + 2·xₚ
 //!
-//! Products with u only exchange elements and change signs. That leaves n + 2 additions an element, of 4·n by the definition, and no table.
+//! Products with u only exchange elements and change signs. That leaves n + 2 additions an element, of 4·n by the definition,
+//! and no table.
 //! Sources: J. Williamson, "Hadamard's determinant theorem and the sum of four squares" (1944). The units uᵢ of each n were
 //! found by trying all.
 
