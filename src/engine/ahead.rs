@@ -67,11 +67,24 @@ impl Stream<'_, '_> {
     /// They were to be, are nowhere else, and are not.
     pub(super) fn begun_ahead(&self, product: usize, first: usize) -> Result<Option<Block>, Error> {
         let Some(feeds) = self.feeds.filter(|feeds| feeds.product == product) else { return Ok(None) };
-        let block = self.ahead.filter(|block| block.first == first);
+        let block = self.ahead_from(first);
         if block.is_none() && !feeds.keeps {
             return Err(Error::Unusable);
         }
         Ok(block)
+    }
+
+    /// The rows from `first` on that were begun ahead, if they were.
+    fn ahead_from(&self, first: usize) -> Option<Block> {
+        self.ahead.into_iter().flatten().find(|block| block.first == first)
+    }
+
+    /// A slot for more of them: not that of the batch under way, and one that no others wait in, if there is one.
+    fn free_ahead(&self) -> usize {
+        let busy = self.under_way.as_ref().map(|under_way| under_way.flight.block.slot);
+        let free = || SLOTS_AHEAD.zip(&self.ahead).filter(|(slot, _)| Some(*slot) != busy);
+        let found = free().find(|(_, block)| block.is_none()).or_else(|| free().next());
+        found.map_or(SLOTS_AHEAD.start, |(slot, _)| slot)
     }
 }
 
@@ -121,7 +134,7 @@ impl Engine {
         let Some(Feeds { schedule, .. }) = stream.feeds.filter(|feeds| feeds.product == product) else {
             return Ok(());
         };
-        if stream.ahead.is_some_and(|block| block.first == first) {
+        if stream.ahead_from(first).is_some() {
             return Ok(());
         }
         let Some(Product { weight, activations, .. }) = &stream.products[product] else { return Ok(()) };
@@ -130,12 +143,11 @@ impl Engine {
             Some(schedule) => schedule,
             None => return Ok(()),
         };
-        // Not that of the batch under way.
-        let busy = stream.under_way.as_ref().map(|under_way| under_way.flight.block.slot);
-        let slot = SLOTS_AHEAD.into_iter().find(|slot| Some(*slot) != busy);
-        let block = self.begin(weight, &activations, Begin::between(first, slot, schedule), stream.room)?;
+        let slot = stream.free_ahead();
+        let begin = Begin::between(first, Some(slot), schedule);
+        let block = self.begin(weight, &activations, begin, stream.room)?;
         self.aim(weight, &block, stream.room);
-        stream.ahead = Some(block);
+        stream.ahead[slot - SLOTS_AHEAD.start] = Some(block);
         Ok(())
     }
 
@@ -147,7 +159,7 @@ impl Engine {
         first: usize,
     ) -> Option<Ahead<'p>> {
         let feeds = stream.feeds.filter(|feeds| feeds.product == product)?;
-        let block = stream.ahead.filter(|block| block.first == first)?;
+        let block = stream.ahead_from(first)?;
         let weight = stream.products[product].as_ref()?.weight;
         let packed = &mut stream.room.packed;
         Some(Ahead {
