@@ -168,6 +168,7 @@ fn chains(library: &Library, rows: usize, kept: bool) {
         // Two tiles would keep the NPU for longer than two such products may; here they do all the same.
         let size = engine.chain_tile(&products, &links, Some(&between));
         assert_eq!(size.is_some(), rows > 512, "{rows} rows");
+        assert!(size.is_none_or(|size| (rows / 3..512).contains(&size)), "{size:?} rows of {rows}");
         let size = size.unwrap_or(rows.div_ceil(2));
         let mut chain = Chain { products: &mut products, links: &links, make: &make };
         let way = match engine.chain(&mut chain, Some(&mut between), size) {

@@ -82,8 +82,8 @@ impl Stream<'_, '_> {
     /// A slot for more of them: not that of the batch under way, and one that no others wait in, if there is one.
     fn free_ahead(&self) -> usize {
         let busy = self.under_way.as_ref().map(|under_way| under_way.flight.block.slot);
-        let free = || SLOTS_AHEAD.zip(&self.ahead).filter(|(slot, _)| Some(*slot) != busy);
-        let found = free().find(|(_, block)| block.is_none()).or_else(|| free().next());
+        let free = SLOTS_AHEAD.zip(&self.ahead).filter(|(slot, _)| Some(*slot) != busy);
+        let found = free.min_by_key(|(_, block)| block.is_some());
         found.map_or(SLOTS_AHEAD.start, |(slot, _)| slot)
     }
 }

@@ -370,28 +370,26 @@ impl Engine {
         else {
             return false;
         };
-        let (mut number, mut before) = (0, None);
+        let (mut number, mut before, count) = (0, None, tiles(rows, size).count());
         for stage in stages(products.len(), links, between).collect::<Vec<_>>() {
-            let count = tiles(rows, size).count();
             for tile in tiles(rows, size) {
                 number += 1;
                 if number + 1 < progress.begun {
                     continue;
                 }
                 let is_made = number < progress.begun || number == progress.begun && progress.is_made;
-                match (stage.origin, between, &before) {
-                    (Origin::Link(link), ..) if !is_made && !self.link(make, link, tile.clone()) => {
-                        return false
-                    }
+                let are_there = match (stage.origin, between, &before) {
+                    (Origin::Link(link), ..) if !is_made => self.link(make, link, tile.clone()),
                     // Of two products that the NPU did, and nobody wrote it down.
                     (Origin::Made, Some(between), Some(pair))
-                        if !between.kept
-                            && number + 1 < progress.begun + count
-                            && !self.make_anew(products, (pair, links, between), tile.clone()) =>
+                        if !between.kept && number + 1 < progress.begun + count =>
                     {
-                        return false
+                        self.make_anew(products, (pair, links, between), tile.clone())
                     }
-                    _ => (),
+                    _ => true,
+                };
+                if !are_there {
+                    return false;
                 }
                 for at in stage.products.clone() {
                     let Some(product) = &mut products[at] else { return false };

@@ -22,7 +22,7 @@ use super::pair::Between;
 use super::prepare::{grow, Known, Prepared, LOTS};
 use super::product::{blocks, Activations, Product, GROUP};
 use super::route::ROWS_MAX as FEW;
-use super::scratch::{SLOTS, SLOTS_AHEAD};
+use super::scratch::SLOTS;
 use super::{Engine, Error, NpuWeight};
 use crate::observe::Lane;
 use crate::plan::{Batch, Schedule};
@@ -60,7 +60,7 @@ pub(super) struct Stream<'s, 'p> {
     pub(super) apart: Option<usize>,
     /// The product whose rows are packed as they are made, and those of them that were begun last, by their slot.
     pub(super) feeds: Option<Feeds>,
-    pub(super) ahead: [Option<Block>; SLOTS_AHEAD.end - SLOTS_AHEAD.start],
+    pub(super) ahead: [Option<Block>; SLOTS],
     pub(super) under_way: Option<UnderWay>,
     pub(super) asked: Asked,
     pub(super) room: &'s mut Room,
@@ -161,7 +161,7 @@ impl Engine {
             made: false,
             apart: None,
             feeds: None,
-            ahead: [None; SLOTS_AHEAD.end - SLOTS_AHEAD.start],
+            ahead: [None; SLOTS],
             under_way: None,
             asked: Asked::default(),
             room: &mut room,

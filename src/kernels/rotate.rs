@@ -18,7 +18,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use factor::{factors, Factor};
+use factor::{factors, order_of, Factor};
 
 use crate::names::value_of;
 
@@ -101,7 +101,7 @@ impl Rotation {
             return None;
         }
         let factors = factors(block);
-        let order: usize = factors.iter().map(Factor::order).product();
+        let order = order_of(&factors);
         let power = if order > 1 { block / order } else { 1 << block.trailing_zeros() };
         let norm = 1.0 / ((order * power) as f32).sqrt();
         let random: Vec<bool> = negatives(recipe).take(k).collect();
@@ -122,7 +122,7 @@ impl Rotation {
 
     /// The order of all factors together, or 1.
     fn order(&self) -> usize {
-        self.factors.iter().map(Factor::order).product()
+        order_of(&self.factors)
     }
 
     /// Elements that are rotated together: all, or each of as many by itself.
@@ -135,7 +135,7 @@ impl Rotation {
     pub fn block_within(len: usize) -> Option<usize> {
         let is_good = |block: &usize| {
             let twos = 1 << block.trailing_zeros();
-            let order = || factors(*block).iter().map(Factor::order).product::<usize>();
+            let order = || order_of(&factors(*block));
             *block == twos || (2..=BLOCK_ORDER_MAX).contains(&order()) && block / order() >= transform::STRIP
         };
         let blocks = (1..=len / BLOCK_MIN).filter(|parts| len % parts == 0).map(|parts| len / parts);

@@ -60,8 +60,8 @@ pub unsafe fn may_go_ahead(ops: &Ops, found: &Found) -> bool {
 /// # Safety
 /// As [`may_go_ahead`].
 pub unsafe fn may_be_made_anew(ops: &Ops, found: &Found) -> bool {
-    let stages = || found.stages().zip(found.stages().skip(1)).zip(found.stages().skip(2));
-    stages().all(|((pair, of_gate), next)| {
+    let mut stages = found.stages().zip(found.stages().skip(1)).zip(found.stages().skip(2));
+    stages.all(|((pair, of_gate), next)| {
         let (Origin::Gate(_), Origin::Nodes(nodes)) = (&of_gate.origin, &next.origin) else { return true };
         let mut places = Places { of: [const { None }; PLACES], count: 0 };
         // SAFETY: by the contract.

@@ -65,6 +65,11 @@ impl Factor {
     }
 }
 
+/// The order of all factors together, or 1.
+pub fn order_of(factors: &[Factor]) -> usize {
+    factors.iter().map(Factor::order).product()
+}
+
 /// The factors of rows of `width` elements, the outermost first: one of the smallest order, or two where that is less work and
 /// leaves whole strips; none for a power of two, and where none fit.
 pub fn factors(width: usize) -> Vec<Factor> {

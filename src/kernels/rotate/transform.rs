@@ -12,7 +12,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::factor::{Factor, ORDER_MAX};
+use super::factor::{order_of, Factor, ORDER_MAX};
 use super::paley::{Paley, PATTERNS};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::lanes::Avx2;
@@ -86,8 +86,7 @@ unsafe fn transform<V: Lanes, const S: usize>(
 ) {
     let Shape { factors, power, signs } = shape;
     assert!(row.len() == signs.len() && out.len() == scratch.len() && row.len() <= out.len());
-    let orders: usize = factors.iter().map(Factor::order).product();
-    assert!(power.is_power_of_two() && factors.len() <= 2 && orders * power == out.len());
+    assert!(power.is_power_of_two() && factors.len() <= 2 && order_of(factors) * power == out.len());
     // Each factor goes from one to the other, the last one to `out`.
     let mixed = if factors.len() == 1 { &mut *scratch } else { &mut *out };
     // SAFETY: passed on; the lengths were checked just now.
@@ -179,7 +178,7 @@ unsafe fn signed<V: Lanes, const R: usize>(row: *const f32, signs: *const f32, o
 /// # Safety
 /// They are readable, and the machine has the instructions of `V`.
 #[inline(always)]
-unsafe fn load<V: Lanes, const R: usize>(from: *const f32, apart: usize) -> [V; R] {
+pub(super) unsafe fn load<V: Lanes, const R: usize>(from: *const f32, apart: usize) -> [V; R] {
     // SAFETY: says the caller. No closure: it would be built without the instructions, and called.
     unsafe {
         let mut v = [V::load(from); R];
@@ -195,7 +194,7 @@ unsafe fn load<V: Lanes, const R: usize>(from: *const f32, apart: usize) -> [V; 
 /// # Safety
 /// They are writable.
 #[inline(always)]
-unsafe fn store<V: Lanes, const R: usize>(v: &[V; R], to: *mut f32, apart: usize) {
+pub(super) unsafe fn store<V: Lanes, const R: usize>(v: &[V; R], to: *mut f32, apart: usize) {
     for (i, v) in v.iter().enumerate() {
         // SAFETY: says the caller.
         unsafe { v.store(to.add(i * apart)) };

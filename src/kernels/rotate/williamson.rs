@@ -14,6 +14,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::transform::{load, store};
 use crate::kernels::lanes::Lanes;
 
 /// A quaternion of four elements.
@@ -76,7 +77,7 @@ macro_rules! matrices {
                     // is read. No closures: they would be built without the instructions, and called.
                     unsafe {
                         for p in 0..$n {
-                            let x = load::<V>(source.add(p * 4 * power + start), power);
+                            let x = load::<V, 4>(source.add(p * 4 * power + start), power);
                             around[HALF + p].write(x);
                             if p < HALF {
                                 around[HALF + $n + p].write(x);
@@ -91,11 +92,7 @@ macro_rules! matrices {
                             let sum = x;
                             $(let sum = add_times(sum, $unit, add_times(*at.sub($i), One, *at.add($i)));)+
                             let to = out.add(p * 4 * power + start);
-                            let [a, b, c, d] = last(x, sum);
-                            a.store(to);
-                            b.store(to.add(power));
-                            c.store(to.add(2 * power));
-                            d.store(to.add(3 * power));
+                            store(&last(x, sum), to, power);
                         }
                     }
                 }
@@ -109,18 +106,6 @@ matrices! {
     five: 5, [1: I, 2: MinusOne];
     seven: 7, [1: One, 2: MinusOne, 3: MinusI];
     nine: 9, [1: One, 2: I, 3: One, 4: MinusOne];
-}
-
-/// Four vectors, `apart` floats from one to the next.
-///
-/// # Safety
-/// They are readable, and the machine has the instructions of `V`.
-#[inline(always)]
-unsafe fn load<V: Lanes>(from: *const f32, apart: usize) -> Quaternion<V> {
-    // SAFETY: says the caller.
-    unsafe {
-        [V::load(from), V::load(from.add(apart)), V::load(from.add(2 * apart)), V::load(from.add(3 * apart))]
-    }
 }
 
 /// `sum` + `unit`·`x`.
