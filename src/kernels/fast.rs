@@ -314,45 +314,51 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
 ) {
     let Results { m, row_start, rows, columns, row_scales, column_scales, stride, .. } = *results;
     let low = if PLANES == 2 { m / 2 } else { 0 };
-    // The rows' elements of a block of columns, and those of its low plane: neighbours, so that a strip is read in a few streams.
+    // The rows' elements of a block of columns, row by row, and those of its low plane: neighbours, so that a strip is read in a
+    // few streams.
     let piece = |block: usize| {
         let at = block * m + row_start;
-        [&c[at * BLOCK..][..rows * BLOCK], &c[(at + low) * BLOCK..][..rows * BLOCK]]
+        [at, at + low].map(|at| bytemuck::cast_slice::<T, [T; BLOCK]>(&c[at * BLOCK..][..rows * BLOCK]))
     };
     for (index, column_scales) in column_scales[..columns].chunks(STRIP).enumerate() {
         let start = index * STRIP;
         let out = &mut out[start..];
-        let Ok(column_scales) = <&[f32; STRIP]>::try_from(column_scales) else {
+        // By value, so that they stay in registers.
+        let Ok(column_scales) = <[f32; STRIP]>::try_from(column_scales) else {
             for (row, out) in out.chunks_mut(stride).take(rows).enumerate() {
                 for (i, (out, scale)) in out.iter_mut().zip(column_scales).enumerate() {
-                    let [high, low] = piece((start + i) / BLOCK).map(|piece| piece[row * BLOCK + i % BLOCK]);
+                    let [high, low] = piece((start + i) / BLOCK).map(|piece| piece[row][i % BLOCK]);
                     put::<ACCUMULATE>(out, high.to_f32::<PLANES>(low) * scale * row_scales[row]);
                 }
             }
             break;
         };
         let mut pieces = [piece(start / BLOCK); 4];
-        for (block, piece_of) in pieces.iter_mut().enumerate().take(STRIP / BLOCK).skip(1) {
-            *piece_of = piece(start / BLOCK + block);
+        for (block, piece_of) in pieces.iter_mut().enumerate().take(STRIP / BLOCK) {
+            // So many rows, as compilers cannot know, which else look at each row for whether it is there.
+            *piece_of = piece(start / BLOCK + block).map(|piece| &piece[..rows]);
         }
         let ahead = (start + STRIP) / BLOCK..(start + 2 * STRIP) / BLOCK;
-        for (row, row_scale) in row_scales[..rows].iter().enumerate() {
+        let row_scales = &row_scales[..rows];
+        for row in 0..rows {
             if row % const { rows_a_line(BLOCK * size_of::<T>()) } == 0 {
                 // The same rows of the next strip, which begins in another page: nobody else foresees that.
                 for block in ahead.clone() {
                     let at = (block * m + row_start + row) * BLOCK;
                     prefetch(c, at);
-                    prefetch(c, at + low * BLOCK);
+                    if PLANES == 2 {
+                        prefetch(c, at + low * BLOCK);
+                    }
                 }
             }
             let out: &mut [f32; STRIP] =
                 (&mut out[row * stride..][..STRIP]).try_into().expect("a strip's columns");
-            for (block, pieces) in pieces.iter().enumerate().take(STRIP / BLOCK) {
-                let [high, low]: [&[T; BLOCK]; 2] =
-                    pieces.map(|piece| piece[row * BLOCK..][..BLOCK].try_into().expect("a block's columns"));
+            for (block, [high, low]) in pieces.iter().enumerate().take(STRIP / BLOCK) {
+                let high = &high[row];
+                let low = if PLANES == 2 { &low[row] } else { high };
                 for i in 0..BLOCK {
                     let sum = high[i].to_f32::<PLANES>(low[i]) * column_scales[block * BLOCK + i];
-                    put::<ACCUMULATE>(&mut out[block * BLOCK + i], sum * row_scale);
+                    put::<ACCUMULATE>(&mut out[block * BLOCK + i], sum * row_scales[row]);
                 }
             }
         }

@@ -79,7 +79,7 @@ pub struct Results<'a> {
 }
 
 /// An element of C: the sum that the NPU computed.
-pub trait Sum: Copy {
+pub trait Sum: bytemuck::Pod {
     /// The nearest f32 of a sum, or of that of two planes: 16 times this one plus `low`. Without planes `low` is the
     /// sum itself, and not looked at.
     fn to_f32<const PLANES: usize>(self, low: Self) -> f32;
