@@ -164,13 +164,17 @@ fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, a: &mut Strips<i8>) {
             let places = a.get(index)[group.start * BLOCK..group.end * BLOCK].chunks_exact_mut(BLOCK);
             for ((row, inverse), place) in group.clone().zip(inverses).zip(places) {
                 let values = &rows.row(row)[start..];
+                let place: &mut [i8; BLOCK] = place.try_into().expect("a whole block");
                 if let Some(values) = values.first_chunk::<BLOCK>() {
-                    // A block by itself: what is written is known to be none of what is read, and becomes vectors.
+                    // A block by itself: what is written is known to be none of what is read, and becomes vectors. Not of bytes
+                    // yet, eight of which compilers take for one number.
                     let mut block = [0; BLOCK];
                     for i in 0..BLOCK {
-                        block[i] = quantize_one(values[i], inverse);
+                        block[i] = round_within(values[i] * inverse, -127, 127);
                     }
-                    place.copy_from_slice(&block);
+                    for i in 0..BLOCK {
+                        place[i] = block[i] as i8;
+                    }
                 } else {
                     place.fill(0);
                     quantize_body(values, inverse, place);
