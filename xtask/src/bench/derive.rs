@@ -44,6 +44,7 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
     let prompt = |name: &str| difference(prompts, f64::from(REPETITIONS - 1), |ran| ran.plugin.number(name));
     let per_token = |name: &str| difference(tokens, count, |ran| ran.plugin.number(name));
     let stages: Option<f64> = STAGES.iter().map(|name| prompt(name)).sum();
+    let link = prompt("link_ns");
     let both = |a: &str, c: &str| prompt(a).zip(prompt(c)).map(|(a, c)| a + c);
     let matrix_bytes = both("a_bytes", "c_bytes");
     let passes = |bytes: Option<f64>| {
@@ -80,6 +81,8 @@ pub fn row(measured: &Measured, bytes_per_ns: f64) -> Result<Row> {
         pack_ns: prompt("pack_ns"),
         sync_ns: prompt("sync_ns"),
         scale_ns: prompt("scale_ns"),
+        link_ns: link,
+        cpu_over_npu: stages.map(|ns| (ns + link.unwrap_or(0.0)) / prefill_npu_ns),
         wait_ns: wait,
         busy_ns: busy,
         activation_bytes: prompt("activation_bytes"),
@@ -237,7 +240,7 @@ mod tests {
     fn measured() -> Measured {
         let stages = |times: u64| {
             json!({"tensors": [weight(512 * times)], "fds": 4, "npu_bytes": 2_000_000, "engine": {
-                "compare_ns": 100 * times, "pack_ns": 50 * times, "sync_ns": 30 * times, "scale_ns": 20 * times,
+                "compare_ns": 100 * times, "pack_ns": 50 * times, "sync_ns": 30 * times, "scale_ns": 20 * times, "link_ns": 300 * times,
                 "wait_ns": 10 * times, "busy_ns": 90 * times, "activation_bytes": 600 * times, "result_bytes": 400 * times,
                 "a_bytes": 150 * times, "c_bytes": 850 * 2 * times + 150 * times
             }})
@@ -269,6 +272,8 @@ mod tests {
         // 200 ns of stages; 1000 bytes take 100 ns to copy.
         assert_eq!((row.host_memcpy_passes, row.npu_wait_share), (Some(2.0), Some(0.1)));
         assert_eq!(row.host_memcpy_passes_of_matrices, Some(1.0));
+        // With the 300 ns between products.
+        assert_eq!((row.link_ns, row.cpu_over_npu), (Some(300.0), Some(5e-4)));
         assert_eq!((row.allocs_per_token, row.threads_per_token), (Some(3.0), None));
         assert_eq!((row.fds, row.contexts, row.npu_bytes), (Some(4), None, Some(2_000_000)));
         // 2 000 000 bytes and the 97 152 that the host has more: twice the weight.
@@ -286,7 +291,7 @@ mod tests {
         let row = super::row(&bare, 10.0).unwrap();
         assert_eq!((row.prefill_roofline_share, row.decode_bandwidth_share), (None, None));
         assert_eq!((row.host_memcpy_passes, row.npu_wait_share, row.fds), (None, None, None));
-        assert_eq!(row.host_memcpy_passes_of_matrices, None);
+        assert_eq!((row.host_memcpy_passes_of_matrices, row.cpu_over_npu), (None, None));
         bare.prompts[1] = bare.prompts[0].clone();
         assert!(super::row(&bare, 10.0).unwrap_err().to_string().contains("nothing to measure"));
         bare.prompts[1].emulator.soc = "rk1".into();

@@ -54,6 +54,12 @@ pub struct Row {
     pub sync_ns: Option<f64>,
     /// Scaling results.
     pub scale_ns: Option<f64>,
+    /// What the host's graph has between products: sums and norms.
+    #[serde(default)]
+    pub link_ns: Option<f64>,
+    /// All of the stages' time, with that, over `prefill_npu_ns`: what the NPU is to hide.
+    #[serde(default)]
+    pub cpu_over_npu: Option<f64>,
     /// Within products, no core running.
     pub wait_ns: Option<f64>,
     /// Within products, a core running.
@@ -178,7 +184,8 @@ pub const GROUPS: [Group; 3] = [
                same rows run as one, where that is shorter. *Of the peak*: the arithmetic at all cores' peak over it. *Passes*: comparing, rotating, packing, syncing \
                and scaling, in units of copying all activations and results once, as f32, as fast as *memcpy* copied before and \
                after; *of A and C*: in units of copying A and C once, as the NPU has them: fewer bits, but the results of \
-               each segment of K. *Idle*: the part of the time within products in which no core ran. *Paced*: the wall clock, CPU of this machine + modelled NPU.",
+               each segment of K. *CPU*: the time of all that, and of sums and norms between products, over *modelled ms*: the NPU \
+               waits for what is above one, however well they overlap. *Idle*: the part of the time within products in which no core ran. *Paced*: the wall clock, CPU of this machine + modelled NPU.",
         columns: &[
             ("modelled ms", |row| number(Some(row.prefill_npu_ns / 1e6), 1)),
             ("of the best", |row| percent(row.prefill_roofline_share)),
@@ -187,6 +194,7 @@ pub const GROUPS: [Group; 3] = [
             ("passes", |row| number(row.host_memcpy_passes, 2)),
             ("of A and C", |row| number(row.host_memcpy_passes_of_matrices, 2)),
             ("memcpy GB/s", |row| number(Some(row.memcpy_gb_per_second), 1)),
+            ("CPU", |row| number(row.cpu_over_npu, 2)),
             ("idle", |row| percent(row.npu_wait_share)),
             ("paced tok/s", |row| number(row.prefill_paced_tokens_per_second, 1)),
         ],
@@ -311,7 +319,7 @@ pub mod tests {
         assert!(text.contains("1.00   –   –  1.50"), "{text}");
         let markdown = GROUPS[0].markdown(&rows);
         let bars: Vec<usize> = markdown.lines().map(|line| line.matches('|').count()).collect();
-        assert_eq!(bars, [13; 4], "{markdown}");
+        assert_eq!(bars, [14; 4], "{markdown}");
         assert!(markdown.contains("| a-longer-name | Q8_0 | default | 12.3 | – | – | – |"), "{markdown}");
     }
 
