@@ -51,7 +51,8 @@ impl Ahead<'_> {
                 all_rows: self.block.rows,
                 targets: &self.targets,
             },
-            kernel: kernel(pipeline, block).ok_or(Error::Unusable)?,
+            kernel: kernel(pipeline, block)
+                .ok_or(Error::Lost { what: "kernel for rows that are packed as they are made" })?,
             rotation: self.weight.rotation.as_deref(),
             scales: Divided::new(&mut self.scales),
             memory: Divided::new(self.memory.memory()?),
@@ -69,7 +70,7 @@ impl Stream<'_, '_> {
         let Some(feeds) = self.feeds.filter(|feeds| feeds.product == product) else { return Ok(None) };
         let block = self.ahead_from(first);
         if block.is_none() && !feeds.keeps {
-            return Err(Error::Unusable);
+            return Err(Error::Lost { what: "block of rows that are packed as they are made" });
         }
         Ok(block)
     }

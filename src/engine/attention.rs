@@ -162,7 +162,8 @@ impl Engine {
         let (Some(limits), true) = (self.chip.limits(MatmulType::F16), self.can_attend()) else {
             return Err(Error::Unsupported { chip: self.chip.title, what: "attention".to_owned() });
         };
-        let Some((plan, _)) = self.attention_plan(&attention.shape) else { return Err(Error::Unusable) };
+        let (plan, _) =
+            self.attention_plan(&attention.shape).ok_or(Error::Lost { what: "plan of this attention" })?;
         let started = Instant::now();
         let domain = self.domains.get_mut(0);
         let (id, keeper) = (domain.id, domain.keeper.clone());

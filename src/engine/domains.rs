@@ -69,7 +69,8 @@ impl Domain {
         self.release_arenas();
         let mut make = |wanted| -> Result<(Arena, Memory), Error> {
             let mut arena = Arena::allocate(&self.keeper, wanted)?;
-            let memory = arena.take(bytes, PIECE_ALIGN)?.ok_or(Error::Unusable)?;
+            let memory =
+                arena.take(bytes, PIECE_ALIGN)?.ok_or(Error::Lost { what: "room in a new arena" })?;
             tester.reaches(&memory)?;
             Ok((arena, memory))
         };

@@ -93,7 +93,9 @@ impl Engine {
 
     /// Gives a batch of the product after two others, which is woven into them; what it reads of the rows is packed.
     fn advance_woven(&mut self, stream: &mut Stream, index: usize, batch: Batch) -> Result<(), Error> {
-        let Some(block) = stream.begun_ahead(index + 2, 0)? else { return Err(Error::Unusable) };
+        let block = stream
+            .begun_ahead(index + 2, 0)?
+            .ok_or(Error::Lost { what: "block of rows that are packed as they are made" })?;
         let Some(Product { activations, .. }) = &stream.products[index + 2] else { return Ok(()) };
         let part = Activations { data: &[], ..*activations };
         if stream.is_making(index) {

@@ -113,6 +113,12 @@ pub enum Error {
     /// No type and core gave right numbers.
     #[error("no product came out right on it; see rknpu-doctor")]
     Unusable,
+    /// The engine relies on what it does not have.
+    #[error("there is no {what} where it has to be: a bug of this plugin; please report it")]
+    Lost {
+        /// What is looked for.
+        what: &'static str,
+    },
     /// A core's thread is gone.
     #[error("the thread of NPU core {core} has ended")]
     CoreGone {

@@ -125,7 +125,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let started = Instant::now();
         let (plan, rows, stats) = (&weight.plan, activations.rows, self.stats.clone());
-        let Some(stack) = weight.stack() else { return Err(Error::Unusable) };
+        let stack = weight.stack().ok_or(Error::Lost { what: "weight in one piece" })?;
         let (m, segments) = (rows * weight.pipeline.planes(), plan.segments.len());
         let (rotation, known) = (weight.rotation.as_ref(), Known::same(same));
         let wish = Wish { rotation, shared: &weight.shared, known, again: false };

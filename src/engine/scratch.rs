@@ -27,6 +27,8 @@ struct Region {
 }
 
 impl Region {
+    const LOST: Error = Error::Lost { what: "memory of a slot" };
+
     /// Sees to it that there are `bytes` bytes. What was in a smaller memory is gone.
     fn reserve(&mut self, keeper: &Arc<Context>, stats: &Arc<Stats>, bytes: usize) -> Result<(), Error> {
         if self.memory.as_ref().is_none_or(|(memory, _)| memory.bytes() < bytes) {
@@ -41,12 +43,12 @@ impl Region {
     }
 
     fn memory(&mut self) -> Result<&mut Memory, Error> {
-        self.memory.as_mut().map(|(memory, _)| memory).ok_or(Error::Unusable)
+        self.memory.as_mut().map(|(memory, _)| memory).ok_or(Self::LOST)
     }
 
     /// The window at `range`, and the memory; made when it is first asked for.
     fn window(&mut self, range: &Range<usize>) -> Result<(&Window, &mut Memory), Error> {
-        let (memory, _) = self.memory.as_mut().ok_or(Error::Unusable)?;
+        let (memory, _) = self.memory.as_mut().ok_or(Self::LOST)?;
         let place = match self.windows.iter().position(|(known, _)| known == range) {
             Some(place) => place,
             None => {
@@ -91,7 +93,7 @@ pub struct Lent(Vec<Region>);
 impl Lent {
     /// The one memory of a slot of windows.
     pub fn memory(&mut self) -> Result<&mut [u8], Error> {
-        Ok(self.0.first_mut().ok_or(Error::Unusable)?.memory()?.as_mut_slice())
+        Ok(self.0.first_mut().ok_or(Region::LOST)?.memory()?.as_mut_slice())
     }
 }
 

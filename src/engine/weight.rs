@@ -84,7 +84,7 @@ impl NpuWeight {
             }
             Parts::Singly(parts) => {
                 let part = parts.get(self.plan.part(run.core, segment));
-                part.map(|(memory, _)| memory.binding()).ok_or(Error::Unusable)
+                part.map(|(memory, _)| memory.binding()).ok_or(Error::Lost { what: "part of a weight" })
             }
         }
     }
