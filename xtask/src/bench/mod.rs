@@ -102,6 +102,31 @@ const EXPERTS_TOKENS: u32 = 512;
 struct Found {
     rows: Vec<Row>,
     pairs: Vec<Pair>,
+    /// What could not be measured, and why.
+    failed: Vec<String>,
+}
+
+impl Found {
+    /// What was measured; `None` if it could not be, which is told now and noted for the end: the others are measured all the same.
+    fn measured<T>(&mut self, what: &str, result: Result<T>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                warn(&format!("{what}: {error}"));
+                self.failed.push(what.to_owned());
+            })
+            .ok()
+    }
+
+    /// An error if something could not be measured.
+    fn complete(&self) -> Result<()> {
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        let what = self.failed.join(", ");
+        Err(Error::Refused(format!(
+            "not measured, for what is said above: {what}; all else is above, and no page is written"
+        )))
+    }
 }
 
 /// A model to measure.
@@ -135,7 +160,8 @@ impl Subject {
 /// Measures, or takes what was measured, prints and saves.
 ///
 /// # Errors
-/// Bad input, a failed set-up, a full disk, a failed host, reports that hold no figures.
+/// Bad input, a failed set-up, a full disk; once all else is measured and printed, a failed host and reports that hold no
+/// figures.
 pub fn command(options: &Options) -> Result<()> {
     if let Some(path) = &options.save {
         // Said now, not after an hour of measuring.
@@ -150,6 +176,7 @@ pub fn command(options: &Options) -> Result<()> {
         }
         found.pairs.iter().for_each(|pair| println!("{}", pair.summary()));
     }
+    found.complete()?;
     if let Some(path) = &options.save {
         page::save(&found, path)?;
         note(&format!("the page is {}", path.display()));
@@ -196,23 +223,32 @@ fn measure(options: &Options) -> Result<Found> {
                 };
                 let subject = versus::Subject { model, weights: kind.name(), layers, path: &path };
                 for tokens in tokens {
-                    let pair = versus.pair(part, &subject, &options.pipelines[0], *tokens)?;
-                    note(&pair.summary());
-                    found.pairs.push(pair);
+                    let what = format!("{model} {}, {tokens} tokens", kind.name());
+                    let pair = versus.pair(part, &subject, &options.pipelines[0], *tokens);
+                    if let Some(pair) = found.measured(&what, pair) {
+                        note(&pair.summary());
+                        found.pairs.push(pair);
+                    }
                 }
             }
         }
     }
     if wanted(Measure::Products) {
-        found.rows = products(options, &ready, &npu, &cache, threads)?;
+        products(options, &ready, &npu, &cache, threads, &mut found)?;
     }
     Ok(found)
 }
 
-fn products(options: &Options, ready: &Ready, npu: &Npu, cache: &Cache, threads: u32) -> Result<Vec<Row>> {
+fn products(
+    options: &Options,
+    ready: &Ready,
+    npu: &Npu,
+    cache: &Cache,
+    threads: u32,
+    found: &mut Found,
+) -> Result<()> {
     let total = options.shapes.len() * options.types.len() * options.pipelines.len();
     let mut bench = Bench::new(ready, npu, cache, threads, total);
-    let mut rows = Vec::with_capacity(total);
     for subject in &options.shapes {
         for kind in &options.types {
             let path = match subject {
@@ -222,22 +258,36 @@ fn products(options: &Options, ready: &Ready, npu: &Npu, cache: &Cache, threads:
                 }
             };
             for asked in &options.pipelines {
-                let row = bench.row(subject.name(), kind.name(), &path, asked)?;
-                // An hour's measuring should not be lost with the last row.
+                let what = format!("{} {} {asked}", subject.name(), kind.name());
+                let row = bench.row(subject.name(), kind.name(), &path, asked);
+                // An hour's measuring should not be lost with one row.
+                let Some(row) = found.measured(&what, row) else { continue };
                 note(&rows::summary(&row));
                 if let Some(complaint) = rows::unsteady(&row) {
                     warn(&complaint);
                 }
-                rows.push(row);
+                found.rows.push(row);
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_is_told_at_the_end_and_the_rest_is_measured() {
+        let mut found = Found::default();
+        assert_eq!(found.measured("a Q8_0", Ok(7)), Some(7));
+        assert!(found.complete().is_ok());
+        for what in ["b F16", "c F16"] {
+            assert_eq!(found.measured::<()>(what, Err(Error::Refused("no figures".to_owned()))), None);
+        }
+        let error = found.complete().unwrap_err().to_string();
+        assert!(error.contains("b F16, c F16; all else is above"), "{error}");
+    }
 
     #[test]
     fn models_go_by_name_and_an_unknown_one_is_refused_with_the_list() {

@@ -55,8 +55,11 @@ mod tests {
     fn figures_are_read_back_as_they_were_printed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("figures.json");
-        let found =
-            Found { rows: vec![row("a", Some(0.5)), row("b", None)], pairs: vec![pair(Part::Experts)] };
+        let found = Found {
+            rows: vec![row("a", Some(0.5)), row("b", None)],
+            pairs: vec![pair(Part::Experts)],
+            ..Found::default()
+        };
         let text = json(&found);
         fs::write(&path, format!("a line before\n{text}\n")).unwrap();
         assert_eq!(json(&read(std::slice::from_ref(&path)).unwrap()), text);
