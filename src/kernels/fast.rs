@@ -339,7 +339,7 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
         };
         let mut pieces = [piece(start / BLOCK); 4];
         for (block, piece_of) in pieces.iter_mut().enumerate().take(STRIP / BLOCK) {
-            // So many rows, as compilers cannot know, which else look at each row for whether it is there.
+            // Cut to as many rows as it has: compilers do not know that, and would look for each row whether it is there.
             *piece_of = piece(start / BLOCK + block).map(|piece| &piece[..rows]);
         }
         let ahead = (start + STRIP) / BLOCK..(start + 2 * STRIP) / BLOCK;
