@@ -124,10 +124,22 @@ fn quantize_one(value: f32, inverse_scale: f32) -> i8 {
 /// The nearest integer, ties to even, within `low..=high`, for a number below 2²¹ in magnitude; else one of both.
 #[inline(always)]
 pub(super) fn round_within(value: f32, low: i32, high: i32) -> i32 {
+    rounded_bits(value, low, high) - ROUND.to_bits() as i32
+}
+
+/// The same as a float, which is less work than to make one of the integer.
+#[inline(always)]
+pub(super) fn round_within_as_float(value: f32, low: i32, high: i32) -> f32 {
+    f32::from_bits(rounded_bits(value, low, high) as u32) - ROUND
+}
+
+/// The bits of [`ROUND`] and the rounded number.
+#[inline(always)]
+fn rounded_bits(value: f32, low: i32, high: i32) -> i32 {
     // Clamped as integers, which positive floats compare like, and negative ones are below: compilers make branches
     // of a clamp of floats on aarch64.
     let zero = const { ROUND.to_bits() as i32 };
-    ((value + ROUND).to_bits() as i32).clamp(zero + low, zero + high) - zero
+    ((value + ROUND).to_bits() as i32).clamp(zero + low, zero + high)
 }
 
 vectorised! {

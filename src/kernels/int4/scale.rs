@@ -6,8 +6,7 @@
 //! uniform step of a Gaussian (0.335 for 16 levels: J. Max, "Quantizing for Minimum Distortion", 1960), which a
 //! rotated row nearly is. A fit never makes the error larger, so that it may be repeated.
 
-use super::super::fast::round_within;
-use super::super::fast::{amax, vectorised};
+use super::super::fast::{amax, round_within_as_float, vectorised};
 
 /// Fractions of the step at which −8 meets the largest magnitude.
 const OF_PEAK: [f32; 5] = [1.0, 0.87, 0.75, 0.65, 0.56];
@@ -93,14 +92,14 @@ fn products_body(values: &[f32], inverse: f32) -> (f32, f32) {
     for block in &mut blocks {
         for i in 0..16 {
             let value = block[i] * inverse;
-            let q = round_within(value, -8, 7) as f32;
+            let q = round_within_as_float(value, -8, 7);
             products[i] += value * q;
             squares[i] += q * q;
         }
     }
     for (i, value) in blocks.remainder().iter().enumerate() {
         let value = value * inverse;
-        let q = round_within(value, -8, 7) as f32;
+        let q = round_within_as_float(value, -8, 7);
         products[i] += value * q;
         squares[i] += q * q;
     }
@@ -127,7 +126,22 @@ fn squares_body(values: &[f32], factor: f32) -> f32 {
     lanes.iter().sum()
 }
 
-/// The sign of the first value of magnitude `peak`.
-fn signum_of(values: &[f32], peak: f32) -> f32 {
-    values.iter().find(|value| value.abs() == peak).map_or(1.0, |value| value.signum())
+vectorised! {
+    /// The sign of the first value of magnitude `peak`, of those that are there.
+    fn signum_of(values: &[f32], peak: f32) -> f32 = signum_of_body
+}
+
+#[inline(always)]
+fn signum_of_body(values: &[f32], peak: f32) -> f32 {
+    for block in values.chunks(16) {
+        // All of a block at once, and only then which it is.
+        let mut found = 0;
+        for value in block {
+            found |= u32::from(value.abs() == peak);
+        }
+        if found > 0 {
+            return block.iter().find(|value| value.abs() == peak).map_or(1.0, |value| value.signum());
+        }
+    }
+    1.0
 }
