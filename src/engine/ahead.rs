@@ -13,6 +13,9 @@ use super::{Activations, Engine, Error, NpuWeight, Product};
 use crate::plan::{Batch, Schedule, ROWS_MAX};
 use crate::pool::Divided;
 
+/// Rows that are packed as they are made were not begun.
+pub(super) const NOT_BEGUN: Error = Error::Lost { what: "block of rows that are packed as they are made" };
+
 /// A product whose rows are packed as they are made.
 #[derive(Clone, Copy)]
 pub(super) struct Feeds {
@@ -70,7 +73,7 @@ impl Stream<'_, '_> {
         let Some(feeds) = self.feeds.filter(|feeds| feeds.product == product) else { return Ok(None) };
         let block = self.ahead_from(first);
         if block.is_none() && !feeds.keeps {
-            return Err(Error::Lost { what: "block of rows that are packed as they are made" });
+            return Err(NOT_BEGUN);
         }
         Ok(block)
     }

@@ -18,6 +18,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::ahead::NOT_BEGUN;
 use super::block::Begin;
 use super::prepare::{Known, LOT_BETWEEN};
 use super::stream::{Room, Stream, UnderWay, With};
@@ -93,9 +94,7 @@ impl Engine {
 
     /// Gives a batch of the product after two others, which is woven into them; what it reads of the rows is packed.
     fn advance_woven(&mut self, stream: &mut Stream, index: usize, batch: Batch) -> Result<(), Error> {
-        let block = stream
-            .begun_ahead(index + 2, 0)?
-            .ok_or(Error::Lost { what: "block of rows that are packed as they are made" })?;
+        let block = stream.begun_ahead(index + 2, 0)?.ok_or(NOT_BEGUN)?;
         let Some(Product { activations, .. }) = &stream.products[index + 2] else { return Ok(()) };
         let part = Activations { data: &[], ..*activations };
         if stream.is_making(index) {

@@ -111,14 +111,15 @@ vectorised! {
 #[inline(always)]
 fn quantize_body(values: &[f32], inverse_scale: f32, out: &mut [i8]) {
     for (out, value) in out.iter_mut().zip(values) {
-        *out = quantize_one(*value, inverse_scale);
+        *out = quantize_one(*value, inverse_scale) as i8;
     }
 }
 
+/// In −127..=127.
 #[inline(always)]
-fn quantize_one(value: f32, inverse_scale: f32) -> i8 {
+fn quantize_one(value: f32, inverse_scale: f32) -> i32 {
     // A NaN becomes some number here; the NaN scale of its row makes the results NaN.
-    round_within(value * inverse_scale, -127, 127) as i8
+    round_within(value * inverse_scale, -127, 127)
 }
 
 /// The nearest integer, ties to even, within `low..=high`, for a number below 2²¹ in magnitude; else one of both.
@@ -182,7 +183,7 @@ fn pack_a_i8_body<const BLOCK: usize>(rows: &Rows, a: &mut Strips<i8>) {
                     // yet, eight of which compilers take for one number.
                     let mut block = [0; BLOCK];
                     for i in 0..BLOCK {
-                        block[i] = round_within(values[i] * inverse, -127, 127);
+                        block[i] = quantize_one(values[i], inverse);
                     }
                     for i in 0..BLOCK {
                         place[i] = block[i] as i8;
@@ -351,7 +352,8 @@ fn unpack_columns<T: Sum, const BLOCK: usize, const PLANES: usize, const ACCUMUL
         };
         let mut pieces = [piece(start / BLOCK); 4];
         for (block, piece_of) in pieces.iter_mut().enumerate().take(STRIP / BLOCK) {
-            // Cut to as many rows as it has: compilers do not know that, and would look for each row whether it is there.
+            // Cut to as many rows as it has: compilers do not know that, and would look for each row whether it is there. Here, and
+            // not where it is made: they lose sight of it else.
             *piece_of = piece(start / BLOCK + block).map(|piece| &piece[..rows]);
         }
         let ahead = (start + STRIP) / BLOCK..(start + 2 * STRIP) / BLOCK;

@@ -4,6 +4,7 @@
 
 use super::super::fast::amax;
 use super::scalar::quantize;
+use super::scale::signum_of;
 
 /// Bins of a histogram of magnitudes.
 const BINS: usize = 128;
@@ -20,9 +21,9 @@ pub fn scale(values: &[f32]) -> f32 {
     if peak < f32::MIN_POSITIVE * 256.0 {
         return 1.0;
     }
-    let first = values.iter().find(|value| value.abs() == peak).map_or(1.0, |value| value.signum());
+    let sign = -signum_of(values, peak);
     let share = |step: usize| 1.0 - (1.0 - SMALLEST) * step as f32 / (STEPS - 1) as f32;
-    let scales = (0..STEPS).map(|step| -first * share(step) * peak / 8.0);
+    let scales = (0..STEPS).map(|step| sign * share(step) * peak / 8.0);
     let divergences = scales.map(|scale| (divergence(values, peak, scale), scale));
     divergences.min_by(|(a, _), (b, _)| a.total_cmp(b)).map_or(1.0, |(_, scale)| scale)
 }

@@ -128,7 +128,7 @@ fn squares_body(values: &[f32], factor: f32) -> f32 {
 
 vectorised! {
     /// The sign of the first value of magnitude `peak`, of those that are there.
-    fn signum_of(values: &[f32], peak: f32) -> f32 = signum_of_body
+    pub(super) fn signum_of(values: &[f32], peak: f32) -> f32 = signum_of_body
 }
 
 #[inline(always)]

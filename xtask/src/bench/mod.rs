@@ -102,7 +102,7 @@ const EXPERTS_TOKENS: u32 = 512;
 struct Found {
     rows: Vec<Row>,
     pairs: Vec<Pair>,
-    /// What could not be measured, and why.
+    /// What could not be measured.
     failed: Vec<String>,
 }
 
