@@ -18,6 +18,7 @@ use super::pair::{joint_c_bytes, Between};
 use super::prepare::Known;
 use super::product::Activations;
 use super::stream::Stream;
+use super::together::Aim;
 use super::{schedule_key, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
 use crate::observe::Stage as Of;
 use crate::plan::{sizes_of_tiles, Schedule};
@@ -205,7 +206,7 @@ impl Engine {
         }
         let (mut at, mut ns) = (0, 0.0);
         while at < products.len() {
-            let (count, together) = self.together(&products[at..], rows);
+            let (count, together) = self.together(&products[at..], rows, Aim::Shortest);
             ns += match together {
                 Some(together) => together.ns(),
                 None => self.chained(products[at].as_ref()?.weight, rows)?.ns,
@@ -339,7 +340,7 @@ impl Engine {
         let mut at = first;
         while at < end {
             let known = if at == first { Known::Others } else { Known::Same };
-            let (count, together) = self.together(&stream.products[at..end], tile.len());
+            let (count, together) = self.together(&stream.products[at..end], tile.len(), Aim::Shortest);
             match together {
                 Some(together) => {
                     self.run_others(stream, at, (tile.start, &part), known, &together, count)?

@@ -37,6 +37,8 @@ pub struct Request {
     pub wanted: Wanted,
     /// The layer that the weight is of, for the rotation's signs.
     pub layer: Option<u32>,
+    /// No other weight has the same rows: they are cut for its own columns.
+    pub is_alone: bool,
     /// How far the rotation's signs reach; `None` for the pipeline's own.
     pub signs: Option<Signs>,
     /// How four-bit scales are found.
@@ -46,6 +48,9 @@ pub struct Request {
     /// Bytes of the models that it and others are of, as far as that is known: how much memory is still to be asked for.
     pub models: usize,
 }
+
+/// Long rows that are rotated: the pipeline, K, and N if it is that of all their weights.
+pub(super) type BlocksKey = (Pipeline, usize, Option<usize>);
 
 /// What was chosen.
 pub struct Chosen {
@@ -113,7 +118,8 @@ impl Engine {
     ) -> Result<Chosen, Error> {
         let signs = request.signs.unwrap_or(pipeline.signs());
         let padded = rotate == Rotate::Padded;
-        let cut = if padded { None } else { self.blocks(pipeline, source.k) };
+        let cut =
+            if padded { None } else { self.blocks(pipeline, source.k, request.is_alone.then_some(source.n)) };
         let block = cut.map(|(_, block)| block);
         let recipe = Recipe { k: source.k, layer: request.layer, signs, padded, block };
         let rotation = match rotate {
@@ -168,17 +174,18 @@ impl Engine {
         self.plans.entry((pipeline, shape, segment_max, segment)).or_insert_with(plan).clone()
     }
 
-    /// The segments and blocks of rows that are rotated in blocks; searched once for each K.
-    fn blocks(&mut self, pipeline: Pipeline, k: usize) -> Option<(usize, usize)> {
+    /// The segments and blocks of rows that are rotated in blocks, of weights of `n` columns or of any; searched once for each
+    /// shape.
+    fn blocks(&mut self, pipeline: Pipeline, k: usize, n: Option<usize>) -> Option<(usize, usize)> {
         let (chip, means, dtype) = (self.chip, self.means(pipeline), pipeline.dtype());
         let blocks = || {
             let within = Rotation::block_within;
-            WeightPlan::in_blocks(chip, means, dtype, k, pipeline.segment_max(), within)
+            WeightPlan::in_blocks(chip, means, dtype, (k, n), pipeline.segment_max(), within)
         };
         if k <= pipeline.segment_max().min(WHOLE_MAX) || !pipeline.rotates() {
             return None;
         }
-        *self.blocks.entry((pipeline, k)).or_insert_with(blocks)
+        *self.blocks.entry((pipeline, k, n)).or_insert_with(blocks)
     }
 
     pub(super) fn unsupported(&self, source: &Source, pipeline: Pipeline) -> Error {

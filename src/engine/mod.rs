@@ -79,6 +79,7 @@ use crate::weights::PackError;
 
 pub use self::attention::{Attention, Cached, Mask, Queries};
 pub use self::chain::{Chain, Chained, Link, Make, CHAIN, CHAIN_ROWS};
+use self::choose::BlocksKey;
 pub use self::choose::{Request, Wanted};
 pub use self::experts::{Experts, Picks};
 pub use self::mixture::BLOCK;
@@ -178,8 +179,8 @@ pub struct Engine {
     converter: rayon::ThreadPool,
     /// How weights of a shape are cut, and products of so many rows run, as far as somebody asked.
     plans: HashMap<PlanKey, Option<WeightPlan>>,
-    /// The segments and blocks of long rows that are rotated, by pipeline and K.
-    blocks: HashMap<(Pipeline, usize), Option<(usize, usize)>>,
+    /// The segments and blocks of long rows that are rotated.
+    blocks: HashMap<BlocksKey, Option<(usize, usize)>>,
     schedules: HashMap<ScheduleKey, Schedule>,
     joints: HashMap<JointKey, Option<Joint>>,
     /// Rows of a tile of products that follow from each other, and how each is run that is not one of two.

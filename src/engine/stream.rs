@@ -23,6 +23,7 @@ use super::prepare::{grow, Known, Prepared, LOTS};
 use super::product::{blocks, Activations, Product, GROUP};
 use super::route::ROWS_MAX as FEW;
 use super::scratch::SLOTS;
+use super::together::Aim;
 use super::{Engine, Error, NpuWeight};
 use crate::observe::Lane;
 use crate::plan::{Batch, Schedule};
@@ -249,7 +250,7 @@ impl Engine {
         let end = stream.between.map_or(stream.products.len(), |between| between.first.max(index + 1));
         let products = &stream.products[index..end];
         let rows = products.first().and_then(Option::as_ref).map_or(0, |product| product.activations.rows);
-        let (count, _) = self.together(products, rows);
+        let (count, _) = self.together(products, rows, Aim::Best);
         if count > 1 {
             self.run_together(stream, index, count)?;
         } else {

@@ -17,8 +17,17 @@ use super::stream::{Stream, UnderWay, With};
 use super::{schedule_key, Activations, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
 use crate::plan::{Schedule, WeightPlan, ROWS_MAX};
 
-/// The first weight and how many rows, and the columns of all of them.
-pub(super) type TogetherKey = (ScheduleKey, [usize; GROUP]);
+/// The first weight and how many rows, the columns of all of them, and what is looked for.
+pub(super) type TogetherKey = (ScheduleKey, [usize; GROUP], Aim);
+
+/// What is looked for of weights as one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Aim {
+    /// The results are to be there soon.
+    Best,
+    /// The NPU is to be done soon, as in a chain: others' results are read meanwhile.
+    Shortest,
+}
 
 /// Weights as one.
 #[derive(Clone)]
@@ -40,6 +49,7 @@ impl Engine {
         &mut self,
         products: &[Option<Product>],
         rows: usize,
+        aim: Aim,
     ) -> (usize, Option<Together>) {
         let Some(Some(Product { weight, activations, .. })) = products.first() else { return (1, None) };
         let (mut weights, mut count) = ([*weight; GROUP], 1);
@@ -60,7 +70,7 @@ impl Engine {
         let may = count > 1
             && activations.picks.is_none()
             && (exact || !weights.iter().any(|weight| self.is_for_cpu(weight, rows)));
-        let Some(together) = (if may { self.as_one(weights, rows.min(ROWS_MAX)) } else { None }) else {
+        let Some(together) = (if may { self.as_one(weights, rows.min(ROWS_MAX), aim) } else { None }) else {
             return (1, None);
         };
         let (plan, ns) = (&together.plan, together.schedule.ns);
@@ -76,28 +86,36 @@ impl Engine {
         // Of more rows it is looked at together with down's.
         let may = rows <= FEW && follows(one, other);
         if may {
-            self.as_one(&[one, other], rows)
+            self.as_one(&[one, other], rows, Aim::Best)
         } else {
             None
         }
     }
 
     /// How weights that follow each other are run as one, if that takes no longer.
-    fn as_one(&mut self, weights: &[&NpuWeight], rows: usize) -> Option<Together> {
+    fn as_one(&mut self, weights: &[&NpuWeight], rows: usize, aim: Aim) -> Option<Together> {
         let mut columns = [0; GROUP];
         columns.iter_mut().zip(weights).for_each(|(columns, weight)| *columns = weight.plan.columns);
         let (first, means) = (weights[0], self.means(weights[0].pipeline));
-        let key = (schedule_key(first, rows), columns);
+        let key = (schedule_key(first, rows), columns, aim);
         if let Some(known) = self.together.get(&key) {
             return known.clone();
         }
         if self.together.len() >= SCHEDULES_MAX {
             self.together.clear();
         }
-        let singly: f64 = weights.iter().map(|weight| self.schedule(weight, rows).ns).sum();
+        let mut alone = |weight: &&NpuWeight| match aim {
+            Aim::Best => Some(self.schedule(weight, rows).ns),
+            Aim::Shortest => Some(self.chained(weight, rows)?.ns),
+        };
+        let singly = weights.iter().map(&mut alone).sum::<Option<f64>>()?;
         let plan = WeightPlan::together(weights.iter().map(|weight| &weight.plan), means.cores);
         let together = plan.filter(|_| means.windows).and_then(|plan| {
-            let schedule = Schedule::best_together(&plan, &self.chip.timing, means, rows, singly)?;
+            let timing = &self.chip.timing;
+            let schedule = match aim {
+                Aim::Best => Schedule::best_together(&plan, timing, means, rows, singly)?,
+                Aim::Shortest => Schedule::shortest_together(&plan, timing, means, rows, singly)?,
+            };
             Some(Together { plan: Arc::new(plan), schedule })
         });
         self.together.insert(key, together.clone());
@@ -123,7 +141,7 @@ impl Engine {
         for (first, part) in blocks(activations) {
             let known = Known::same(activations.is_same(same, first));
             // The last rows may be so few that it is not worth it.
-            let Some(together) = self.as_one(&weights[..count], part.rows) else {
+            let Some(together) = self.as_one(&weights[..count], part.rows, Aim::Best) else {
                 for (at, weight) in weights[..count].iter().enumerate() {
                     let known = if at > 0 { Known::same(true) } else { known };
                     let schedule = self.schedule(weight, part.rows);

@@ -9,7 +9,7 @@ use ggml_sys::RowReader;
 
 use super::device::Device;
 use super::pages;
-use super::weight::{layer, upload, HostWeight, Weight};
+use super::weight::{is_alone, layer, upload, HostWeight, Weight};
 use crate::engine::{Engine, NpuWeight, Request, Wanted};
 use crate::log;
 use crate::observe::Choice;
@@ -30,9 +30,15 @@ impl Device {
         if weight.computed {
             // No weight that a user could name; its own digits are kept.
             let scheme = Scheme { pipeline: Pipeline::W16A16, rotate: Rotate::Off };
-            let (wanted, layer, keep, models) = (Wanted::Scheme(scheme), None, false, 0);
-            let (signs, calibration) = (self.signs, self.calibration);
-            return Some(Request { wanted, layer, signs, calibration, keep, models });
+            return Some(Request {
+                wanted: Wanted::Scheme(scheme),
+                layer: None,
+                is_alone: false,
+                signs: self.signs,
+                calibration: self.calibration,
+                keep: false,
+                models: 0,
+            });
         }
         let wanted = match self.policy.of(weight.name) {
             Decision::Fixed(Placement::Cpu) => return None,
@@ -42,6 +48,7 @@ impl Device {
         Some(Request {
             wanted,
             layer: layer(weight.name),
+            is_alone: is_alone(weight.name),
             signs: self.signs,
             calibration: self.calibration,
             keep: weight.constant,

@@ -100,15 +100,23 @@ pub fn layer(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
+/// Whether llama.cpp's name of a weight says that no other one has the same rows: that of a feed-forward block's second product,
+/// whose rows are what is made of the first ones' results.
+pub fn is_alone(name: &str) -> bool {
+    name.contains("ffn_down")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn layers_are_told_by_name() {
+    fn layers_and_rows_are_told_by_name() {
         assert_eq!(
             (layer("blk.12.attn_q.weight"), layer("output.weight"), layer("blk.x.y")),
             (Some(12), None, None)
         );
+        assert!(is_alone("blk.3.ffn_down.weight") && is_alone("blk.0.ffn_down_exps.weight"));
+        assert!(!is_alone("blk.3.ffn_up.weight") && !is_alone("blk.3.attn_v.weight"));
     }
 }

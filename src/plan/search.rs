@@ -122,6 +122,19 @@ impl Schedule {
         Self::best_within(plan, timing, means, rows, singly, is_whole)
     }
 
+    /// The same, but the one that keeps the NPU for the shortest time.
+    pub fn shortest_together(
+        plan: &WeightPlan,
+        timing: &Timing,
+        means: Means,
+        rows: usize,
+        singly: f64,
+    ) -> Option<Self> {
+        let all = Self::candidates(Planned { plan, means }, timing, rows, Wanted::ALONE, singly);
+        let whole = all.into_iter().filter(|schedule| schedule.takes_all(plan.segments.len()));
+        whole.min_by(|one, other| by_time((one.ns, one), (other.ns, other)))
+    }
+
     /// The best of those that `may` be, and keep the NPU for about as short as possible, or for `most` ns at most.
     fn best_within(
         plan: &WeightPlan,
@@ -383,6 +396,7 @@ mod tests {
         fn weights_as_one_are_covered_once(
             chip in 0..CHIPS.len(), dtype in 0..MatmulType::ALL.len(), k in 1usize..6000,
             ns in proptest::collection::vec(1usize..3000, 2..5), rows in 1usize..200, segment_max in 300usize..4000,
+            shortest: bool,
         ) {
             let (chip, dtype) = (&CHIPS[chip], MatmulType::ALL[dtype]);
             let plans: Option<Vec<WeightPlan>> =
@@ -392,8 +406,14 @@ mod tests {
             let singly: f64 = plans.iter().map(|plan| Schedule::best(plan, &chip.timing, means, rows).ns).sum();
             let whole = WeightPlan::together(plans.iter(), chip.cores).unwrap();
             prop_assert_eq!(whole.stack_bytes(), plans.iter().map(WeightPlan::stack_bytes).sum::<usize>());
-            let Some(schedule) = Schedule::best_together(&whole, &chip.timing, means, rows, singly) else { return Ok(()) };
-            prop_assert!(schedule.ns <= singly);
+            let best = Schedule::best_together(&whole, &chip.timing, means, rows, singly);
+            let least = Schedule::shortest_together(&whole, &chip.timing, means, rows, singly);
+            let Some((best, least)) = best.zip(least) else {
+                prop_assert_eq!(best, least, "one that is allowed is there for both");
+                return Ok(());
+            };
+            prop_assert!(best.ns <= singly && least.ns <= best.ns);
+            let schedule = if shortest { least } else { best };
             let segments = whole.segments.len();
             let mut first = 0;
             for plan in &plans {

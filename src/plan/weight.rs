@@ -244,12 +244,12 @@ impl WeightPlan {
     /// `block_within` knows the longest good block of so many k, if there is one. `None` where nothing fits.
     ///
     /// Weights of any N share the rows, and so their rotation: it is chosen as in [`Self::fastest`], by what it costs weights of
-    /// all [`TYPICAL_N`].
+    /// all [`TYPICAL_N`]; or of `n` columns alone, if all that have these rows have as many.
     pub fn in_blocks(
         chip: &Chip,
         means: Means,
         dtype: MatmulType,
-        k: usize,
+        (k, n): (usize, Option<usize>),
         segment_max: usize,
         block_within: impl Fn(usize) -> Option<usize>,
     ) -> Option<(usize, usize)> {
@@ -261,7 +261,11 @@ impl WeightPlan {
         let steps = steps.filter(|step| *step >= SEGMENT_MIN && block(*step).is_some()).collect::<Vec<_>>();
         // Of each step the worst part by which it is slower than the fastest one, and a plan.
         let mut plans: Vec<(f64, Self)> = Vec::new();
-        let widths = if k > MODEL_WIDTH_MAX { &TYPICAL_N[..1] } else { &TYPICAL_N };
+        let widths = match &n {
+            Some(n) => std::slice::from_ref(n),
+            None if k > MODEL_WIDTH_MAX => &TYPICAL_N[..1],
+            None => &TYPICAL_N,
+        };
         for &n in widths {
             let cut = |step: &usize| Self::cut(chip, whole.cores, dtype, (k, n), *step);
             let of = steps.iter().filter_map(cut).map(|plan| (plan.prompt_ns(chip, whole), plan));
@@ -426,7 +430,7 @@ mod tests {
             |len: usize| (1..=4).map(|parts| len / parts).find(|block| block % 128 == 0 && *block > 0);
         for k in [4096, 5120, 6912, 8960, 9728, 13824, 18944] {
             let (step, block) =
-                WeightPlan::in_blocks(chip, means, MatmulType::I8, k, usize::MAX, within).unwrap();
+                WeightPlan::in_blocks(chip, means, MatmulType::I8, (k, None), usize::MAX, within).unwrap();
             assert_eq!((k % block, step % block), (0, 0), "K = {k}: {step}, {block}");
             for n in [256, 1536, 14336] {
                 let shape = (k, n);
@@ -438,7 +442,24 @@ mod tests {
                 assert!(n < 1536 || plan.lag <= 1.15 * fastest.lag, "K = {k}: {} {}", plan.lag, fastest.lag);
             }
         }
-        assert!(WeightPlan::in_blocks(chip, means, MatmulType::I8, 4096, usize::MAX, |_| None).is_none());
+        assert!(
+            WeightPlan::in_blocks(chip, means, MatmulType::I8, (4096, None), usize::MAX, |_| None).is_none()
+        );
+    }
+
+    /// SmolLM2's down: a segment for each core.
+    #[test]
+    fn rows_of_one_weight_alone_are_cut_for_its_columns() {
+        let chip = Chip::by_name("rk3588").unwrap();
+        let means = Means { cores: 3, planes: 1, windows: true };
+        let step =
+            |n| WeightPlan::in_blocks(chip, means, MatmulType::I8, (1536, n), usize::MAX, Some).unwrap().0;
+        assert_eq!((step(Some(576)), step(None)), (512, 768));
+        let ns = |step| {
+            let plan = WeightPlan::cut(chip, 3, MatmulType::I8, (1536, 576), step).unwrap();
+            Schedule::least_ns(&plan, &chip.timing, means, ROWS_MAX)
+        };
+        assert!(ns(768) > 1.1 * ns(512), "{} {}", ns(768), ns(512));
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub fn request(scheme: impl Into<Scheme>, layer: Option<u32>) -> Request {
     Request {
         wanted: Wanted::Scheme(scheme.into()),
         layer,
+        is_alone: false,
         signs: None,
         calibration: Calibration::default(),
         keep: false,
