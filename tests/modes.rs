@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use ggml_rknpu::chip::Chip;
-use ggml_rknpu::engine::{Activations, Engine};
+use ggml_rknpu::engine::{Activations, Engine, Request};
 use ggml_rknpu::mode::Mode;
 use ggml_rknpu::observe::Stats;
 use ggml_rknpu::policy::scheme::{Rotate, Scheme};
@@ -19,20 +19,26 @@ use common::emulated::{emulator, numbers, request};
 const W8A8: Scheme = Scheme { pipeline: Pipeline::W8A8, rotate: Rotate::Auto };
 
 /// The NMSE of a product in `mode` to the oracle, and the file descriptors that it held.
-fn error_of(
+fn error_of(library: &Library, mode: Mode, scheme: Scheme, shape: (usize, usize), rows: usize) -> (f64, u64) {
+    let (error, stats) = product(library, mode, &request(scheme, Some(3)), shape, rows);
+    (error, stats.fds.peak())
+}
+
+/// The NMSE of a product with a weight that is asked for so, and what was counted.
+fn product(
     library: &Library,
     mode: Mode,
-    scheme: Scheme,
+    request: &Request,
     (k, n): (usize, usize),
     rows: usize,
-) -> (f64, u64) {
+) -> (f64, Arc<Stats>) {
     let chip = Chip::by_name(library.emulated_soc().unwrap()).unwrap();
     let stats = Arc::new(Stats::default());
     let mut engine = Engine::open(library, chip, &[0], |_| mode, &stats).unwrap();
     let (weight, x) = (numbers(1, k * n), numbers(2, k * rows));
     let data: Vec<u8> = weight.iter().flat_map(|value| value.to_ne_bytes()).collect();
     let source = Source { data: &data, reader: RowReader::f32(), k, n, row_stride: k * 4 };
-    let npu = engine.upload(&source, &request(scheme, Some(3))).unwrap();
+    let npu = engine.upload(&source, request).unwrap();
     let mut out = vec![f32::NAN; rows * n];
     engine.matmul(&npu, Activations::new(&x, k, rows), &mut out).unwrap();
     let (mut error, mut power) = (0.0, 0.0);
@@ -43,7 +49,7 @@ fn error_of(
             power += want * want;
         }
     }
-    (error / power, stats.fds.peak())
+    (error / power, stats)
 }
 
 #[test]
@@ -79,6 +85,20 @@ fn every_mode_gives_right_results() {
                 }
             }
         }
+    }
+}
+
+/// SmolLM2's down: a segment for each of three cores, where rows that weights of any width share come in two.
+#[test]
+fn rows_that_one_weight_has_are_cut_for_its_columns() {
+    let library = emulator();
+    let mode = Mode::believed(Chip::by_name(library.emulated_soc().unwrap()).unwrap());
+    for (is_alone, runs) in [(true, 3), (false, 2)] {
+        let rotated = Scheme { rotate: Rotate::Full, ..W8A8 };
+        let request = Request { is_alone, ..request(rotated, Some(3)) };
+        let (error, stats) = product(&library, mode, &request, (1536, 576), 512);
+        assert!(error < 2e-4, "alone: {is_alone}, NMSE {error}");
+        assert_eq!(stats.runs[Pipeline::W8A8.index()].load(Relaxed), runs, "alone: {is_alone}");
     }
 }
 

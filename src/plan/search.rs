@@ -24,9 +24,9 @@ const NEARLY: [(Element, f64, f64); 3] =
     [(Element::F16, 1.10, 1.16), (Element::I8, 1.065, 1.12), (Element::I4, 1.13, 1.16)];
 const SLACK: f64 = 1.5;
 /// The same of products that follow from each other, all of them, than the fastest of segments of any lengths: nobody then
-/// waits for what the CPU does before and after each. Where the CPU's share is the longer one, tiles gain nothing: SmolLM2 in 8
-/// bits, kept for 12 % longer, is as fast with tiles of gate's and up's rows alone, kept for 2 % longer; and four bits in tiles
-/// are slower, since there are more sums of segments to be written and read again.
+/// waits for what the CPU does before and after each. Where the CPU has as much to do as the NPU, more tiles gain nothing: SmolLM2
+/// in 8 bits is faster in tiles from gate and up to the next Q, K and V, which keep the NPU for 3 % longer, but not with O in
+/// them, too, for 6 % longer; and four bits in tiles are slower, since there are more sums of segments to be written and read again.
 const IN_CHAIN: [(Element, f64); 3] = [(Element::F16, 1.16), (Element::I8, 1.05), (Element::I4, 1.00)];
 /// The most parts of the columns, the fewest of them for a core, and the fewest rows where that is worth a look.
 const PARTS_MAX: usize = 8;

@@ -20,8 +20,8 @@ const ABOUT_AS_FAST: f64 = 1.10;
 /// SmolLM2 in one segment instead of two: a divergence of 0.0043 instead of 0.0042.)
 const ABOUT_AS_FAST_LONG: f64 = 1.03;
 const TRUE_MAX: usize = 1280;
-/// Columns of weights by which rows that are rotated in blocks are cut, whatever a weight's own: of narrow ones, and, where rows
-/// are no longer than a model's own width, of gate and up.
+/// Columns of weights by which rows that are rotated in blocks are cut where several weights share them: of narrow ones, and,
+/// where rows are no longer than a model's own width, of gate and up.
 const TYPICAL_N: [usize; 2] = [2048, 14336];
 const MODEL_WIDTH_MAX: usize = 5120;
 
