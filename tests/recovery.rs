@@ -25,8 +25,8 @@ fn what_the_npu_failed_at_has_the_same_bits() {
     fed(&library, [true, false, false], (768, 5120, 200), 2 << 30);
     fed(&library, [true, false, false], (512, 20480, 70), 5 << 28);
     expert_blocks(&library);
-    for (rows, kept) in [(1100, true), (500, true), (500, false)] {
-        chains(&library, rows, kept);
+    for (rows, kept, in_place) in [(1100, true, false), (500, true, false), (500, false, true)] {
+        chains(&library, rows, kept, in_place);
     }
 }
 
@@ -111,8 +111,9 @@ fn fed_if(
 }
 
 /// Products that follow from each other, with sums between them: our kernels go on where a tile failed. Of two tiles what is made of
-/// gate and up need not be in its place, unless it is to be `kept`, and is made anew for down.
-fn chains(library: &Library, rows: usize, kept: bool) {
+/// gate and up need not be in its place, unless it is to be `kept`, and is made anew for down. The first sum may be `in_place` of the
+/// results that it is of, as hosts have it.
+fn chains(library: &Library, rows: usize, kept: bool, in_place: bool) {
     let (k, n) = (256, 512);
     let (mut engine, stats) = engine(library, [true; 3], 2, Decode::Npu);
     let mut weight = |seed, k_of| upload(&mut engine, Pipeline::W8A8, &numbers(seed, k * n), k_of);
@@ -131,19 +132,24 @@ fn chains(library: &Library, rows: usize, kept: bool) {
         let mut gated = vec![f32::NAN; rows * n];
         let [of_first, of_gate, of_up, of_down, of_last] = results.each_mut().map(|out| Divided::new(out));
         let [block, next] = sums.each_mut().map(|rows| Divided::new(rows));
+        // SAFETY: as long as the results; nobody has two parts of them at once.
+        let over_first = unsafe { Divided::at(of_first.pointer(&(0..0)), rows * k) };
+        let block = if in_place { over_first } else { block };
         // Each row of a link: a result and what was there before.
         let make = |link: usize, range: std::ops::Range<usize>| {
             let place = range.start * k..range.end * k;
             let (result, to) = if link == 0 { (&of_first, &block) } else { (&of_down, &next) };
-            // SAFETY: rows that are there, or that nobody else makes.
-            let (result, to) = unsafe { (result.part(place.clone()), to.part(place.clone())) };
+            // SAFETY: rows that are there.
+            let result = unsafe { result.part(place.clone()) }.to_vec();
             let before: &[f32] = if link == 0 {
-                &x[place]
+                &x[place.clone()]
             } else {
                 // SAFETY: as above.
-                unsafe { block.part(place) }
+                unsafe { block.part(place.clone()) }
             };
-            for ((to, result), before) in to.iter_mut().zip(result).zip(before) {
+            // SAFETY: nobody else makes these rows, and what they are made of is another one's or was copied.
+            let to = unsafe { to.part(place) };
+            for ((to, result), before) in to.iter_mut().zip(&result).zip(before) {
                 *to = 0.01 * *result + before;
             }
             true
