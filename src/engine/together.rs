@@ -15,7 +15,7 @@ use super::product::{blocks, GROUP};
 use super::route::ROWS_MAX as FEW;
 use super::stream::{Stream, UnderWay, With};
 use super::{schedule_key, Activations, Engine, Error, NpuWeight, Product, ScheduleKey, SCHEDULES_MAX};
-use crate::plan::{Schedule, WeightPlan, ROWS_MAX};
+use crate::plan::{Planned, Schedule, WeightPlan, ROWS_MAX};
 
 /// The first weight and how many rows, the columns of all of them, and what is looked for.
 pub(super) type TogetherKey = (ScheduleKey, [usize; GROUP], Aim);
@@ -111,10 +111,10 @@ impl Engine {
         let singly = weights.iter().map(&mut alone).sum::<Option<f64>>()?;
         let plan = WeightPlan::together(weights.iter().map(|weight| &weight.plan), means.cores);
         let together = plan.filter(|_| means.windows).and_then(|plan| {
-            let timing = &self.chip.timing;
+            let (planned, timing) = (Planned { plan: &plan, means }, &self.chip.timing);
             let schedule = match aim {
-                Aim::Best => Schedule::best_together(&plan, timing, means, rows, singly)?,
-                Aim::Shortest => Schedule::shortest_together(&plan, timing, means, rows, singly)?,
+                Aim::Best => Schedule::best_together(planned, timing, rows, singly)?,
+                Aim::Shortest => Schedule::shortest_together(planned, timing, rows, singly)?,
             };
             Some(Together { plan: Arc::new(plan), schedule })
         });

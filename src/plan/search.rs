@@ -106,45 +106,24 @@ impl Schedule {
     pub fn best(plan: &WeightPlan, timing: &Timing, means: Means, rows: usize) -> Self {
         // One row, one segment: always possible.
         let one = Self { cut: Cut::Columns(1), tile: 1, parts: 1, batch: 1, ns: f64::INFINITY };
-        Self::best_within(plan, timing, means, rows, 0.0, |_| true).unwrap_or(one)
+        Self::best_within(Planned { plan, means }, timing, rows, 0.0, |_| true).unwrap_or(one)
     }
 
     /// The same of weights that are run [`WeightPlan::together`]: it takes all segments at once, and may keep the NPU for as long
     /// as the products do one by one, `singly`, in ns. `None` if there is none.
-    pub fn best_together(
-        plan: &WeightPlan,
-        timing: &Timing,
-        means: Means,
-        rows: usize,
-        singly: f64,
-    ) -> Option<Self> {
-        let is_whole = |schedule: &Self| schedule.takes_all(plan.segments.len()) && schedule.ns <= singly;
-        Self::best_within(plan, timing, means, rows, singly, is_whole)
-    }
-
-    /// The same, but the one that keeps the NPU for the shortest time.
-    pub fn shortest_together(
-        plan: &WeightPlan,
-        timing: &Timing,
-        means: Means,
-        rows: usize,
-        singly: f64,
-    ) -> Option<Self> {
-        let all = Self::candidates(Planned { plan, means }, timing, rows, Wanted::ALONE, singly);
-        let whole = all.into_iter().filter(|schedule| schedule.takes_all(plan.segments.len()));
-        whole.min_by(|one, other| by_time((one.ns, one), (other.ns, other)))
+    pub fn best_together(planned: Planned, timing: &Timing, rows: usize, singly: f64) -> Option<Self> {
+        let is_whole = |schedule: &Self| schedule.is_whole(planned) && schedule.ns <= singly;
+        Self::best_within(planned, timing, rows, singly, is_whole)
     }
 
     /// The best of those that `may` be, and keep the NPU for about as short as possible, or for `most` ns at most.
     fn best_within(
-        plan: &WeightPlan,
+        planned: Planned,
         timing: &Timing,
-        means: Means,
         rows: usize,
         most: f64,
         may: impl Fn(&Self) -> bool,
     ) -> Option<Self> {
-        let planned = Planned { plan, means };
         let cost = |schedule: &Self| {
             let mut line = Line::default();
             line.run(schedule, planned, rows, Kind::Alone);
@@ -158,8 +137,29 @@ impl Schedule {
 
     /// The one that keeps the NPU for the shortest time; of equal ones that with the fewest batches.
     pub fn shortest(planned: Planned, timing: &Timing, rows: usize) -> Option<Self> {
-        let all = Self::candidates(planned, timing, rows, Wanted::ALONE, f64::INFINITY);
-        all.into_iter().min_by(|one, other| by_time((one.ns, one), (other.ns, other)))
+        Self::shortest_within(planned, timing, rows, f64::INFINITY, |_| true)
+    }
+
+    /// The same of weights that are run together, as in [`Self::best_together`].
+    pub fn shortest_together(planned: Planned, timing: &Timing, rows: usize, singly: f64) -> Option<Self> {
+        Self::shortest_within(planned, timing, rows, singly, |schedule| schedule.is_whole(planned))
+    }
+
+    /// The shortest of those that `may` be, and keep the NPU for `most` ns at most.
+    fn shortest_within(
+        planned: Planned,
+        timing: &Timing,
+        rows: usize,
+        most: f64,
+        may: impl Fn(&Self) -> bool,
+    ) -> Option<Self> {
+        let all = Self::candidates(planned, timing, rows, Wanted::ALONE, most);
+        all.into_iter().filter(may).min_by(|one, other| by_time((one.ns, one), (other.ns, other)))
+    }
+
+    /// Whether a run has columns of all segments.
+    fn is_whole(&self, planned: Planned) -> bool {
+        self.takes_all(planned.plan.segments.len())
     }
 
     /// How long the product's share of a chain may keep the NPU, ns.
@@ -406,8 +406,9 @@ mod tests {
             let singly: f64 = plans.iter().map(|plan| Schedule::best(plan, &chip.timing, means, rows).ns).sum();
             let whole = WeightPlan::together(plans.iter(), chip.cores).unwrap();
             prop_assert_eq!(whole.stack_bytes(), plans.iter().map(WeightPlan::stack_bytes).sum::<usize>());
-            let best = Schedule::best_together(&whole, &chip.timing, means, rows, singly);
-            let least = Schedule::shortest_together(&whole, &chip.timing, means, rows, singly);
+            let planned = Planned { plan: &whole, means };
+            let best = Schedule::best_together(planned, &chip.timing, rows, singly);
+            let least = Schedule::shortest_together(planned, &chip.timing, rows, singly);
             let Some((best, least)) = best.zip(least) else {
                 prop_assert_eq!(best, least, "one that is allowed is there for both");
                 return Ok(());
@@ -456,7 +457,8 @@ mod tests {
                 let singly: f64 =
                     plans.iter().map(|plan| Schedule::best(plan, &chip.timing, means, rows).ns).sum();
                 let whole = WeightPlan::together(plans.iter(), 3).unwrap();
-                let best = Schedule::best_together(&whole, &chip.timing, means, rows, singly);
+                let planned = Planned { plan: &whole, means };
+                let best = Schedule::best_together(planned, &chip.timing, rows, singly);
                 // What is multiplied in vain writes C too: of many segments only one row is worth it.
                 let Some(best) = best else {
                     assert!(rows * whole.segments.len() > 8, "K = {k}, {rows} rows");
